@@ -1,0 +1,252 @@
+"""Start from a fresh checkout: make an environment, install what is pinned, run the command line.
+
+    python launch.py [words of the command line]
+    python launch.py test [words for pytest]       ruff, pyright and pytest, until one fails
+
+Only the standard library is used, and no syntax newer than Python 3.7, so that an old Python can be told
+in one sentence that it is too old. What this file says goes to stderr: stdout belongs to the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator
+
+ROOT = Path(__file__).resolve().parent
+REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
+APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same command again."
+
+
+class SetupError(Exception):
+    """One sentence: what stands in the way and what to do."""
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def python_problem(version: tuple[int, ...], is_64bit: bool = True) -> str | None:
+    """Return why this Python cannot run the program, in one sentence, or None when it can."""
+    if (3, 10) <= version[:2] <= (3, 13) and is_64bit:
+        return None
+    found = ".".join(map(str, version[:3])) + ("" if is_64bit else " (32-bit)")
+    return (
+        f"This is Python {found}, but the program runs on 64-bit Python 3.10 to 3.13: install one of those "
+        "(https://www.python.org/downloads/) and start launch.py with it, e.g. 'python3.12 launch.py'."
+    )
+
+
+# --- the environment ---
+
+
+def in_environment() -> bool:
+    """Whether this Python runs in a virtual or conda environment; conda's shared 'base' is not one."""
+    here, environments = Path(sys.prefix).resolve(), [ROOT / ".venv"]
+    if os.environ.get("CONDA_DEFAULT_ENV", "base") != "base":
+        environments.append(Path(os.environ.get("CONDA_PREFIX", "")))
+    return sys.prefix != sys.base_prefix or any(here == home.resolve() for home in environments)
+
+
+def own_environment() -> Path:
+    """Return the Python of the .venv beside this file, which is made, without pip, where it is missing."""
+    home = ROOT / ".venv"
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists():
+        return python
+    with locked(ROOT / ".venv.lock"):
+        if not python.exists():
+            say(f"Making a Python environment in {home}")
+            if _python("venv", "--without-pip", "--clear", str(home)) != 0:
+                raise SetupError(f"Python could not make {home}: install its venv module {APT}")
+    return python
+
+
+def run_inside(python: Path, argv: list[str]) -> int:
+    """Start this file again with `python` and return its exit status (POSIX: this process becomes it)."""
+    command = [str(python), str(ROOT / "launch.py"), *argv]
+    sys.stdout.flush()
+    if os.name == "posix":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # Ctrl-C reached the child as well, and it is the child that decides
+            continue
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock `path`, so that of several starts at once only one installs; it ends with the process."""
+    with path.open("a") as file:
+        if not _try_lock(file.fileno()):
+            say("Another start of this program is installing; waiting for it.")
+            while not _try_lock(file.fileno()):
+                time.sleep(0.5)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Any other error means that the file system has no locks: go on without one.
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
+
+
+# --- the requirements ---
+
+
+def stamp_of(stage: str) -> Path:
+    """Return the file in the environment that remembers what was installed for 'run' or 'test'."""
+    return Path(sys.prefix) / f"instruct-pix2pix-{stage}.stamp"
+
+
+def digest_of(stage: str) -> str:
+    """Return what the stamp holds after a whole installation: a hash of the files and the Python version."""
+    content = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    for name in REQUIREMENTS[stage]:
+        content.update((ROOT / name).read_bytes())
+    return content.hexdigest()
+
+
+def is_installed(stage: str) -> bool:
+    """Whether the environment holds what the requirements files ask for now; looks at the stamp alone."""
+    try:
+        return stamp_of(stage).read_text() == digest_of(stage)
+    except FileNotFoundError:
+        return False
+
+
+def install(stage: str) -> None:
+    """Install what 'run' or 'test' needs, unless it was done before. Only a whole installation is stamped."""
+    if is_installed(stage):
+        return
+    with locked(Path(sys.prefix) / "instruct-pix2pix.lock"):
+        if is_installed(stage):  # by the start that this one waited for
+            return
+        with contextlib.suppress(FileNotFoundError):
+            stamp_of(stage).unlink()
+        say(f"Installing what is needed to {stage} (once; the first time takes some minutes)")
+        try:
+            _pip_install(stage)
+        except KeyboardInterrupt:
+            say("Stopped before everything was installed; run the same command again to finish.")
+            raise
+        part = stamp_of(stage).with_suffix(".part")
+        part.write_text(digest_of(stage))
+        part.replace(stamp_of(stage))
+    importlib.invalidate_caches()
+
+
+def _pip_install(stage: str) -> None:
+    if importlib.util.find_spec("pip") is None and _python("ensurepip", "--default-pip") != 0:
+        raise SetupError(f"This Python comes without pip: install its ensurepip module {APT}")
+    for name in REQUIREMENTS[stage]:
+        torch = [word for word in (ROOT / name).read_text().split() if word.startswith("torch==")]
+        index = _torch_index() if torch else None
+        if index and _python("pip", "install", "--retries", "1", "--index-url", index, *torch) != 0:
+            say(f"PyTorch could not be had from {index}; taking the general build.")
+        only = ["--no-deps"] if name == "requirements-reference.txt" else []
+        if _python("pip", "install", "--disable-pip-version-check", *only, "-r", name) != 0:
+            raise SetupError(
+                f"Installing {name} failed: read pip's message above, look to the network and the free disk "
+                "space, then run the same command again."
+            )
+
+
+def _torch_index() -> str | None:
+    """Return where to get PyTorch when PyPI's build does not fit this machine and pip may look elsewhere.
+
+    PyPI's Linux build brings gigabytes of CUDA, wasted without an NVIDIA GPU; its Windows build uses no GPU.
+    """
+    driver = [Path("/proc/driver/nvidia"), Path("/usr/lib/wsl/lib/nvidia-smi")]
+    has_nvidia = shutil.which("nvidia-smi") is not None or any(path.exists() for path in driver)
+    build = {("linux", False): "cpu", ("win32", True): "cu130"}.get((sys.platform, has_nvidia))
+    if build is None or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE).stdout
+    if any(word in config for word in (b"index-url", b"find-links", b"no-index")):
+        return None  # the person has named a source of packages: that one is asked
+    return f"https://download.pytorch.org/whl/{build}"
+
+
+def _python(*words: str) -> int:
+    """Run `python -m words` in the repository, its stdout shown on stderr; return the exit status."""
+    return subprocess.call([sys.executable, "-m", *words], cwd=str(ROOT), stdout=2)
+
+
+# --- what is started ---
+
+
+def run_program(argv: list[str]) -> int:
+    """Run the command line in this process and return its exit status."""
+    sys.path.insert(0, str(ROOT / "modules"))
+    try:
+        from instruct_pix2pix.app.cli import main as program
+    except ModuleNotFoundError as error:
+        if (error.name or "instruct_pix2pix").startswith("instruct_pix2pix"):
+            raise
+        stamp_of("run").unlink()
+        raise SetupError(f"'{error.name}' has gone: run the same command again to install it.") from None
+    return program(argv)
+
+
+def run_checks(pytest_words: list[str]) -> int:
+    """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0."""
+    environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # or it asks for a newer pyright
+    checks = [["ruff", "check", "."], ["pyright", "--pythonpath", sys.executable], ["pytest", *pytest_words]]
+    for check in checks:
+        say("== " + " ".join(check))
+        status = subprocess.call([sys.executable, "-m", *check], cwd=str(ROOT), env=environment)
+        if status != 0:
+            return status
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Set up what is missing, then start what `argv` asks for; return the exit status."""
+    problem = python_problem(sys.version_info[:3], sys.maxsize > 2**32)
+    if problem:
+        say(problem)
+        return 2
+    testing = argv[:1] == ["test"]
+    try:
+        if not in_environment():
+            return run_inside(own_environment(), argv)
+        for stage in ["run", "test"] if testing else ["run"]:
+            install(stage)
+    except OSError as error:
+        say(f"Setting up failed: {error}; look to the folder's rights and the disk, then run this again.")
+        return 1
+    return run_checks(argv[1:]) if testing else run_program(argv)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SetupError as problem:
+        say(str(problem))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,3 @@
+"""Edit a picture by saying what to change: instruct-pix2pix as a library."""
+
+__version__ = "0.1.0"
