@@ -1,0 +1,1 @@
+"""The embedded engine: networks in LDM key layout, noise schedules and samplers."""

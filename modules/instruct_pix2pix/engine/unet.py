@@ -1,0 +1,280 @@
+"""The UNet of latent diffusion, top to bottom in one file, under the checkpoint's own key names.
+
+References: Rombach et al. 2022 (arXiv 2112.10752) for the network, CompVis/stable-diffusion for the key
+layout (`input_blocks`, `middle_block`, `output_blocks`), Podell et al. 2023 (arXiv 2307.01952) for the
+label embedding and the transformer depths of SDXL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the network; the names are those of an LDM yaml."""
+
+    in_channels: int = 8
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (4, 2, 1)
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 1)
+    num_heads: int = 8
+    num_head_channels: int = -1
+    context_dim: int = 768
+    use_linear_in_transformer: bool = False
+    adm_in_channels: int | None = None
+
+    def heads(self, channels: int) -> int:
+        """Attention heads at this width: a fixed count (SD1) or a fixed head width (SD2, SDXL)."""
+        return self.num_heads if self.num_head_channels == -1 else channels // self.num_head_channels
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """Sinusoidal embedding [B, dim] in float32 of (possibly fractional) timesteps [B]: cosines, then sines."""
+    half = dim // 2
+    freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * freqs[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the time embedding added between them, and a residual path."""
+
+    def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, out_channels),
+            nn.SiLU(),
+            nn.Identity(),  # the dropout of training, kept for the key names
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of x [B, N, C] over a context [B, T, D], or over itself."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim, channels, bias=False)
+        self.to_v = nn.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, tokens, C / heads]
+            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    """Linear layer gated by a GELU of its other half (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The transformer's MLP: GEGLU to four times the width and back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, channels * 4), nn.Identity(), nn.Linear(channels * 4, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, MLP; each behind a LayerNorm, each residual."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(channels, channels, heads)
+        self.attn2 = CrossAttention(channels, context_dim, heads)
+        self.ff = FeedForward(channels)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map [B, C, H, W]."""
+
+    def __init__(self, channels: int, depth: int, context_dim: int, heads: int, linear: bool) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.linear = linear
+        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_dim, heads) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height = x.shape[2]
+        h = self.norm(x)
+        if not self.linear:
+            h = self.proj_in(h)
+        h = h.flatten(2).transpose(1, 2)  # [B, H*W, C]
+        if self.linear:
+            h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.linear:
+            h = self.proj_out(h)
+        h = h.transpose(1, 2).unflatten(2, (height, -1))  # [B, C, H, W]
+        if not self.linear:
+            h = self.proj_out(h)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Half the resolution by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour to the size of the next skip connection, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
+        # the size of the skip rather than twice ours: latents need not be multiples of 8
+        x = F.interpolate(x, size=size) if size else F.interpolate(x, scale_factor=2.0)
+        return self.conv(x)
+
+
+class Block(nn.Sequential):
+    """A numbered entry of the key layout: layers in order, each given what it asks for."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor, size: torch.Size | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            elif isinstance(layer, Upsample):
+                x = layer(x, size)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNet(nn.Module):
+    """Predicts the noise in a latent, given time, text and, in the extra channels, the input picture."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, levels = config.model_channels, len(config.channel_mult)
+        emb = width * 4
+        self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+        if config.adm_in_channels:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(nn.Linear(config.adm_in_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+            )
+
+        def layers(channels: int, out: int, level: int) -> list[nn.Module]:
+            found: list[nn.Module] = [ResBlock(channels, out, emb)]
+            if 2**level in config.attention_resolutions and config.transformer_depth[level]:
+                found.append(transformer(out, config.transformer_depth[level]))
+            return found
+
+        def transformer(channels: int, depth: int) -> SpatialTransformer:
+            return SpatialTransformer(
+                channels, depth, config.context_dim, config.heads(channels), config.use_linear_in_transformer
+            )
+
+        channels = width
+        skips = [channels]
+        inputs = [Block(nn.Conv2d(config.in_channels, width, 3, padding=1))]
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                inputs.append(Block(*layers(channels, width * mult, level)))
+                channels = width * mult
+                skips.append(channels)
+            if level < levels - 1:
+                inputs.append(Block(Downsample(channels)))
+                skips.append(channels)
+        self.input_blocks = nn.ModuleList(inputs)
+
+        self.middle_block = Block(
+            ResBlock(channels, channels, emb),
+            transformer(channels, config.transformer_depth[-1] or config.transformer_depth[-2]),
+            ResBlock(channels, channels, emb),
+        )
+
+        outputs = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                block = layers(channels + skips.pop(), width * mult, level)
+                channels = width * mult
+                if level and i == config.num_res_blocks:
+                    block.append(Upsample(channels))
+                outputs.append(Block(*block))
+        self.output_blocks = nn.ModuleList(outputs)
+        self.out = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, label: Tensor | None = None) -> Tensor:
+        """x [B, in, h, w], timesteps t [B] in 0..999, context [B, T, D], label [B, adm] -> [B, out, h, w]."""
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
+        if label is not None:
+            emb = emb + self.label_emb(label)
+        skips: list[Tensor] = []
+        h = x
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, emb, context, skips[-1].shape[-2:] if skips else None)
+        return self.out(h)
+
+
+def as_depths(depth: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """An LDM yaml gives one transformer depth, or one for each level."""
+    return (depth,) * levels if isinstance(depth, int) else tuple(depth)

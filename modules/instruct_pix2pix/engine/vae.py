@@ -1,0 +1,186 @@
+"""The autoencoder between pictures and latents (KL-f8), under the checkpoint's own key names.
+
+References: Rombach et al. 2022 (arXiv 2112.10752), CompVis/latent-diffusion for the key layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of the autoencoder; the names are those of an LDM yaml's `ddconfig`."""
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 4
+    in_channels: int = 3
+    out_ch: int = 3
+
+    @property
+    def factor(self) -> int:
+        """Pixels along a side of one latent cell (8)."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions and a residual path."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+        self.changes_width = channels != out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return (self.nin_shortcut(x) if self.changes_width else x) + h
+
+
+class AttnBlock(nn.Module):
+    """One-head self-attention over all positions of the smallest feature map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2)[:, None] for f in (self.q, self.k, self.v))  # [B, 1, H*W, C]
+        h = F.scaled_dot_product_attention(q, k, v)[:, 0]
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, (x.shape[2], -1)))
+
+
+class Middle(nn.Module):
+    """The blocks at the smallest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.attn_1 = AttnBlock(channels)
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Downsample(nn.Module):
+    """Half the resolution; padded at the right and bottom only, as the weights were trained."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the resolution by nearest neighbour and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution, and the change to the next; `resample` is 'downsample' or 'upsample'."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, resample: str | None) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(channels if i == 0 else out_channels, out_channels) for i in range(blocks)
+        )
+        if resample:
+            self.add_module(resample, (Downsample if resample == "downsample" else Upsample)(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.block:
+            x = layer(x)
+        for name, layer in self.named_children():
+            if name != "block":
+                x = layer(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Picture [B, 3, H, W] -> features [B, 2 * z_channels, H / f, W / f]."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        self.down = nn.ModuleList(
+            Level(before, width, config.num_res_blocks, "downsample" if i < len(widths) - 1 else None)
+            for i, (before, width) in enumerate(zip([config.ch, *widths], widths, strict=False))
+        )
+        self.mid = Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Module):
+    """Features [B, z_channels, h, w] -> picture [B, 3, h * f, w * f]."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1])
+        self.up = nn.ModuleList(  # numbered from the largest picture, run from the smallest
+            Level(before, width, config.num_res_blocks + 1, "upsample" if i else None)
+            for i, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class VAE(nn.Module):
+    """Encoder and decoder with the 1x1 convolutions around the latent."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.z_channels, 2 * config.z_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.z_channels, config.z_channels, 1)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Picture [B, 3, H, W] in -1..1 -> mean and log-variance of the posterior, each [B, 4, H/8, W/8]."""
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Unscaled latent [B, 4, h, w] -> picture [B, 3, 8h, 8w], about -1..1."""
+        return self.decoder(self.post_quant_conv(z))
