@@ -1,0 +1,210 @@
+"""The drawn world keeps its promises: same seed, same picture; an edit changes what it says and no more."""
+
+import random
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tools.demo_model import world
+
+SEEDS = range(120)
+
+
+def _edits(held_out: bool = False) -> list[tuple[world.Scene, world.Edit]]:
+    scenes = [world.scene(seed) for seed in SEEDS]
+    return [
+        (scene, edit)
+        for seed, scene in enumerate(scenes)
+        for edit in world.edits(scene, random.Random(seed), held_out)
+    ]
+
+
+def _changed(before: world.Scene, after: world.Scene) -> np.ndarray:
+    return (world.draw(before) != world.draw(after)).any(axis=2)
+
+
+def test_a_seed_gives_the_same_scene_picture_and_edits_each_time() -> None:
+    for seed in range(10):
+        assert world.scene(seed) == world.scene(seed)
+        assert np.array_equal(world.draw(world.scene(seed)), world.draw(world.scene(seed)))
+        scene = world.scene(seed)
+        assert world.edits(scene, random.Random(seed)) == world.edits(scene, random.Random(seed))
+
+
+def test_different_seeds_give_different_scenes_and_pictures() -> None:
+    assert len({world.scene(seed) for seed in SEEDS}) == len(SEEDS)
+    assert len({world.draw(world.scene(seed)).tobytes() for seed in SEEDS}) == len(SEEDS)
+
+
+@pytest.mark.parametrize("size", [96, 384])
+def test_a_picture_has_the_asked_size(size: int) -> None:
+    picture = world.draw(world.scene(1), size)
+    assert picture.shape == (size, size, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_a_large_picture_is_the_same_drawing_as_a_small_one() -> None:
+    large = world.draw(world.scene(2), 384).astype(float)
+    averaged = large.reshape(96, 4, 96, 4, 3).mean(axis=(1, 3))
+    assert np.abs(averaged - world.draw(world.scene(2))).mean() < 1.5
+
+
+def test_scenes_hold_one_to_three_things_of_different_kinds_in_different_slots() -> None:
+    seen: set[str] = set()
+    for seed in SEEDS:
+        things = world.scene(seed).things
+        seen |= {thing.kind for thing in things} | {thing.colour for thing in things}
+        assert 1 <= len(things) <= 3
+        assert len({thing.kind for thing in things}) == len({thing.slot for thing in things}) == len(things)
+    assert seen == {*world.THINGS, *world.COLOURS}
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_every_kind_of_edit_appears_at_most_once_for_a_scene(held_out: bool) -> None:
+    assert {edit.kind for _, edit in _edits(held_out)} == set(world.KINDS)
+    for seed in SEEDS:
+        kinds = [edit.kind for edit in world.edits(world.scene(seed), random.Random(seed), held_out)]
+        assert kinds == [kind for kind in world.KINDS if kind in kinds]
+
+
+def test_numpy_and_standard_random_generators_both_serve() -> None:
+    assert world.edits(world.scene(3), np.random.default_rng(3))
+
+
+def test_a_full_scene_takes_no_more_and_an_empty_one_only_gains() -> None:
+    full = next(s for s in map(world.scene, range(100)) if len(s.things) == 3)
+    assert "add" not in {edit.kind for edit in world.edits(full, random.Random(0))}
+    empty = replace(full, things=())
+    assert [edit.kind for edit in world.edits(empty, random.Random(0))] == ["time", "season", "add"]
+
+
+def test_every_thing_in_every_light_stays_inside_its_slot() -> None:
+    for seed in range(12):
+        for time in world.TIMES:
+            bare = replace(world.scene(seed), time=time, things=())
+            for kind in world.THINGS:
+                slot = seed % 3
+                changed = _changed(bare, replace(bare, things=(world.Thing(kind, "red", slot),)))
+                width = np.flatnonzero(changed.any(axis=0))
+                assert 24 <= width[-1] - width[0] + 1 <= 32
+                changed[:, world.slot_columns(slot)] = False
+                assert not changed.any()
+
+
+def test_edits_of_one_thing_change_its_slot_and_nothing_else() -> None:
+    for before, edit in _edits():
+        slots = {thing.slot for thing in set(before.things) ^ set(edit.after.things)}
+        if edit.kind in ("time", "season"):
+            assert before.things == edit.after.things
+            continue
+        assert len(slots) == 1
+        changed = _changed(before, edit.after)
+        assert changed.any()
+        changed[:, world.slot_columns(slots.pop())] = False
+        assert not changed.any()
+
+
+def test_a_new_colour_leaves_the_shape_and_all_around_it_alone() -> None:
+    checked = 0
+    for before, edit in _edits():
+        if edit.kind == "colour":
+            (old,) = set(before.things) - set(edit.after.things)
+            bare = replace(before, things=tuple(thing for thing in before.things if thing != old))
+            silhouette = _changed(bare, before) | _changed(bare, edit.after)
+            assert not (_changed(before, edit.after) & ~silhouette).any()
+            checked += 1
+    assert checked > 50
+
+
+def test_a_change_of_season_leaves_the_open_sky_alone_and_a_change_of_time_does_not() -> None:
+    for before, edit in _edits():
+        sky = _changed(before, edit.after)[:24]
+        if edit.kind == "season":
+            assert not sky.any()
+        if edit.kind == "time":
+            assert sky.mean() > 0.9
+
+
+def test_removing_what_was_added_gives_the_first_picture_back() -> None:
+    for before, edit in _edits():
+        if edit.kind == "add":
+            (new,) = set(edit.after.things) - set(before.things)
+            back = replace(edit.after, things=tuple(t for t in edit.after.things if t != new))
+            assert np.array_equal(world.draw(back), world.draw(before))
+
+
+def test_an_added_thing_goes_to_the_named_place_or_to_the_leftmost_free_slot() -> None:
+    named = 0
+    for before, edit in _edits():
+        if edit.kind == "add":
+            (new,) = set(edit.after.things) - set(before.things)
+            places = [i for i, place in enumerate(world.PLACES) if place in edit.instruction]
+            named += bool(places)
+            free = [i for i in range(3) if all(thing.slot != i for thing in before.things)]
+            assert new.slot == (places[0] if places else free[0])
+    assert named > 10
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_sentence_says_what_the_scene_becomes(held_out: bool) -> None:
+    for before, edit in _edits(held_out):
+        words = edit.instruction.split()
+        gone, come = set(before.things) - set(edit.after.things), set(edit.after.things) - set(before.things)
+        if edit.kind in ("remove", "replace", "colour"):
+            assert next(iter(gone)).kind in words
+        if edit.kind in ("add", "replace"):
+            (new,) = come
+            assert new.kind in words
+            assert new.kind == "tree" or new.colour in words
+        if edit.kind == "colour":
+            assert next(iter(come)).colour in words
+
+
+def test_the_mask_holds_the_edited_region_and_a_little_more() -> None:
+    before = np.zeros((96, 96, 3), np.uint8)
+    after = before.copy()
+    after[40, 50, 1] = 9
+    after[10, 10] = 8
+    mask = world.mask(before, after)
+    assert mask.dtype == np.bool_
+    assert mask.shape == (96, 96)
+    assert mask[38:43, 48:53].all()
+    assert mask.sum() == 25
+    assert not world.mask(before, before).any()
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_an_edit_of_something_absent_changes_nothing(held_out: bool) -> None:
+    for seed in SEEDS:
+        scene = world.scene(seed)
+        edit = world.absent_edit(scene, random.Random(seed), held_out)
+        assert edit.kind == "absent"
+        assert edit.after == scene
+        assert not {thing.kind for thing in scene.things} & set(edit.instruction.split())
+
+
+def test_training_and_held_out_phrasings_are_many_and_never_the_same() -> None:
+    assert world.TRAINING.keys() == world.HELD_OUT.keys()
+    for kind, phrasings in world.TRAINING.items():
+        assert len(set(phrasings)) >= 8
+        assert len(set(world.HELD_OUT[kind])) >= 3
+    train = {said for phrasings in world.TRAINING.values() for said in phrasings}
+    assert not train & {said for phrasings in world.HELD_OUT.values() for said in phrasings}
+    spoken = {edit.instruction for _, edit in _edits()}
+    assert not spoken & {edit.instruction for _, edit in _edits(held_out=True)}
+
+
+def test_held_out_phrasings_use_only_words_known_from_training() -> None:
+    def words(phrasings: dict[str, tuple[str, ...]]) -> set[str]:
+        return {word for group in phrasings.values() for said in group for word in said.split()}
+
+    assert words(world.HELD_OUT) <= words(world.TRAINING)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_instructions_are_plain_lower_case_words(held_out: bool) -> None:
+    for _, edit in _edits(held_out):
+        assert re.fullmatch(r"[a-z]+( [a-z]+)*", edit.instruction)
+        assert not re.search(r"\ba (orange|[aeiou])", edit.instruction)

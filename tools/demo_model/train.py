@@ -1,0 +1,353 @@
+"""Trains the demo model from nothing: the autoencoder, then the UNet and the text encoder together.
+
+    python -m tools.demo_model.train              all stages, each going on where it was
+    python -m tools.demo_model.train --stage unet --steps 20000
+
+The recipe is that of the paper (Brooks et al., arXiv 2211.09800) in small: predict the noise in the after-picture,
+given the instruction and the before-picture, with 5% of the samples without text, 5% without picture and 5%
+without both. Loss weights are Min-SNR-5 (Hang et al., arXiv 2303.09556). State is saved every few minutes, and
+what a step sees depends on its number only, so that a stopped run goes on as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from instruct_pix2pix.engine.clip import TextEncoder
+from instruct_pix2pix.engine.config import CONFIGS, load_config
+from instruct_pix2pix.engine.precision import Machine, choose_machine
+from instruct_pix2pix.engine.schedules import NoiseSchedule
+from instruct_pix2pix.engine.tokenizer import Tokenizer
+from instruct_pix2pix.engine.unet import UNet
+from instruct_pix2pix.engine.vae import VAE
+
+from . import world
+
+HERE = Path(__file__).parent
+DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
+CONFIG = load_config(DEMO.with_suffix(".yaml"))
+
+FIRST_TRAINING_SEED = 10_000_000
+"""Scenes with smaller seeds are never trained on: they are for evaluation."""
+
+KIND_WEIGHTS = {"time": 1.0, "season": 1.0, "colour": 2.0, "add": 2.5, "remove": 1.5, "replace": 2.5, "absent": 0.3}
+"""How often each kind of edit is seen: the hard ones more often."""
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def fit(
+    name: str,
+    parts: dict[str, nn.Module],
+    loss_of: Callable[[int], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    runs: Path,
+    save_every: int = 500,
+) -> dict[str, Tensor]:
+    """Train `parts` for `steps` steps of `loss_of(step)` and return the averaged weights, named 'part.key'.
+
+    AdamW with a warm-up and a cosine to zero, gradients clipped to norm 1, an exponential average of the weights.
+    """
+    module = nn.ModuleDict(parts)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    average = {key: value.detach().clone() for key, value in module.state_dict().items()}
+    state_file, curve_file = runs / f"{name}.pt", runs / f"{name}-loss.json"
+    start, curve = 0, []
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+        curve = [row for row in json.loads(curve_file.read_text()) if row["step"] <= start]
+        print(f"{name}: going on at step {start}", flush=True)
+
+    warmup = min(300, steps // 10)
+    began, losses = time.perf_counter(), []
+    for step in range(start, steps):
+        rate = min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * rate
+        loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        decay = min(0.999, (step + 1) / (step + 10))
+        with torch.no_grad():
+            current = module.state_dict()
+            torch._foreach_lerp_(list(average.values()), [current[key] for key in average], 1 - decay)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            curve.append({"step": step + 1, "loss": float(np.mean(losses))})
+            each = (time.perf_counter() - began) / (step + 1 - start)
+            left = each * (steps - step - 1) / 60
+            print(f"{name} {step + 1}/{steps} loss {np.mean(losses):.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
+            losses = []
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
+            _save(state_file, {**state, "average": average, "step": step + 1})
+            curve_file.write_text(json.dumps(curve))
+    return average
+
+
+def _save(path: Path, state: dict[str, object]) -> None:
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------ the autoencoder
+
+
+def pictures(seeds: Iterable[int]) -> Tensor:
+    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1."""
+    drawn = []
+    for seed in seeds:
+        rng = random.Random(seed)
+        scene = world.scene(seed)
+        if rng.random() < 0.5:
+            scene = rng.choice(world.edits(scene, rng)).after
+        drawn.append(world.draw(scene))
+    return to_tensor(np.stack(drawn))
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """Bytes [N, H, W, 3] -> float [N, 3, H, W] in -1..1."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def train_vae(machine: Machine, runs: Path, steps: int) -> None:
+    """Train the autoencoder on 64-pixel crops, the last tenth on whole pictures, and save it with its scale."""
+    torch.manual_seed(0)
+    vae = VAE(CONFIG.vae)
+    with torch.no_grad():  # start almost without noise: the posterior's log-variance at about -9
+        vae.quant_conv.weight[CONFIG.vae.z_channels :] *= 0.1
+        assert vae.quant_conv.bias is not None
+        vae.quant_conv.bias[CONFIG.vae.z_channels :] = -9.0
+    vae.to(machine.device)
+
+    def loss_of(step: int) -> Tensor:
+        whole = step >= steps * 0.9
+        count = 8 if whole else 16
+        x = pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + step * 16 + count))
+        generator = torch.Generator().manual_seed(step)
+        if not whole:
+            corners = (torch.randint(0, 5, (count, 2), generator=generator) * 8).tolist()
+            x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, corners, strict=True)])
+        x = x.to(machine.device)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            mean, logvar = vae.moments(x)
+            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
+            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
+        mean, logvar = mean.float(), logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+        return F.l1_loss(y, x) + edges + 1e-5 * kl
+
+    weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    with torch.no_grad():
+        x = pictures(range(0, 64)).to(machine.device)
+        latents = vae.moments(x)[0]
+        psnr = -10 * torch.log10(((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean())
+    scale = 1 / latents.std().item()
+    print(f"vae: {psnr:.2f} dB on held-out pictures, scale factor {scale:.5f}", flush=True)
+    save_file(vae.state_dict(), runs / "vae.safetensors", metadata={"scale_factor": f"{scale:.5f}"})
+
+
+def load_vae(runs: Path) -> tuple[VAE, float]:
+    """Return the trained autoencoder and one over the deviation of its latents."""
+    from safetensors import safe_open
+
+    vae = VAE(CONFIG.vae).eval().requires_grad_(False)
+    vae.load_state_dict(load_file(runs / "vae.safetensors"))
+    with safe_open(runs / "vae.safetensors", "pt") as file:
+        return vae, float(file.metadata()["scale_factor"])
+
+
+# ------------------------------------------------------------------------------------------------ the pairs
+
+
+def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> None:
+    """Draw and encode `scenes` scenes with `rounds` edits of each kind, once, into pairs.pt.
+
+    Keeps latents [N, 4, 12, 12] float16 (unscaled modes), the indices of before and after, kinds and instructions.
+    """
+    vae, _ = load_vae(runs)
+    vae.to(machine.device)
+    latents: list[Tensor] = []
+    pending: list[np.ndarray] = []
+    pairs: list[tuple[int, int, str, str]] = []
+    count = 0
+
+    def flush() -> None:
+        if pending:
+            x = to_tensor(np.stack(pending)).to(machine.device)
+            with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+                latents.append(vae.moments(x)[0].half().cpu())
+            pending.clear()
+
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for i in range(scenes):
+            seed = FIRST_TRAINING_SEED + i
+            rng = random.Random(seed)
+            scene = world.scene(seed)
+            if rng.random() < 0.1:  # pictures with nothing in them, to add things to
+                scene = world.Scene(scene.time, scene.season, scene.sky, (), scene.look)
+            pending.append(world.draw(scene))
+            before = count
+            count += 1
+            for edit in [e for _ in range(rounds) for e in world.edits(scene, rng)]:
+                pending.append(world.draw(edit.after))
+                pairs.append((before, count, edit.kind, edit.instruction))
+                count += 1
+            if scene.things:
+                absent = world.absent_edit(scene, rng)
+                pairs.append((before, before, absent.kind, absent.instruction))
+            if len(pending) >= 64:
+                flush()
+            if (i + 1) % 500 == 0:
+                print(f"pairs: {i + 1}/{scenes} scenes, {time.perf_counter() - began:.0f} s", flush=True)
+        flush()
+    before_, after_, kinds, texts = zip(*pairs, strict=True)
+    kept = {"latents": torch.cat(latents), "before": torch.tensor(before_), "after": torch.tensor(after_)}
+    _save(runs / "pairs.pt", {**kept, "kinds": list(kinds), "texts": list(texts)})
+
+
+# ------------------------------------------------------------------------------------------------ the UNet
+
+
+def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: float = 8e-4) -> None:
+    """Train the UNet and the text encoder together on the encoded pairs."""
+    torch.manual_seed(1)
+    _, scale = load_vae(runs)
+    unet, text = UNet(CONFIG.unet), TextEncoder(CONFIG.text)
+    with torch.no_grad():
+        for module in unet.modules():  # residual branches start small, as in LDM
+            if hasattr(module, "out_layers"):
+                module.out_layers[3].weight *= 0.1
+            if hasattr(module, "proj_out"):
+                module.proj_out.weight *= 0.1
+        unet.out[2].weight *= 0.1
+        text.text_model.embeddings.token_embedding.weight.normal_(0, 0.3)
+        text.text_model.embeddings.position_embedding.weight.normal_(0, 0.1)
+    unet.to(machine.device)
+    text.to(machine.device)
+
+    data = torch.load(runs / "pairs.pt", weights_only=True)
+    latents, before, after = data["latents"], data["before"], data["after"]
+    tokens = tokenize(data["texts"])
+    empty = tokenize([""])[0]
+    weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])
+    for kind in KIND_WEIGHTS:
+        chosen = torch.tensor([k == kind for k in data["kinds"]])
+        weights[chosen] /= max(1, int(chosen.sum()))
+    schedule = NoiseSchedule(CONFIG.linear_start, CONFIG.linear_end, CONFIG.timesteps)
+    alphas = 1 / (schedule.sigmas**2 + 1)
+    print(f"unet: {len(before)} pairs, {len(latents)} pictures, scale {scale:.5f}", flush=True)
+
+    def loss_of(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        index = torch.multinomial(weights, batch, replacement=True, generator=generator)
+        target = latents[after[index]].float() * scale
+        image = latents[before[index]].float()
+        words = tokens[index].clone()
+        drop = torch.rand(batch, generator=generator)
+        words[(drop < 0.05) | ((drop >= 0.10) & (drop < 0.15))] = empty
+        image[(drop >= 0.05) & (drop < 0.15)] = 0
+        t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
+        t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noise = torch.randn(target.shape, generator=generator)
+        x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
+        x, t, words, noise = (value.to(machine.device) for value in (x, t, words, noise))
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            predicted = unet(x, t, text(words)).float()
+        snr = (alpha / (1 - alpha)).flatten().to(machine.device)
+        loss = (predicted - noise).square().mean(dim=(1, 2, 3))
+        return (loss * snr.clamp(max=5.0) / snr).mean()
+
+    average = fit("unet", {"unet": unet, "text": text}, loss_of, steps=steps, lr=lr, runs=runs)
+    save_file({key: value.contiguous() for key, value in average.items()}, runs / "unet.safetensors")
+
+
+def tokenize(texts: list[str]) -> Tensor:
+    """Sentences -> int64 [N, 77]: BOS, tokens, and EOS to the end, as SD1 pads."""
+    tokenizer = Tokenizer(CONFIG.text.vocab_size)
+    known: dict[str, list[int]] = {}
+    rows = []
+    for sentence in texts:
+        if sentence not in known:
+            ids = [tokenizer.bos, *tokenizer.encode(sentence)[: CONFIG.text.context_length - 2]]
+            known[sentence] = ids + [tokenizer.eos] * (CONFIG.text.context_length - len(ids))
+        rows.append(known[sentence])
+    return torch.tensor(rows)
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+def export(runs: Path, out: Path) -> None:
+    """Write the averaged weights as one LDM checkpoint in float16, with the scale factor of its latents."""
+    vae, scale = load_vae(runs)
+    snapshot = runs / "unet.safetensors"
+    if snapshot.exists():
+        trained = load_file(snapshot)
+    else:
+        trained = torch.load(runs / "unet.pt", weights_only=True)["average"]
+    names = {"unet.": "model.diffusion_model.", "text.": "cond_stage_model.transformer."}
+    tensors = {f"first_stage_model.{key}": value for key, value in vae.state_dict().items()}
+    for old, new in names.items():
+        tensors.update({new + key.removeprefix(old): v for key, v in trained.items() if key.startswith(old)})
+    part = out.with_suffix(".part")
+    save_file({key: value.half().contiguous() for key, value in tensors.items()}, part)
+    part.replace(out)
+    print(f"wrote {out.name}, {out.stat().st_size / 1e6:.1f} MB; put scale_factor: {scale:.5f} into demo.yaml", flush=True)
+
+
+def main() -> None:
+    """Run the stages asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--stage", choices=["vae", "pairs", "unet", "export"], help="only this stage")
+    parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
+    parser.add_argument("--vae-steps", type=int, default=3000)
+    parser.add_argument("--scenes", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=6000, help="steps of the UNet, 64 samples each")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
+    parser.add_argument("--out", type=Path, default=DEMO)
+    args = parser.parse_args()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    machine = choose_machine(args.device, args.precision)
+    stages = [args.stage] if args.stage else ["vae", "pairs", "unet", "export"]
+    if "vae" in stages and not (args.runs / "vae.safetensors").exists():
+        train_vae(machine, args.runs, args.vae_steps)
+    if "pairs" in stages and not (args.runs / "pairs.pt").exists():
+        encode_pairs(machine, args.runs, args.scenes)
+    if "unet" in stages:
+        train_unet(machine, args.runs, args.steps)
+    if "export" in stages:
+        export(args.runs, args.out)
+
+
+if __name__ == "__main__":
+    main()
