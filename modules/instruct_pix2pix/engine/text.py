@@ -1,0 +1,141 @@
+"""Prompt text to embeddings: weighted tokens in chunks of 75, through any CLIP-like text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instruct_pix2pix.engine.tokenizer import Tokenizer
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.guidance import Prompt
+from instruct_pix2pix.prompts import BREAK, parse_attention, schedule, split_and
+
+CONTEXT = 77
+"""Tokens a CLIP text encoder reads at once: BOS, 75 of text, EOS."""
+CHUNK = CONTEXT - 2
+COMMA_BACKTRACK = 20
+"""How near the end of a full chunk its last comma must be to end the chunk there (A1111's default)."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One run of the text encoder: 77 token ids and the weight of each (1 for BOS, EOS and padding)."""
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+class PromptEncoder:
+    """Turns one prompt text (no AND, no step schedule) into what the UNet attends to.
+
+    `encoder` maps token ids [n, 77] int64, made on `device`, to hidden states [n, 77, C]. `pad` fills a
+    chunk after its EOS: EOS itself by default, as SD1 and SDXL's first encoder have it; 0 for SDXL's second.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        encoder: Callable[[Tensor], Tensor],
+        *,
+        pad: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.pad = tokenizer.eos if pad is None else pad
+        self.device = device
+        self._comma = tokenizer.encode(",")[0]
+
+    def chunks(self, text: str) -> list[Chunk]:
+        """Return the chunks of `text`, at least one.
+
+        BREAK ends a chunk. So does the 75th token; then the words after a comma among the last 20 tokens
+        move on together, so that a phrase is not torn apart.
+        """
+        done: list[Chunk] = []
+        current: list[tuple[int, float]] = []
+        comma: int | None = None  # where the last comma of this chunk is
+        for word, weight in parse_attention(text):
+            if (word, weight) == BREAK:
+                done.append(self._chunk(current))
+                current, comma = [], None
+                continue
+            for token in self.tokenizer.encode(word):
+                if len(current) == CHUNK:
+                    end = CHUNK
+                    if token != self._comma and comma is not None and CHUNK - comma <= COMMA_BACKTRACK:
+                        end = comma + 1
+                    done.append(self._chunk(current[:end]))
+                    current, comma = current[end:], None
+                if token == self._comma:
+                    comma = len(current)
+                current.append((token, weight))
+        if current or not done:
+            done.append(self._chunk(current))
+        return done
+
+    def _chunk(self, weighted: list[tuple[int, float]]) -> Chunk:
+        padding = CHUNK - len(weighted)
+        return Chunk(
+            tokens=(
+                self.tokenizer.bos,
+                *(token for token, _ in weighted),
+                self.tokenizer.eos,
+                *[self.pad] * padding,
+            ),
+            weights=(1.0, *(weight for _, weight in weighted), 1.0, *[1.0] * padding),
+        )
+
+    def encode(self, text: str) -> Tensor:
+        """Return the embedding of `text`, [1, n * 77, C] for n chunks, in the encoder's dtype.
+
+        Hidden states are multiplied by the weights of their tokens, then every chunk is scaled back to the
+        mean it had (A1111's emphasis 'Original'). Raises UserError when the weights make that impossible.
+        """
+        chunks = self.chunks(text)
+        hidden = self.encoder(torch.tensor([chunk.tokens for chunk in chunks], device=self.device))
+        if any(weight != 1.0 for chunk in chunks for weight in chunk.weights):
+            hidden = _emphasise(hidden, torch.tensor([chunk.weights for chunk in chunks]).to(hidden.device))
+        return hidden.flatten(0, 1)[None]
+
+
+def _emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
+    """Weigh hidden states [n, 77, C] by [n, 77] and restore the mean of each chunk."""
+    before = hidden.float()
+    after = before * weights[..., None]
+    mean = after.mean((1, 2), keepdim=True)
+    # A chunk without weights keeps its exact values, whatever its mean is.
+    after = torch.where(
+        (weights == 1.0).all(1)[:, None, None], before, after * (before.mean((1, 2), keepdim=True) / mean)
+    ).to(hidden.dtype)
+    if before.isfinite().all() and not after.isfinite().all():
+        raise UserError(
+            "The weights in the prompt are too extreme to compute with; keep them between 0 and 2."
+        )
+    return after
+
+
+def encode_schedule(encoder: PromptEncoder, text: str, steps: int, weight: float = 1.0) -> Prompt:
+    """Encode one sub-prompt with its step schedule, taking AND as a word: what a negative prompt is."""
+    return _encode(encoder, [(text, weight)], steps)[0]
+
+
+def encode_prompt(encoder: PromptEncoder, text: str, steps: int) -> list[Prompt]:
+    """Encode a whole prompt, AND and step schedules included; one Prompt per AND part.
+
+    Every distinct text is encoded once, however often the steps or parts return to it.
+    """
+    return _encode(encoder, split_and(text), steps)
+
+
+def _encode(encoder: PromptEncoder, parts: list[tuple[str, float]], steps: int) -> list[Prompt]:
+    schedules = [
+        ([(until, shown.strip()) for until, shown in schedule(text, steps)], weight) for text, weight in parts
+    ]
+    embeddings = {text: encoder.encode(text) for text in dict.fromkeys(t for s, _ in schedules for _, t in s)}
+    return [
+        Prompt(tuple((until, embeddings[t]) for until, t in stages), weight) for stages, weight in schedules
+    ]

@@ -1,0 +1,169 @@
+"""The dual guidance: which rows a step needs, and how they combine into one denoised latent.
+
+    guided = s_T * full + (s_I - s_T) * image_only + (1 - s_I) * null
+
+which is eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800),
+`null + s_I * (image_only - null) + s_T * (full - image_only)`, written as a weighted sum of model rows:
+
+    full        the picture and the instruction       s_T       (with AND: one for each sub-prompt k, s_T * w_k)
+    image_only  the picture and the negative prompt   s_I - s_T (with AND: s_I - s_T * sum of w_k)
+    null        no picture and the negative prompt    1 - s_I
+
+A row whose weight is zero at a step is not evaluated. Whatever makes an edit cheaper does so by a rule that
+changes the scales of a step; the sum stays the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Text CFG (higher changes more) and Image CFG (higher changes less) of one step."""
+
+    text: float
+    image: float
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text over the steps of a sampling: a part of an AND, or the negative prompt."""
+
+    schedule: tuple[tuple[int, Tensor], ...]
+    """(until_step, embedding [1, T, C]): each holds up to and with that step, the last one to the end."""
+    weight: float = 1.0
+
+    def at(self, step: int) -> Tensor:
+        """Return the embedding [1, T, C] for a step, counted from 0 (as AUTOMATIC1111 counts)."""
+        return next((e for until, e in self.schedule if step <= until), self.schedule[-1][1])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an edit is conditioned on."""
+
+    prompts: tuple[Prompt, ...]
+    """The instruction, split at AND."""
+    negative: Prompt
+    """What stands for 'no text': the negative prompt, or the empty text."""
+    image: Tensor
+    """The input picture's latent [B or 1, 4, h, w]: the VAE's mode, unscaled; zeros stand for 'no picture'."""
+
+
+class Model(Protocol):
+    """A network wrapped as a denoiser of rows."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> denoised [N, 4, h, w]."""
+        ...
+
+
+class Rule(Protocol):
+    """Changes the scales of a step."""
+
+    def __call__(self, step: int, scales: Scales) -> Scales:
+        """Steps are counted from 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of the model that a step needs."""
+
+    prompt: int | None
+    """Index of the sub-prompt; None for the negative prompt."""
+    image: bool
+    weight: float
+
+
+def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,)) -> list[Row]:
+    """Return the rows of non-zero weight, full ones first. Their weights add up to 1."""
+    full = [Row(k, True, scales.text * weight) for k, weight in enumerate(prompt_weights)]
+    image_only = Row(None, True, scales.image - math.fsum(row.weight for row in full))
+    null = Row(None, False, 1.0 - scales.image)
+    return [row for row in (*full, image_only, null) if row.weight != 0.0]
+
+
+class DualGuidance:
+    """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
+
+    `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
+    deviation of the guided noise back to that of the full row (Lin et al. 2023, arXiv 2305.08891, eq. 15-16).
+    `rows_evaluated` counts the model rows of one picture so far.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        conditions: Conditions,
+        scales: Scales,
+        sigmas: Tensor,
+        *,
+        rescale: float = 0.0,
+        rules: Sequence[Rule] = (),
+    ) -> None:
+        self.model = model
+        self.conditions = conditions
+        self.scales = scales
+        self.rescale = rescale
+        self.rules = tuple(rules)
+        self.rows_evaluated = 0
+        self._levels = sigmas[sigmas > 0].tolist()
+
+    def step_of(self, sigma: float) -> int:
+        """Return the step, from 0, that evaluates at this sigma: the last whose own level is not below it."""
+        return max(0, sum(level >= sigma * (1 - 1e-5) for level in self._levels) - 1)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x [B, 4, h, w], sigma [] or [B] (one level for all) -> denoised [B, 4, h, w]."""
+        step = self.step_of(float(sigma.flatten()[0]))
+        scales = self.scales
+        for rule in self.rules:
+            scales = rule(step, scales)
+        needed = rows(scales, [prompt.weight for prompt in self.conditions.prompts])
+        self.rows_evaluated += len(needed)
+        denoised = self._evaluate(x, sigma, step, needed)
+        weights = torch.tensor([row.weight for row in needed], dtype=x.dtype, device=x.device)
+        guided = torch.tensordot(weights, denoised, dims=1)
+        full = [k for k, row in enumerate(needed) if row.prompt is not None]
+        if self.rescale and full:
+            guided = _rescale(x, guided, denoised[full].mean(dim=0), self.rescale)
+        return guided
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, step: int, needed: Sequence[Row]) -> Tensor:
+        """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
+        batch = len(x)
+        image = self.conditions.image.to(x).expand(batch, -1, -1, -1)
+        negative = self.conditions.negative.at(step)
+        texts = [negative if r.prompt is None else self.conditions.prompts[r.prompt].at(step) for r in needed]
+        denoised = self.model(
+            x.repeat(len(needed), 1, 1, 1),
+            sigma.reshape(-1).to(x).expand(batch).repeat(len(needed)),
+            torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)]),
+            torch.cat([image if row.image else torch.zeros_like(image) for row in needed]),
+        )
+        return denoised.unflatten(0, (len(needed), batch))
+
+
+def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
+    """Repeat embeddings [1, T_k, C] to one common length.
+
+    Attention over a text said twice is attention over the text, so a row keeps its value beside a longer one.
+    """
+    length = math.lcm(*(text.shape[1] for text in texts))
+    return [text.repeat(1, length // text.shape[1], 1) for text in texts]
+
+
+def _rescale(x: Tensor, guided: Tensor, full: Tensor, amount: float) -> Tensor:
+    # x - denoised is sigma times the predicted noise, so the ratio of deviations is that of the noise
+    noise, reference = x - guided, x - full
+    dims = tuple(range(1, x.ndim))
+    ratio = reference.std(dim=dims, keepdim=True) / noise.std(dim=dims, keepdim=True)
+    return x - noise * (amount * ratio + 1 - amount)

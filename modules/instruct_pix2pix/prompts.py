@@ -1,0 +1,257 @@
+"""The A1111 prompt language: attention weights, step schedules and AND, as text in and text out.
+
+A prompt is read from the outside in: `split_and` gives the sub-prompts, `schedule` the text that each of
+them shows at every step, `parse_attention` the weight of every piece of such a text. The results are those
+of the AUTOMATIC1111 web UI, oddities included, so that a prompt written for it means the same here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Union
+
+from instruct_pix2pix.errors import UserError
+
+BREAK = ("BREAK", -1.0)
+"""What `parse_attention` returns where a new 75-token chunk begins."""
+
+# --- (attention:1.2) ---------------------------------------------------------------------------------
+
+_STRONGER = 1.1
+_WEAKER = 1 / 1.1
+
+_ATTENTION = re.compile(
+    r"""
+      (?P<escape> \\ (?P<literal> [\\()\[\]]? ) )
+    | (?P<weight> : \s* (?P<value> [+-]? (?: \d+ (?: \.\d* )? | \.\d+ ) ) \s* \) )
+    | (?P<bracket> [()\[\]] )
+    | (?P<text> [^\\()\[\]:]+ | : )
+    """,
+    re.VERBOSE,
+)
+_BREAK = re.compile(r"\bBREAK\b")
+
+
+def parse_attention(text: str) -> list[tuple[str, float]]:
+    r"""Return the pieces of `text` with their weights; neighbours of equal weight are one piece.
+
+    `(a)` weighs 1.1, `(a:1.3)` 1.3 and `[a]` 1/1.1, and they multiply when nested; a bracket left open
+    reaches to the end, one never opened is text. `\(` `\)` `\[` `\]` `\\` are those characters, any other
+    backslash vanishes. `BREAK` gives the piece `BREAK`; inside a weighted bracket its own weight is
+    multiplied too, which makes it a word, as in A1111.
+    """
+    words: list[str] = []
+    weights: list[float] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def multiply(bracket: str, factor: float) -> None:
+        for n in range(opened[bracket].pop(), len(words)):
+            weights[n] *= factor
+
+    def add(word: str, weight: float = 1.0) -> None:
+        words.append(word)
+        weights.append(weight)
+
+    for found in _ATTENTION.finditer(text):
+        token = found.group()
+        if found["escape"] is not None:
+            add(found["literal"])
+        elif token in opened:
+            opened[token].append(len(words))
+        elif found["weight"] is not None and opened["("]:
+            multiply("(", float(found["value"]))
+        elif token == ")" and opened["("]:
+            multiply("(", _STRONGER)
+        elif token == "]" and opened["["]:
+            multiply("[", _WEAKER)
+        else:
+            for n, part in enumerate(_split_at_break(token)):
+                if n:
+                    add(*BREAK)
+                add(part)
+
+    for bracket, factor in (("(", _STRONGER), ("[", _WEAKER)):
+        while opened[bracket]:
+            multiply(bracket, factor)
+    return _merge_equal(words, weights) or [("", 1.0)]
+
+
+def _split_at_break(text: str) -> list[str]:
+    """Split at the word BREAK and drop the white space around it."""
+    parts = _BREAK.split(text)
+    for n in range(1, len(parts)):
+        parts[n - 1] = parts[n - 1].rstrip()
+        parts[n] = parts[n].lstrip()
+    return parts
+
+
+def _merge_equal(words: list[str], weights: list[float]) -> list[tuple[str, float]]:
+    merged: list[tuple[list[str], float]] = []
+    for word, weight in zip(words, weights, strict=True):
+        if merged and merged[-1][1] == weight:
+            merged[-1][0].append(word)
+        else:
+            merged.append(([word], weight))
+    return [("".join(run), weight) for run, weight in merged]
+
+
+# --- [from:to:when] and [a|b] ------------------------------------------------------------------------
+
+Node = Union[str, "list[Node]", "_Choice"]
+
+_SCHEDULE = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|\\]")
+_WHEN = re.compile(r"\s*([+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A bracket that shows one of its options: the second after step `when`, or each in turn."""
+
+    options: list[list[Node]]
+    when: int | None
+
+    def at(self, step: int) -> list[Node]:
+        if self.when is None:
+            return self.options[(step - 1) % len(self.options)]
+        return self.options[0 if step <= self.when else 1]
+
+
+@dataclass
+class _Open:
+    """A bracket that is not closed yet: `parts` with the `marks` (':' or '|') between them."""
+
+    bracket: str
+    parts: list[list[Node]] = field(default_factory=lambda: [[]])
+    marks: list[str] = field(default_factory=list)
+
+    def mark(self, mark: str) -> None:
+        self.marks.append(mark)
+        self.parts.append([])
+
+    def as_text(self) -> list[Node]:
+        nodes: list[Node] = [self.bracket, self.parts[0]]
+        for mark, part in zip(self.marks, self.parts[1:], strict=True):
+            nodes += [mark, part]
+        return nodes
+
+    def closed_by(self, bracket: str, steps: int) -> Node | None:
+        """Return what the bracket means when `bracket` closes it, or None where it means nothing."""
+        if self.bracket + bracket == "()":
+            return [*self.as_text(), ")"] if self.marks in ([], [":"]) else None
+        if self.bracket + bracket != "[]":
+            return None
+        if not self.marks:
+            return [*self.as_text(), "]"]
+        if ":" not in self.marks:
+            return _Choice(self.parts, None)
+        when = self._when(steps)
+        if when is None or self.marks not in ([":"], [":", ":"]):
+            return None
+        before, after = ([], self.parts[0]) if len(self.marks) == 1 else self.parts[:2]
+        return _Choice([before, after], when)
+
+    def _when(self, steps: int) -> int | None:
+        """Read the last part: a step number, or a share of all steps where it has a point."""
+        last = self.parts[-1]
+        number = _WHEN.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
+        if number is None:
+            return None
+        value = float(number[1]) * (steps if "." in number[1] else 1)
+        return int(max(0.0, min(value, steps)))  # bounded first: 1e999 is a number too
+
+
+def schedule(text: str, steps: int) -> list[tuple[int, str]]:
+    """Return `(until_step, text)` pairs, the last one until `steps`; steps count from 1.
+
+    `[from:to:when]`, `[to:when]` and `[from::when]` change the text after step `when` (a number with a
+    point is a share of `steps`); `[a|b]` alternates at every step. Attention brackets stay as they are.
+    A bracket that means none of this is text; a `|` outside of square brackets, or a backslash with
+    nothing after it, makes the whole prompt plain text, as in A1111.
+    """
+    parsed = _parse_schedule(text, steps)
+    if parsed is None:
+        return [(steps, text)]
+    nodes, choices = parsed
+    ends = {steps}
+    for choice in choices:
+        ends.update(range(1, steps + 1) if choice.when is None else {choice.when} - {0})
+    return [(end, _show(nodes, end)) for end in sorted(ends)]
+
+
+def _parse_schedule(text: str, steps: int) -> tuple[list[Node], list[_Choice]] | None:
+    """Return the text as a tree together with all choices in it, or None if it has no such reading.
+
+    One pass with a stack of open brackets: a bracket whose closing makes no sense turns itself and all
+    those around it into text, because none of them may hold a bracket without a partner.
+    """
+    tokens = _SCHEDULE.findall(text)
+    if "\\" in tokens:
+        return None
+    top: list[Node] = []
+    stack: list[_Open] = []
+    choices: list[_Choice] = []
+    for token in tokens:
+        if token in ("[", "("):
+            stack.append(_Open(token))
+            continue
+        if token in (":", "|") and stack:
+            stack[-1].mark(token)
+            continue
+        node: Node = token
+        if token in ("]", ")"):
+            closed = stack[-1].closed_by(token, steps) if stack else None
+            if closed is None:
+                _turn_into_text(stack, top)
+            else:
+                stack.pop()
+                node = closed
+                if isinstance(closed, _Choice):
+                    choices.append(closed)
+        (stack[-1].parts[-1] if stack else top).append(node)
+    _turn_into_text(stack, top)
+    return None if "|" in top else (top, choices)
+
+
+def _turn_into_text(stack: list[_Open], top: list[Node]) -> None:
+    for opened in stack:
+        top += opened.as_text()
+    stack.clear()
+
+
+def _show(nodes: list[Node], step: int) -> str:
+    """Write the tree out as the text of one step; not recursive, brackets may nest without limit."""
+    shown: list[str] = []
+    todo: list[Node] = [nodes]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, str):
+            shown.append(node)
+        else:
+            todo.extend(reversed(node.at(step) if isinstance(node, _Choice) else node))
+    return "".join(shown)
+
+
+# --- one AND other :0.5 ------------------------------------------------------------------------------
+
+_AND = re.compile(r"\bAND\b")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
+
+
+def split_and(text: str) -> list[tuple[str, float]]:
+    """Return the sub-prompts between the words AND with their weights: `a :0.5` weighs 0.5, else 1.
+
+    Raises UserError for a weight too large to be a number. Composable Diffusion, arXiv 2206.01714.
+    """
+    return [_weighted(part) for part in _AND.split(text)]
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    head, colon, tail = part.rpartition(":")
+    if not colon or not _NUMBER.fullmatch(tail.strip()):
+        return part.rstrip(), 1.0
+    weight = float(tail)
+    if not math.isfinite(weight):
+        raise UserError("The weight of a sub-prompt (the number after its ':') is too large; use one near 1.")
+    return head.rstrip(), weight
