@@ -1,0 +1,82 @@
+"""The picture's way into the 8-channel path: fit it to a size the model takes, and undo the fit afterwards.
+
+Nothing of a picture is cut off or squeezed unless a size of another shape is asked for: it is scaled as a whole,
+and the sides are filled up to the next multiple by repeating the edge, which the undoing crops away again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a picture meets the model, all in pixels as (width, height)."""
+
+    whole: tuple[int, int]
+    """The picture's own size."""
+    crop: tuple[int, int, int, int]
+    """The part of the picture that is used, as PIL's box."""
+    size: tuple[int, int]
+    """The size at which that part is edited, and of the result."""
+    padded: tuple[int, int]
+    """The size the model sees: `size` filled up to multiples."""
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the picture as the model sees it; any mode, the result has `padded` size."""
+        shrunk = image.resize(self.size, Image.Resampling.LANCZOS, box=self.crop)
+        (width, height), (full_width, full_height) = self.size, self.padded
+        pixels = np.asarray(shrunk)
+        sides = [(0, full_height - height), (0, full_width - width)]
+        return Image.fromarray(np.pad(pixels, [*sides, (0, 0)][: pixels.ndim], mode="edge"))
+
+    def undo(self, image: Image.Image) -> Image.Image:
+        """Return the edited part of a picture of `padded` size: the framing of the input, at `size`."""
+        return image.crop((0, 0, *self.size))
+
+
+def fit(width: int, height: int, target: int | tuple[int, int], multiple: int) -> Fit:
+    """Plan the way of a picture of this size.
+
+    `target` is the longest side wanted, or (width, height), which cuts the middle out of a picture of another
+    shape; `multiple` is what the model's sides must be multiples of. Integers only: the float rounding of the
+    authors' app loses a multiple now and then.
+    """
+    if isinstance(target, tuple):
+        size = target
+        part = (min(width, _ratio(height, size[0], size[1])), min(height, _ratio(width, size[1], size[0])))
+        left, top = (width - part[0]) // 2, (height - part[1]) // 2
+        crop = (left, top, left + part[0], top + part[1])
+    else:
+        longest = max(width, height)
+        size = (_ratio(width, target, longest), _ratio(height, target, longest))
+        crop = (0, 0, width, height)
+    padded = (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
+    return Fit((width, height), crop, size, padded)
+
+
+def _ratio(value: int, numerator: int, denominator: int) -> int:
+    """value * numerator / denominator, rounded half up, at least 1."""
+    return max(1, (2 * value * numerator + denominator) // (2 * denominator))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> float32 [1, 3, H, W] in -1..1."""
+    pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_images(pictures: Tensor) -> list[Image.Image]:
+    """Float [B, 3, H, W] in -1..1 -> RGB pictures, rounded and clipped to 8 bits."""
+    pixels = ((pictures.float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return [Image.fromarray(one.permute(1, 2, 0).cpu().numpy()) for one in pixels]
+
+
+def join(x: Tensor, image: Tensor) -> Tensor:
+    """Noisy latent [N, 4, h, w] and the picture's latent [N, 4, h, w] -> the UNet's 8 channels [N, 8, h, w]."""
+    return torch.cat([x, image.to(x)], dim=1)

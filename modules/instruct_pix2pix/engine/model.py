@@ -1,0 +1,96 @@
+"""A loaded model: pictures and texts to latents, rows to denoised latents, latents back to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..conditioning import join
+from ..guidance import Prompt
+from .loader import Networks, load_networks
+from .precision import Machine
+from .schedules import NoiseSchedule
+from .text import PromptEncoder, encode_prompt, encode_schedule
+from .tiles import in_tiles
+from .tokenizer import Tokenizer
+
+TILE, OVERLAP = 1024, 128
+"""Pictures with a longer side go through the VAE in tiles of this many pixels."""
+
+
+class EditModel:
+    """An instruct-pix2pix model on a machine; as a function, the `guidance.Model` of its rows.
+
+    Latents that are sampled are scaled by the model's factor and float32; the picture's latent is unscaled.
+    """
+
+    def __init__(self, networks: Networks, machine: Machine, name: str = "") -> None:
+        self.config = networks.config
+        self.machine = machine
+        self.name = name
+        self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
+        self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
+        self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
+
+    @classmethod
+    def load(cls, path: Path, machine: Machine) -> EditModel:
+        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does."""
+        _, networks = load_networks(path, machine)
+        return cls(networks, machine, path.stem if path.is_file() else path.name)
+
+    @torch.inference_mode()
+    def encode_image(self, picture: Tensor) -> Tensor:
+        """Picture [B, 3, H, W] in -1..1 -> the posterior's mode, unscaled, float32 [B, 4, H/8, W/8].
+
+        Unscaled is how the checkpoints were trained, although the sampled latents are scaled.
+        """
+        x = picture.to(self.machine.device)
+
+        def encode(tile: Tensor) -> Tensor:
+            return self.vae.moments(tile.to(self._vae_dtype))[0]
+
+        factor = self.config.vae.factor
+        mode = in_tiles(encode, x, tile=TILE, overlap=OVERLAP, scale=1 / factor)
+        if not mode.isfinite().all() and self._vae_dtype != torch.float32:
+            self.vae.float()  # fp16 overflowed: this VAE runs in float32 from now on
+            mode = in_tiles(encode, x, tile=TILE, overlap=OVERLAP, scale=1 / factor)
+        return mode
+
+    @torch.inference_mode()
+    def encode_text(self, instruction: str, negative: str, steps: int) -> tuple[tuple[Prompt, ...], Prompt]:
+        """Return the instruction's sub-prompts and the negative prompt, embedded, with their step schedules."""
+        return tuple(encode_prompt(self.prompts, instruction, steps)), encode_schedule(self.prompts, negative, steps)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """Denoise rows: x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> [N, 4, h, w] float32.
+
+        The UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have variance 1 together
+        (k-diffusion's CompVisDenoiser).
+        """
+        dtype = self.machine.dtype
+        level = sigma.view(-1, 1, 1, 1)
+        scaled = join(x / (level**2 + 1).sqrt(), image).to(dtype, memory_format=torch.channels_last)
+        noise = self.unet(scaled, self.levels.sigma_to_t(sigma), text.to(dtype))
+        return x - level * noise.float()
+
+    @torch.inference_mode()
+    def decode(self, latent: Tensor) -> Tensor:
+        """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
+        z = latent / self.config.scale_factor
+
+        def decode(tile: Tensor) -> Tensor:
+            return self.vae.decode(tile.to(self._vae_dtype))
+
+        factor = self.config.vae.factor
+        picture = in_tiles(decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
+        if not picture.isfinite().all() and self._vae_dtype != torch.float32:
+            self.vae.float()
+            picture = in_tiles(decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
+        return picture
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        return self.vae.quant_conv.weight.dtype
