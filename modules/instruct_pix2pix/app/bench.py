@@ -1,0 +1,138 @@
+"""The command `bench`: what this machine does with a model, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..engine.edit import Edited, edit
+from ..engine.model import EditModel
+from ..engine.precision import choose_machine
+from ..errors import UserError
+from ..settings import EditSettings
+from .library import model_dirs, resolve
+
+# Which rows a step has, by its scales: see guidance.py.
+CASES = {
+    "image+text, image, null": (7.5, 1.5),
+    "image+text, image": (7.5, 1.0),
+    "image+text": (1.0, 1.0),
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. Raises UserError."""
+    if args.steps < 1 or args.repeat < 1:
+        raise UserError("Steps and repeats must be 1 or more.")
+    machine = choose_machine(args.device, args.precision)
+    path = resolve(args.model, model_dirs(args.models_dir))
+    began = time.perf_counter()
+    model = EditModel.load(path, machine)
+    load = time.perf_counter() - began
+    loaded = peak_memory()
+    size = args.size or model.config.size
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8))
+
+    results = []
+    for rows, (text_cfg, image_cfg) in CASES.items():
+        settings = EditSettings(
+            instruction="make it winter",
+            seed=1,
+            steps=args.steps,
+            sampler="Euler",
+            text_cfg=text_cfg,
+            image_cfg=image_cfg,
+            size=str(size),
+        )
+        _timed(model, picture, settings)  # the first run sets up kernels and caches
+        runs = [_timed(model, picture, settings) for _ in range(args.repeat)]
+        edits = [seconds for seconds, _, _ in runs]
+        steps = [step for _, step, _ in runs]
+        evaluated = runs[0][2].rows
+        results.append(
+            {
+                "rows": rows,
+                "rows_evaluated": evaluated,
+                "seconds_per_edit": round(statistics.median(edits), 4),
+                "seconds_per_row": round(statistics.median(steps) * args.steps / evaluated, 5),
+                "seconds_per_step": round(statistics.median(steps), 5),
+            }
+        )
+    weights = sum(p.numel() * p.element_size() for n in (model.unet, model.vae, model.text) for p in n.parameters())
+    report = {
+        "model": path.stem,
+        "size": size,
+        "steps": args.steps,
+        "device": str(machine.device),
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "cpu": _cpu_name(),
+        "torch": torch.__version__,
+        "load_seconds": round(load, 3),
+        "weights_mb": round(weights / 1e6, 1),
+        "peak_mb_after_load": round(loaded / 1e6, 1),
+        "peak_mb": round(peak_memory() / 1e6, 1),
+        "edits": results,
+    }
+    print(json.dumps(report, indent=1) if args.json else _table(report))
+    return 0
+
+
+def _timed(model: EditModel, picture: Image.Image, settings: EditSettings) -> tuple[float, float, Edited]:
+    """Return the seconds of one edit, encoding and decoding included, those of its median step, and the edit."""
+    marks: list[float] = []
+    began = time.perf_counter()
+    (edited,) = edit(model, picture, settings, on_step=lambda _: marks.append(time.perf_counter()))
+    took = time.perf_counter() - began
+    between = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    return took, statistics.median(between) if between else took, edited
+
+
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes: the GPU's where one is used, else the resident set's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return 0  # the standard library has no way to ask
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _table(report: dict[str, object]) -> str:
+    edits = report["edits"]
+    assert isinstance(edits, list)
+    lines = [
+        f"{report['model']}, {report['size']} pixels, {report['steps']} steps, on {report['device']} "
+        f"in {report['dtype']}, {report['threads']} threads, {report['cpu']}, torch {report['torch']}",
+        f"loaded in {report['load_seconds']} s; weights {report['weights_mb']} MB, peak memory "
+        f"{report['peak_mb_after_load']} MB after loading, {report['peak_mb']} MB in all",
+        "",
+        "| rows of a step | rows evaluated | s per row | s per step | s per edit |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {e['rows']} | {e['rows_evaluated']} | {e['seconds_per_row']:.4f} | {e['seconds_per_step']:.4f} "
+        f"| {e['seconds_per_edit']:.3f} |"
+        for e in edits
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""The command line: `python launch.py …` in a checkout, `ip2p …` once installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import __version__
+from ..errors import UserError
+from ..settings import add_arguments
+
+EXAMPLES = """examples:
+  edit photo.jpg "make it winter"
+  edit photo.jpg "turn the horse into a dragon" --count 4 --text-cfg 9 -o dragon.png
+  inspect instruct-pix2pix.safetensors
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return 0 when all that was asked for is done, 1 after a sentence on stderr, 2 for bad usage.
+
+    130 when the person stopped it. A traceback is shown only with --debug.
+    """
+    parser = _parser()
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if args.run is None:
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args)
+    except UserError as error:
+        return _failed(args, str(error))
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _failed(args, "There is not enough memory: choose a smaller --size or --batch-size.")
+    except Exception as error:
+        return _failed(
+            args, f"Something went wrong in this program ({type(error).__name__}: {error}): --debug shows where."
+        )
+
+
+def _failed(args: argparse.Namespace, sentence: str) -> int:
+    if args.debug:
+        raise  # noqa: PLE0704 - only called while an exception is handled
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    parser = argparse.ArgumentParser(
+        prog="ip2p",
+        description="Edit pictures by saying what to change.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.set_defaults(run=None, debug=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help, parents=[common])
+        made.set_defaults(run=run)
+        return made
+
+    models = argparse.ArgumentParser(add_help=False)
+    models.add_argument(
+        "--models-dir", type=Path, action="append", default=[], metavar="DIR", help="look for models here too"
+    )
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--model", metavar="NAME", help="a file, or a name that `models` shows")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    machine.add_argument("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default auto)")
+
+    def with_parents(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help, parents=[common, models, machine])
+        made.set_defaults(run=run)
+        return made
+
+    edit = with_parents("edit", "Edit a picture.", _edit)
+    edit.add_argument("image", type=Path, metavar="IMAGE")
+    edit.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
+    edit.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
+    edit.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    edit.add_argument("--json", action="store_true", help="print one JSON object for each picture")
+    add_arguments(edit)
+
+    listing = command("models", "List the models that are here.", _models)
+    listing.add_argument("--models-dir", type=Path, action="append", default=[], metavar="DIR", help="look here too")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+
+    inspect = command("inspect", "Say what a model file is, and how that is known.", _inspect)
+    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+    download = command("download", "Download a model into the models folder.", _download)
+    download.add_argument("name", metavar="NAME", help="a known name, OWNER/REPO or OWNER/REPO/FILE")
+    download.add_argument("--models-dir", type=Path, metavar="DIR", help="put it here")
+
+    bench = with_parents("bench", "Measure this machine: seconds for a row and an edit, memory, load time.", _bench)
+    bench.add_argument("--size", type=int, metavar="PIXELS", help="side of the picture (default: the model's)")
+    bench.add_argument("--steps", type=int, default=4, help="steps of the measured edits (default 4)")
+    bench.add_argument("--repeat", type=int, default=3, help="edits to take the median of (default 3)")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+# Each command imports what it runs: `--help` and `inspect` need not wait for torch.
+
+
+def _edit(args: argparse.Namespace) -> int:
+    from .edit import run
+
+    return run(args)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from .library import find_models, model_dirs
+
+    dirs = model_dirs(args.models_dir)
+    entries = find_models(dirs)
+    if args.json:
+        _print_json([_described(e.name, e.path, e.checkpoint, e.problem) for e in entries])
+        return 0
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        what = entry.checkpoint.label if entry.checkpoint else entry.problem
+        mark = "*" if entry.checkpoint and entry.checkpoint.editable else " "
+        print(f"{mark} {entry.name:{width}}  {what}")
+    print("\n* can edit. Looked in: " + ", ".join(str(folder) for folder in dirs))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from ..checkpoints import inspect
+
+    found = inspect(args.file)
+    if args.json:
+        _print_json(_described(args.file.stem, args.file, found, None))
+        return 0
+    print(f"{args.file.name}: {found.label}")
+    print(f"  because {found.reason}")
+    ema = ", with EMA weights" if found.has_ema else ""
+    print(f"  {found.size_bytes / 1e9:.2f} GB, {found.dtype}{ema}")
+    print("  It can edit pictures." if found.editable else f"  {found.advice}")
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from .download import download
+    from .library import model_dirs
+
+    folder = args.models_dir or model_dirs()[0]
+    path = download(args.name, folder, report=lambda line: print(line, file=sys.stderr))
+    print(path)
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import run
+
+    return run(args)
+
+
+def _described(name: str, path: Path, checkpoint: object, problem: str | None) -> dict[str, object]:
+    keys = ("kind", "family", "layout", "in_channels", "context_dim", "has_ema", "dtype", "size_bytes", "reason")
+    facts = {key: getattr(checkpoint, key, None) for key in (*keys, "label", "editable")}
+    return {"name": name, "path": str(path), **facts, "problem": problem}
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The command `edit`: one picture, one instruction, one file for each result."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..engine.edit import Progress, edit, plan_for
+from ..engine.model import EditModel
+from ..engine.precision import choose_machine
+from ..engine.samplers import find_sampler
+from ..engine.schedules import find_schedule
+from ..errors import UserError
+from ..images import format_of, open_picture, save_picture
+from ..infotext import build
+from ..settings import EditSettings
+from .library import model_dirs, model_hash, resolve
+
+
+def run(args: argparse.Namespace) -> int:
+    """Edit as asked; every finished picture is written before the next is begun.
+
+    Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
+    """
+    settings = EditSettings.from_namespace(args).require_instruction()
+    find_sampler(settings.sampler)
+    find_schedule(settings.schedule)
+    picture = open_picture(args.image)
+    mask = open_picture(args.mask).image if args.mask else None
+    outputs = output_names(args.image, args.output, settings.count)
+    machine = choose_machine(args.device, args.precision)
+    path = resolve(args.model, model_dirs(args.models_dir))
+    for note in picture.notes:
+        _say(note)
+
+    began = time.perf_counter()
+    _say(f"Loading {path.stem} …")
+    model = EditModel.load(path, machine)
+    hash_ = model_hash(path)
+    number = str(machine.dtype).removeprefix("torch.")
+    _say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+
+    plan = plan_for(model, picture.image, settings)
+    alpha = plan.undo(plan.apply(picture.alpha)) if picture.alpha else None
+    # disable=None: no bar where stderr is not a terminal
+    with tqdm(total=settings.steps * settings.count, unit="step", leave=False, disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = progress.steps * settings.count
+            bar.update(len(progress.seeds))
+
+        results = edit(model, picture.image, settings, mask=mask, on_step=show)
+        for result, output in zip(results, outputs, strict=True):
+            image = result.image
+            if alpha is not None and output.suffix.lower() in (".png", ".webp"):
+                image.putalpha(alpha)
+            text = build(
+                result.settings,
+                seed=result.settings.seed,
+                size=result.image.size,
+                model_name=model.name,
+                model_hash=hash_,
+            )
+            written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
+            with tqdm.external_write_mode(sys.stdout):
+                if args.json:
+                    facts = {"path": str(written), "seed": result.settings.seed, "size": list(result.image.size)}
+                    print(json.dumps({**facts, "rows": result.rows, "seconds": round(result.seconds, 3)}), flush=True)
+                else:
+                    print(f"{written}  (seed {result.settings.seed}, {result.seconds:.1f} s)", flush=True)
+    return 0
+
+
+def output_names(image: Path, output: Path | None, count: int) -> list[Path]:
+    """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
+
+    Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
+    name that no picture can be written to, or that is the picture's own.
+    """
+    if output is None or output.is_dir() or not output.suffix:
+        folder = output or Path()
+        for attempt in itertools.count(1):
+            stem = f"{image.stem}-edited" + (f"-{attempt}" if attempt > 1 else "")
+            names = _numbered(folder / f"{stem}.png", count)
+            if not any(name.exists() for name in names):
+                return names
+    format_of(output)
+    names = _numbered(output, count)
+    if any(name.resolve() == image.resolve() for name in names):
+        raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
+    return names
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

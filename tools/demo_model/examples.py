@@ -1,0 +1,78 @@
+"""Draws the pictures in examples/, and with --readme the picture at the head of the README.
+
+    python -m tools.demo_model.examples
+    python -m tools.demo_model.examples --readme
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.settings import EditSettings
+
+from . import world
+from .train import DEMO
+
+ROOT = Path(__file__).parent.parent.parent
+
+EXAMPLES = {
+    "house": world.Scene("day", "summer", "clouds", (world.Thing("house", "white", 0), world.Thing("tree", "green", 2)), world.scene(7).look),
+    "car": world.Scene("day", "autumn", "clear", (world.Thing("car", "red", 1), world.Thing("tree", "green", 2)), world.scene(11).look),
+    "ball": world.Scene("sunset", "summer", "clear", (world.Thing("cube", "blue", 0), world.Thing("ball", "yellow", 2)), world.scene(23).look),
+    "night": world.Scene("night", "winter", "clear", (world.Thing("house", "orange", 2), world.Thing("car", "green", 0)), world.scene(5).look),
+}
+
+README = [
+    ("house", "make it winter"),
+    ("house", "turn day into night"),
+    ("house", "paint the house red"),
+    ("car", "make the car blue"),
+    ("car", "replace the tree with a yellow ball"),
+    ("ball", "add a tree in the middle"),
+    ("ball", "remove the ball"),
+    ("night", "make it summer"),
+]
+
+
+def strip(seed: int, zoom: int = 2) -> Image.Image:
+    """Edit the examples with the demo model and lay the pairs out with their instructions."""
+    model = EditModel.load(DEMO, choose_machine())
+    side, gap, text = world.SIZE * zoom, 6, 26
+    across = 4
+    width, height = 2 * side + gap, side + text
+    down = -(-len(README) // across)
+    page = Image.new("RGB", (across * (width + 3 * gap) - gap, down * (height + 2 * gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (name, instruction) in enumerate(README):
+        before = Image.fromarray(world.draw(EXAMPLES[name]))
+        (edited,) = edit(model, before, EditSettings(instruction=instruction, seed=seed))
+        left, top = i % across * (width + 3 * gap) + gap, i // across * (height + 2 * gap)
+        pen.text((left + 2, top + 4), f"“{instruction}”", fill="black", font_size=16)
+        for j, picture in enumerate((before, edited.image)):
+            page.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left + j * (side + gap), top + text))
+    return page
+
+
+def main() -> None:
+    """Write the files."""
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    if args.readme:
+        strip(args.seed).save(ROOT / "docs" / "edits.png", optimize=True)
+        return
+    (ROOT / "examples").mkdir(exist_ok=True)
+    for name, scene in EXAMPLES.items():
+        Image.fromarray(np.ascontiguousarray(world.draw(scene))).save(ROOT / "examples" / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Write a checkpoint of random weights, complete in names and shapes: for tests and timings, not for pictures.
+
+    python -m tools.random_checkpoint OUT [--config sd1|PATH.yaml] [--dtype fp16] [--ema] [--seed 0]
+
+OUT ends in .safetensors or .ckpt. The weights are scaled so that signals keep their size from layer to layer and
+stay finite in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from instruct_pix2pix.checkpoints import ema_twin
+from instruct_pix2pix.engine.clip import TextEncoder
+from instruct_pix2pix.engine.config import CONFIGS, load_config
+from instruct_pix2pix.engine.precision import DTYPES
+from instruct_pix2pix.engine.unet import UNet
+from instruct_pix2pix.engine.vae import VAE
+from instruct_pix2pix.errors import UserError
+from safetensors.torch import save_file
+from torch import Tensor
+
+SD1 = CONFIGS / "sd1.yaml"
+_BLOCK = 4_194_301
+"""Random numbers drawn in all; a prime, so that the rows of a weight do not repeat each other."""
+
+
+def write_random_checkpoint(
+    path: Path, config: Path = SD1, dtype: torch.dtype = torch.float16, ema: bool = False, seed: int = 0
+) -> None:
+    """Write an LDM-layout checkpoint of the networks in the yaml `config`, with EMA twins of the UNet on wish.
+
+    Every twin differs from its original. A yaml other than SD1's is copied beside the checkpoint, as a loader
+    needs it there. Takes the memory of the weights in `dtype`. Raises UserError for another suffix and for a
+    config that cannot be read.
+    """
+    if path.suffix not in (".safetensors", ".ckpt"):
+        raise UserError(f"'{path.name}' must end in .safetensors or .ckpt.")
+    tensors = dict(_tensors(config, dtype, ema, seed))
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        if path.suffix == ".ckpt":
+            torch.save({"epoch": 0, "global_step": 0, "state_dict": tensors}, partial)
+        else:
+            save_file(tensors, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    if config != SD1:
+        shutil.copyfile(config, path.with_suffix(".yaml"))
+
+
+def _tensors(config: Path, dtype: torch.dtype, ema: bool, seed: int) -> Iterator[tuple[str, Tensor]]:
+    built = load_config(config)
+    with torch.device("meta"):
+        parts = {
+            "model.diffusion_model.": UNet(built.unet),
+            "first_stage_model.": VAE(built.vae),
+            "cond_stage_model.transformer.": TextEncoder(built.text),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(_BLOCK, generator=generator).to(dtype)
+    for prefix, module in parts.items():
+        for key, shape in ((key, value.shape) for key, value in module.state_dict().items()):
+            yield prefix + key, _random(block, prefix + key, shape)
+            if ema and prefix == "model.diffusion_model.":
+                twin = ema_twin(prefix + key)
+                yield twin, _random(block, twin, shape)
+    # what a real file holds beside the networks
+    yield "cond_stage_model.transformer.text_model.embeddings.position_ids", (
+        torch.arange(built.text.context_length)[None]
+    )
+    if ema:
+        yield "model_ema.decay", torch.tensor(0.9999)
+        yield "model_ema.num_updates", torch.tensor(1000, dtype=torch.int32)
+
+
+def _random(block: Tensor, name: str, shape: torch.Size) -> Tensor:
+    """A weight in the block's dtype: a stretch of the block that its name chooses, scaled by its fan-in.
+
+    Drawing a billion normal numbers takes minutes, copying them seconds.
+    """
+    out = torch.empty(shape, dtype=block.dtype)
+    scale = 0.1 if len(shape) == 1 else shape[1:].numel() ** -0.5
+    flat = out.view(-1)
+    start, done = zlib.crc32(name.encode()) % len(block), 0
+    while done < len(flat):
+        piece = block[start : start + len(flat) - done]
+        torch.mul(piece, scale, out=flat[done : done + len(piece)])
+        start, done = 0, done + len(piece)
+    if len(shape) == 1 and name.endswith("weight"):  # of a norm
+        out += 1
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.random_checkpoint", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="file to write, ending in .safetensors or .ckpt")
+    parser.add_argument("--config", default="sd1", help="'sd1' or a model yaml (default sd1)")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp16", help="number format (default fp16)")
+    parser.add_argument("--ema", action="store_true", help="add the moving averages of the UNet")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other weights (default 0)")
+    given = parser.parse_args(arguments)
+    config = SD1 if given.config == "sd1" else Path(given.config)
+    try:
+        write_random_checkpoint(given.out, config, DTYPES[given.dtype], given.ema, given.seed)
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{given.out} ({given.out.stat().st_size / 1e9:.2f} GB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
