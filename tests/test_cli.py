@@ -227,7 +227,7 @@ def test_stopping_in_the_middle_keeps_what_is_finished(monkeypatch, capsys):
 
 def test_the_command_runs_as_a_program_of_its_own(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "instruct_pix2pix.app.cli", "edit", str(EXAMPLE), "make it winter", "-o", "p.png", *QUICK],
+        [sys.executable, "-m", "instruct_pix2pix.app.cli", "edit", EXAMPLE, "make it winter", "-o", "p.png", *QUICK],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT / "modules")},
         capture_output=True,

@@ -95,7 +95,7 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
         guidance = DualGuidance(
             model, conditions, Scales(settings.text_cfg, settings.image_cfg), sigmas, rescale=settings.rescale
         )
-        noise = ImageNoise([case.seed for case in some], tuple(latent.shape[1:]), model.machine.device)
+        noise = ImageNoise([case.seed for case in some], latent.shape[1:], model.machine.device)
         x = sampler.function(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
         edited += [np.asarray(picture) for picture in to_images(model.decode(x))]
     return edited
@@ -173,7 +173,8 @@ def sheet(wanted: Sequence[Case], edited: Sequence[np.ndarray], columns: int = 6
 
 def main() -> None:
     """Judge, print the table, write the sheet."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.evaluate", description=(__doc__ or "").split("\n", 1)[0])
+    about = (__doc__ or "").split("\n", 1)[0]
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.evaluate", description=about)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200, help="scenes; each is edited in every way it allows")
     parser.add_argument("--model", type=Path, default=DEMO)

@@ -22,11 +22,17 @@ from .train import DEMO
 
 ROOT = Path(__file__).parent.parent.parent
 
+
+
+def _scene(look: int, time: str, season: str, sky: str, *things: world.Thing) -> world.Scene:
+    return world.Scene(time, season, sky, things, world.scene(look).look)
+
+
 EXAMPLES = {
-    "house": world.Scene("day", "summer", "clouds", (world.Thing("house", "white", 0), world.Thing("tree", "green", 2)), world.scene(7).look),
-    "car": world.Scene("day", "autumn", "clear", (world.Thing("car", "red", 1), world.Thing("tree", "green", 2)), world.scene(11).look),
-    "ball": world.Scene("sunset", "summer", "clear", (world.Thing("cube", "blue", 0), world.Thing("ball", "yellow", 2)), world.scene(23).look),
-    "night": world.Scene("night", "winter", "clear", (world.Thing("house", "orange", 2), world.Thing("car", "green", 0)), world.scene(5).look),
+    "house": _scene(7, "day", "summer", "clouds", world.Thing("house", "white", 0), world.Thing("tree", "green", 2)),
+    "car": _scene(11, "day", "autumn", "clear", world.Thing("car", "red", 1), world.Thing("tree", "green", 2)),
+    "ball": _scene(23, "sunset", "summer", "clear", world.Thing("cube", "blue", 0), world.Thing("ball", "yellow", 2)),
+    "night": _scene(5, "night", "winter", "clear", world.Thing("car", "green", 0), world.Thing("house", "orange", 2)),
 }
 
 README = [
@@ -62,7 +68,8 @@ def strip(seed: int, zoom: int = 2) -> Image.Image:
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=(__doc__ or "").split("\n", 1)[0])
+    about = (__doc__ or "").split("\n", 1)[0]
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=about)
     parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -89,13 +89,15 @@ def fit(
         decay = min(0.999, (step + 1) / (step + 10))
         with torch.no_grad():
             current = module.state_dict()
-            torch._foreach_lerp_(list(average.values()), [current[key] for key in average], 1 - decay)
+            for key, value in average.items():
+                value.lerp_(current[key], 1 - decay)
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
-            curve.append({"step": step + 1, "loss": float(np.mean(losses))})
             each = (time.perf_counter() - began) / (step + 1 - start)
             left = each * (steps - step - 1) / 60
-            print(f"{name} {step + 1}/{steps} loss {np.mean(losses):.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
+            mean = float(np.mean(losses))
+            curve.append({"step": step + 1, "loss": mean})
+            print(f"{name} {step + 1}/{steps} loss {mean:.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
             losses = []
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
@@ -166,7 +168,7 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
     weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
     with torch.no_grad():
-        x = pictures(range(0, 64)).to(machine.device)
+        x = pictures(range(64)).to(machine.device)
         latents = vae.moments(x)[0]
         psnr = -10 * torch.log10(((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean())
     scale = 1 / latents.std().item()
@@ -243,12 +245,10 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
     _, scale = load_vae(runs)
     unet, text = UNet(CONFIG.unet), TextEncoder(CONFIG.text)
     with torch.no_grad():
-        for module in unet.modules():  # residual branches start small, as in LDM
-            if hasattr(module, "out_layers"):
-                module.out_layers[3].weight *= 0.1
-            if hasattr(module, "proj_out"):
-                module.proj_out.weight *= 0.1
-        unet.out[2].weight *= 0.1
+        # residual branches and the output start small, as in LDM
+        for key, value in unet.named_parameters():
+            if key.endswith(("out_layers.3.weight", "proj_out.weight")) or key == "out.2.weight":
+                value *= 0.1
         text.text_model.embeddings.token_embedding.weight.normal_(0, 0.3)
         text.text_model.embeddings.position_embedding.weight.normal_(0, 0.1)
     unet.to(machine.device)
@@ -311,10 +311,8 @@ def export(runs: Path, out: Path) -> None:
     """Write the averaged weights as one LDM checkpoint in float16, with the scale factor of its latents."""
     vae, scale = load_vae(runs)
     snapshot = runs / "unet.safetensors"
-    if snapshot.exists():
-        trained = load_file(snapshot)
-    else:
-        trained = torch.load(runs / "unet.pt", weights_only=True)["average"]
+    # before the end of training, what was averaged so far
+    trained = load_file(snapshot) if snapshot.exists() else torch.load(runs / "unet.pt", weights_only=True)["average"]
     names = {"unet.": "model.diffusion_model.", "text.": "cond_stage_model.transformer."}
     tensors = {f"first_stage_model.{key}": value for key, value in vae.state_dict().items()}
     for old, new in names.items():
@@ -322,12 +320,13 @@ def export(runs: Path, out: Path) -> None:
     part = out.with_suffix(".part")
     save_file({key: value.half().contiguous() for key, value in tensors.items()}, part)
     part.replace(out)
-    print(f"wrote {out.name}, {out.stat().st_size / 1e6:.1f} MB; put scale_factor: {scale:.5f} into demo.yaml", flush=True)
+    print(f"wrote {out.name}, {out.stat().st_size / 1e6:.1f} MB; its yaml needs scale_factor: {scale:.5f}", flush=True)
 
 
 def main() -> None:
     """Run the stages asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=__doc__.split("\n", 1)[0])
+    about = (__doc__ or "").split("\n", 1)[0]
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=about)
     parser.add_argument("--stage", choices=["vae", "pairs", "unet", "export"], help="only this stage")
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
     parser.add_argument("--vae-steps", type=int, default=3400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -93,7 +94,7 @@ def _timed(model: EditModel, picture: Image.Image, settings: EditSettings) -> tu
     began = time.perf_counter()
     (edited,) = edit(model, picture, settings, on_step=lambda _: marks.append(time.perf_counter()))
     took = time.perf_counter() - began
-    between = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    between = [later - earlier for earlier, later in itertools.pairwise(marks)]
     return took, statistics.median(between) if between else took, edited
 
 
@@ -122,14 +123,14 @@ def _table(report: dict[str, object]) -> str:
     edits = report["edits"]
     assert isinstance(edits, list)
     lines = [
-        f"{report['model']}, {report['size']} pixels, {report['steps']} steps, on {report['device']} "
-        f"in {report['dtype']}, {report['threads']} threads, {report['cpu']}, torch {report['torch']}",
-        f"loaded in {report['load_seconds']} s; weights {report['weights_mb']} MB, peak memory "
-        f"{report['peak_mb_after_load']} MB after loading, {report['peak_mb']} MB in all",
+        "{model}, {size} pixels, {steps} steps, on {device} in {dtype}, {threads} threads, {cpu}, torch {torch}",
+        "loaded in {load_seconds} s; weights {weights_mb} MB, peak memory {peak_mb_after_load} MB after loading,",
+        "{peak_mb} MB in all",
         "",
         "| rows of a step | rows evaluated | s per row | s per step | s per edit |",
         "|---|---:|---:|---:|---:|",
     ]
+    lines = [line.format_map(report) for line in lines]
     lines += [
         f"| {e['rows']} | {e['rows_evaluated']} | {e['seconds_per_row']:.4f} | {e['seconds_per_step']:.4f} "
         f"| {e['seconds_per_edit']:.3f} |"

@@ -81,4 +81,5 @@ def _build(section: dict[str, Any], kind: type) -> Any:  # noqa: ANN401 - one of
     if kind is UNetConfig and "transformer_depth" in params:
         params["transformer_depth"] = as_depths(params["transformer_depth"], len(params["channel_mult"]))
     known = {field.name for field in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k in known})
+    chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items() if k in known}
+    return kind(**chosen)

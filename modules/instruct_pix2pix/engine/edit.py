@@ -80,7 +80,7 @@ def edit(
         for batch in _batches(list(same), settings.batch_size):
             began = time.perf_counter()
             seeds = tuple(one.seed for one in batch)
-            noise = ImageNoise(seeds, tuple(latent.shape[1:]), model.machine.device)
+            noise = ImageNoise(seeds, latent.shape[1:], model.machine.device)
             guidance = DualGuidance(
                 model, conditions, Scales(text_cfg, image_cfg), sigmas, rescale=settings.rescale
             )

@@ -72,8 +72,14 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     """
     checkpoint = inspect(path)
     config = find_config(checkpoint)
-    with torch.device("meta"):
-        networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
+    try:
+        with torch.device("meta"):
+            networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
+        raise UserError(
+            f"The config of '{path.name}' describes no network that can be built ({error}): "
+            "remove the yaml beside it, or take the one that came with the checkpoint."
+        ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
     sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts)
     for name, module in parts.items():

@@ -15,10 +15,10 @@ class ImageNoise:
     batch, or the device. The order of draws is AUTOMATIC1111's with random numbers from the CPU.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         """Prepare for one seed (0 .. 2**64 - 1) a picture and latents of shape (4, h, w)."""
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._shape = shape
+        self._shape = tuple(shape)
         self._device = device
 
     def draw(self) -> Tensor:
