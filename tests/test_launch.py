@@ -202,6 +202,9 @@ def test_a_failed_installation_says_so_in_a_sentence_and_is_tried_again(
     (project / "elsewhere.whl").rename(project / "tiny-1.0-py3-none-any.whl")
     assert start(python, project, with_pip).returncode == 7
     assert stamps(python) == ["instruct-pix2pix-run.stamp"]
+    (project / "requirements.txt").write_text("./missing-1.0-py3-none-any.whl\n")
+    assert start(python, project, with_pip).returncode == 1
+    assert stamps(python) == []  # what was installed before may be half replaced now
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
