@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint, inspect, weight_files
+from ..checkpoints import Checkpoint, ema_twin, inspect, weight_files
 from ..errors import UserError
 from ..weights_files import header, read_weights
 from .clip import TextEncoder
@@ -97,8 +97,8 @@ def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[
         if part == "text":
             name = f"cond_stage_model.transformer.{key}"  # older transformers wrote no 'text_model'
             return Source(path, name if name in names else name.replace(".text_model.", "."))
-        twin = "model_ema." + f"diffusion_model.{key}".replace(".", "")
-        return Source(path, twin if twin in names else f"model.diffusion_model.{key}")
+        name = f"model.diffusion_model.{key}"
+        return Source(path, ema_twin(name) if ema_twin(name) in names else name)
 
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
 
