@@ -96,7 +96,7 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
             model, conditions, Scales(settings.text_cfg, settings.image_cfg), sigmas, rescale=settings.rescale
         )
         noise = ImageNoise([case.seed for case in some], latent.shape[1:], model.machine.device)
-        x = sampler.function(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
+        x = sampler(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
         edited += [np.asarray(picture) for picture in to_images(model.decode(x))]
     return edited
 

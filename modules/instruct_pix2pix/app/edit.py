@@ -11,11 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.edit import Progress, edit, plan_for
+from ..engine.edit import Progress, canonical, edit, plan_for
 from ..engine.model import EditModel
 from ..engine.precision import choose_machine
-from ..engine.samplers import find_sampler
-from ..engine.schedules import find_schedule
 from ..errors import UserError
 from ..images import format_of, open_picture, save_picture
 from ..infotext import build
@@ -28,9 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
-    settings = EditSettings.from_namespace(args).require_instruction()
-    find_sampler(settings.sampler)
-    find_schedule(settings.schedule)
+    settings = canonical(EditSettings.from_namespace(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None
     outputs = output_names(args.image, args.output, settings.count)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -35,9 +36,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj)
+            rearrange(f(x), "b n (h c) -> b h n c", h=self.heads) for f in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(rearrange(out, "b h n c -> b n (h c)"))
 
 
 class MLP(nn.Module):

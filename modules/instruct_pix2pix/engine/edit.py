@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -17,7 +17,7 @@ from ..settings import EditSettings
 from .model import EditModel
 from .noise import ImageNoise
 from .samplers import find_sampler
-from .schedules import get_sigmas
+from .schedules import find_schedule, get_sigmas
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def edit(
     `mask` (any size, grey: white is edited, black is kept) confines the change. Raises UserError for an empty
     instruction and for names of samplers and schedules that do not exist.
     """
-    settings.require_instruction()
+    settings = canonical(settings.require_instruction())
     sampler, _ = find_sampler(settings.sampler)
     sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, settings.sampler)
     plan = plan_for(model, image, settings)
@@ -93,13 +93,19 @@ def edit(
             x = noise.draw() * float(sigmas[0])
             if settings.denoise < 1:
                 x = x + start
-            x = sampler.function(denoiser, x, sigmas, noise, report)
+            x = sampler(denoiser, x, sigmas, noise, report)
             pictures = [plan.undo(picture) for picture in to_images(model.decode(x))]
             if mask is not None:
                 pictures = [_paste(plan, source, picture, mask) for picture in pictures]
             seconds = (time.perf_counter() - began) / len(batch)
             for one, picture in zip(batch, pictures, strict=True):
                 yield Edited(picture, one, guidance.rows_evaluated, seconds)
+
+
+def canonical(settings: EditSettings) -> EditSettings:
+    """Return the settings with the sampler's and the schedule's own names. Raises UserError for unknown ones."""
+    sampler, named = find_sampler(settings.sampler)
+    return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
 
 
 def plan_for(model: EditModel, image: Image.Image, settings: EditSettings) -> Fit:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -84,11 +85,11 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, tokens, C / heads]
+            rearrange(t, "b n (h c) -> b h n c", h=self.heads)
             for t in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        return self.to_out(rearrange(out, "b h n c -> b n (h c)"))
 
 
 class GEGLU(nn.Module):
@@ -148,14 +149,14 @@ class SpatialTransformer(nn.Module):
         h = self.norm(x)
         if not self.linear:
             h = self.proj_in(h)
-        h = h.flatten(2).transpose(1, 2)  # [B, H*W, C]
+        h = rearrange(h, "b c h w -> b (h w) c")
         if self.linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:
             h = block(h, context)
         if self.linear:
             h = self.proj_out(h)
-        h = h.transpose(1, 2).unflatten(2, (height, -1))  # [B, C, H, W]
+        h = rearrange(h, "b (h w) c -> b c h w", h=height)
         if not self.linear:
             h = self.proj_out(h)
         return x + h
