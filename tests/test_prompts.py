@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.prompts import parse_attention, schedule, split_and
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from instruct_pix2pix.engine.text import PromptEncoder, encode_prompt, encode_schedule
 from instruct_pix2pix.engine.tokenizer import Tokenizer
 from instruct_pix2pix.errors import UserError

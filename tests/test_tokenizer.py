@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from instruct_pix2pix.engine.tokenizer import Tokenizer, byte_alphabet, merges
 
 transformers = pytest.importorskip("transformers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.run is None:
         parser.print_help()
         return 0
+    warnings.filterwarnings("ignore", module="PIL")  # what it says of odd files, our own sentences say better
     try:
         return args.run(args)
     except UserError as error:

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 size=result.image.size,
                 model_name=model.name,
                 model_hash=hash_,
+                extra={"RNG": "CPU"},  # or the web UI would draw other noise for this seed
             )
             written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
             with tqdm.external_write_mode(sys.stdout):

@@ -1,0 +1,155 @@
+"""The 'parameters' text of a picture, in the form of the AUTOMATIC1111 web UI, both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.settings import KNOBS, EditSettings, number_text
+
+NEGATIVE = "Negative prompt:"
+
+# The web UI's own order. These are always written; any other knob only when it is not at its default.
+# 'Denoising strength' is among them because the web UI would otherwise leave its slider where it was.
+ORDER = (
+    "Steps",
+    "Sampler",
+    "Schedule type",
+    "CFG scale",
+    "Image CFG scale",
+    "Seed",
+    "Size",
+    "Model hash",
+    "Model",
+    "Denoising strength",
+)
+
+# The web UI strips every line and takes 'Negative prompt:' at the head of any line for the start of the
+# negative prompt. A text that this would change is written once more, quoted, under these names.
+EXACT = {"instruction": "Exact prompt", "negative": "Exact negative prompt"}
+
+# What the web UI reads: `name: value`, the value quoted as JSON when it holds a comma, colon or newline.
+# A name is tried only where a run of its letters begins, so that hostile text is read as fast as any.
+FIELD = re.compile(r'(?<![\w \-/])[ \-/]*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+# Before 1.9 the web UI wrote the schedule into the sampler's name: 'DPM++ 2M Karras'.
+OLD_SAMPLER = re.compile(r"(.+) (Karras|Exponential|Polyexponential)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """A 'parameters' text taken apart: the two prompts, and the fields of its last line."""
+
+    instruction: str
+    negative: str
+    fields: Mapping[str, str]
+
+
+def build(
+    settings: EditSettings,
+    *,
+    seed: int,
+    size: tuple[int, int],
+    model_name: str | None,
+    model_hash: str | None,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """Write the text of the picture with this seed; `size` is its (width, height) in pixels.
+
+    `extra` adds fields at the end (None is left out). Raises ValueError for a field name that the
+    web UI could not read back, UserError for a seed out of range.
+    """
+    one = settings.for_image(seed)
+    fields: dict[str, Any] = dict.fromkeys(ORDER)
+    fields |= {"Size": f"{size[0]}x{size[1]}", "Model hash": model_hash or None, "Model": model_name or None}
+    for name, knob in KNOBS.items():
+        value = getattr(one, name)
+        if knob.infotext and (knob.infotext in ORDER or value != knob.default):
+            fields[knob.infotext] = value
+    # A reader takes 'Size' for the size to edit at, so say so when that was another one.
+    fields[KNOBS["size"].infotext or ""] = None if one.size == fields["Size"] else one.size
+    fields |= extra or {}
+    text = _compose(one, fields)
+    read = parse(text)
+    lost = {EXACT[name]: getattr(one, name) for name in EXACT if getattr(one, name) != getattr(read, name)}
+    return _compose(one, fields | lost) if lost else text
+
+
+def parse(text: str) -> Infotext:
+    """Take a 'parameters' text apart by the web UI's rules; any text at all gives an answer."""
+    *lines, last = text.strip().split("\n")
+    found = FIELD.findall(last)
+    if len(found) < 3:
+        lines.append(last)
+        found = []
+    prompts: dict[str, list[str]] = {"instruction": [], "negative": []}
+    current = "instruction"
+    for line in map(str.strip, lines):
+        if line.startswith(NEGATIVE):
+            current, line = "negative", line.removeprefix(NEGATIVE).strip()
+        if line or prompts[current]:
+            prompts[current].append(line)
+    fields = {name: _unquoted(value) for name, value in found}
+    exact = {name: fields.pop(field, "\n".join(prompts[name])) for name, field in EXACT.items()}
+    return Infotext(exact["instruction"], exact["negative"], fields)
+
+
+def settings_from(text: str) -> tuple[EditSettings, tuple[str, ...]]:
+    """Read settings back: those that are valid, and one sentence for each value that was left out.
+
+    Fields that are no setting of an edit are passed over.
+    """
+    read = parse(text)
+    words = dict(read.fields)
+    old = OLD_SAMPLER.fullmatch(words.get("Sampler", ""))
+    if old and "Schedule type" not in words:
+        words["Sampler"], words["Schedule type"] = old[1], old[2].capitalize()
+    words.setdefault(KNOBS["size"].infotext or "", words.get("Size", "auto"))
+    values: dict[str, Any] = {}
+    left_out: list[str] = []
+    for name, knob in KNOBS.items():
+        word = getattr(read, name) if name in EXACT else words.get(knob.infotext or "")
+        if word is None:
+            continue
+        try:
+            values[name] = knob.parse(word)
+        except UserError as error:
+            left_out.append(str(error))
+    return EditSettings(**values), tuple(left_out)
+
+
+def _compose(settings: EditSettings, fields: Mapping[str, Any]) -> str:
+    parts = [settings.instruction]
+    if settings.negative:
+        parts.append(f"{NEGATIVE} {settings.negative}")
+    for name in fields:
+        found = FIELD.fullmatch(f"{name}: 0")
+        if not found or found[1] != name:
+            raise ValueError(f"not a field name that can be read back: {name!r}")
+    written = [f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None]
+    parts.append(", ".join(written))
+    return "\n".join(parts).strip()
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = number_text(value)
+    text = str(value).encode("utf-8", "replace").decode()  # a file name may hold bytes that are not text
+    # The last three conditions go beyond the web UI's writer; its reader needs them all the same.
+    if re.search(r"[,:\n]", text) or not text or text != text.strip() or text[0] == '"':
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        try:
+            read = json.loads(value)
+        except ValueError:
+            return value
+        return read if isinstance(read, str) else value
+    return value

@@ -1,0 +1,368 @@
+"""Every knob of an edit, once: command line, GUI, API and infotext follow from this file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any
+
+from instruct_pix2pix.errors import UserError
+
+SEEDS = 2**32
+"""Seeds are 0 .. SEEDS - 1, and count on from 0 again."""
+
+SHORTEST_SIDE, LONGEST_SIDE = 64, 4096
+LONGEST_TEXT = 10_000
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a door has to know about one setting; the kind of value is the kind of its default."""
+
+    default: Any
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] | None = None
+    infotext: str | None = None
+    flag: str | None = None
+    rule: Callable[[object], Any] | None = None  # stands in for the checks below
+
+    @property
+    def range_text(self) -> str:
+        """'between 1 and 30', or nothing for a knob without a range."""
+        if self.minimum is None or self.maximum is None:
+            return ""
+        return f"between {number_text(self.minimum)} and {number_text(self.maximum)}"
+
+    def check(self, value: object) -> Any:  # noqa: ANN401
+        """Return `value` as the knob's own kind, or raise UserError naming label, value and range."""
+        if self.rule is not None:
+            return self.rule(value)
+        if isinstance(self.default, bool):
+            if isinstance(value, bool):
+                return value
+            raise self._error(value, "true or false", "choose one of them")
+        if isinstance(self.default, str):
+            return self._check_text(value)
+        whole = isinstance(self.default, int)
+        kind = ("a whole number " if whole else "a number ") + self.range_text
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise self._error(value, kind.strip(), "choose a value in that range")
+        if isinstance(value, Integral):
+            # Exact, where a float would round a seed; no range reaches the bound that keeps messages short.
+            number: float = max(-(10**18), min(int(value), 10**18))
+        else:
+            number = float(value)
+        # Written so that NaN, which fails every comparison, is refused too.
+        if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
+            raise UserError(
+                f"{self.label} is {number_text(number)}, but must lie {self.range_text}: choose a value in that range."
+            )
+        if whole and number != int(number):
+            raise self._error(value, kind.strip(), "choose a value in that range")
+        return int(number) if whole else float(number)
+
+    def parse(self, text: str) -> Any:  # noqa: ANN401
+        """Read a value from text (infotext, command line) and check it; raises UserError."""
+        if isinstance(self.default, str):
+            return self.check(text)
+        word = text.strip()
+        if isinstance(self.default, bool):
+            return self.check({"true": True, "false": False}.get(word.lower(), text))
+        try:
+            return self.check(int(word))
+        except ValueError:
+            pass
+        try:
+            return self.check(float(word))
+        except ValueError:
+            return self.check(text)  # not a number: the check says so
+
+    def _check_text(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self._error(value, "text", "write it as text")
+        text = value.replace("\r\n", "\n").replace("\r", "\n")
+        if len(text) > LONGEST_TEXT:
+            raise UserError(f"{self.label} is {len(text)} characters long, but at most {LONGEST_TEXT} fit: shorten it.")
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{self.label} holds bytes that are not text: type it again as plain text.")
+        if self.default and not text.strip():
+            raise UserError(f"{self.label} is empty: choose one by name, for example '{self.default}'.")
+        if self.choices is not None and text not in self.choices:
+            raise self._error(text, "one of " + ", ".join(self.choices), "choose one of them")
+        return text
+
+    def _error(self, value: object, wanted: str, advice: str) -> UserError:
+        return UserError(f"{self.label} is {_shown(value)}, but must be {wanted}: {advice}.")
+
+
+def knob(
+    default: Any,  # noqa: ANN401 - the kind of the setting is the kind of its default
+    *,
+    label: str,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    step: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    infotext: str | None = None,
+    flag: str | None = None,
+    rule: Callable[[object], Any] | None = None,
+) -> Any:  # noqa: ANN401 - a dataclass field, typed as whatever it stands for
+    """Declare a field of a settings dataclass whose metadata is a Knob."""
+    described = Knob(default, label, help, minimum, maximum, step, choices, infotext, flag, rule)
+    return field(default=default, metadata={"knob": described})
+
+
+def _check_size(value: object) -> str:
+    """'auto', '512' or '512x768' from what a person wrote; raises UserError."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    found = None
+    if isinstance(text, str):
+        text = text.strip().lower()
+        if text == "auto":
+            return text
+        found = re.fullmatch(r"([0-9]{1,9})(?:\s*[x×]\s*([0-9]{1,9}))?", text)
+    sides = [int(side) for side in found.groups() if side] if found else []
+    if not sides or not all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in sides):
+        raise UserError(
+            f"Size is {_shown(value)}, but must be auto, a longest side such as 512, or a width and height "
+            f"such as 512x768: choose sides between {SHORTEST_SIDE} and {LONGEST_SIDE}."
+        )
+    return "x".join(map(str, sides))
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """All that a person can set for one edit; checked when made, so no other code checks again.
+
+    Raises UserError, one sentence, for a value out of range, NaN, or of the wrong kind.
+    """
+
+    instruction: str = knob("", label="Instruction", help="What to change, as you would tell a person.")
+    negative: str = knob(
+        "",
+        label="Negative prompt",
+        help="What the result should not look like; stands in for the empty text.",
+        flag="--negative",
+    )
+    text_cfg: float = knob(
+        7.5,
+        label="Text CFG",
+        help="How strongly the instruction is followed: higher changes more.",
+        minimum=1.0,
+        maximum=30.0,
+        step=0.1,
+        infotext="CFG scale",
+        flag="--text-cfg",
+    )
+    image_cfg: float = knob(
+        1.5,
+        label="Image CFG",
+        help="How closely the input picture is kept: higher changes less.",
+        minimum=0.0,
+        maximum=5.0,
+        step=0.05,
+        infotext="Image CFG scale",
+        flag="--image-cfg",
+    )
+    steps: int = knob(
+        20,
+        label="Steps",
+        help="Sampling steps: 20 to 30 suit most edits; time grows with them.",
+        minimum=1,
+        maximum=150,
+        step=1,
+        infotext="Steps",
+        flag="--steps",
+    )
+    sampler: str = knob(
+        "Euler a",
+        label="Sampler",
+        help="The rule that takes each step from noise to picture.",
+        infotext="Sampler",
+        flag="--sampler",
+    )
+    schedule: str = knob(
+        "Automatic",
+        label="Schedule type",
+        help="How the noise levels are spaced; Automatic takes the sampler's own.",
+        infotext="Schedule type",
+        flag="--schedule",
+    )
+    seed: int = knob(
+        -1,
+        label="Seed",
+        help="The same seed gives the same edit; -1 draws a new one.",
+        minimum=-1,
+        maximum=SEEDS - 1,
+        step=1,
+        infotext="Seed",
+        flag="--seed",
+    )
+    count: int = knob(
+        1,
+        label="Count",
+        help="How many edits to make, each with the next seed.",
+        minimum=1,
+        maximum=1000,
+        step=1,
+        flag="--count",
+    )
+    batch_size: int = knob(
+        1,
+        label="Batch size",
+        help="How many edits are computed together: faster on a large GPU, more memory.",
+        minimum=1,
+        maximum=64,
+        step=1,
+        flag="--batch-size",
+    )
+    rescale: float = knob(
+        0.0,
+        label="Guidance rescale",
+        help="Tames washed-out or burnt colours at high Text CFG; 0 is off.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        infotext="Guidance rescale",
+        flag="--rescale",
+    )
+    denoise: float = knob(
+        1.0,
+        label="Denoising strength",
+        help="1 starts from pure noise, as in the paper; lower starts from the noised input.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        infotext="Denoising strength",
+        flag="--denoise",
+    )
+    size: str = knob(
+        "auto",
+        label="Size",
+        help=(
+            "Size at which the edit is computed: auto, the longest side (512), or width x height "
+            f"(512x768); sides from {SHORTEST_SIDE} to {LONGEST_SIDE}."
+        ),
+        infotext="Edit size",  # A1111's 'Size' is the size of the picture
+        flag="--size",
+        rule=_check_size,
+    )
+    randomize_cfg: bool = knob(
+        False,
+        label="Randomize CFG",
+        help="Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each picture, from its seed.",
+        flag="--randomize-cfg",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field and store it as its own kind (7 becomes 7.0, '512 X 768' becomes '512x768')."""
+        for name, one in KNOBS.items():
+            object.__setattr__(self, name, one.check(getattr(self, name)))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> EditSettings:
+        """Make settings from names and values; None means the default. Raises UserError."""
+        for name in values:
+            if name not in KNOBS:
+                close = get_close_matches(str(name), KNOBS, n=1)
+                advice = f"did you mean '{close[0]}'?" if close else f"the settings are {', '.join(KNOBS)}."
+                raise UserError(f"There is no setting '{str(name)[:60]}': {advice}")
+        return cls(**{name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def from_namespace(cls, namespace: argparse.Namespace) -> EditSettings:
+        """Make settings from parsed arguments, whatever else the namespace holds. Raises UserError."""
+        return cls.from_mapping({name: getattr(namespace, name, None) for name in KNOBS})
+
+    @property
+    def target_size(self) -> int | tuple[int, int] | None:
+        """The size in pixels: the longest side, (width, height), or None for 'auto'."""
+        if self.size == "auto":
+            return None
+        sides = [int(side) for side in self.size.split("x")]
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+    def require_instruction(self) -> EditSettings:
+        """Return these settings, or raise UserError when the instruction is blank."""
+        if not self.instruction.strip():
+            raise UserError("The instruction is empty: say what to change, for example 'make it winter'.")
+        return self
+
+    def seeds(self) -> list[int]:
+        """One seed for each of the `count` pictures; a seed of -1 draws the first anew at every call."""
+        first = secrets.randbelow(SEEDS) if self.seed == -1 else self.seed
+        return [(first + index) % SEEDS for index in range(self.count)]
+
+    def for_image(self, seed: int) -> EditSettings:
+        """The settings of the one picture with this seed (0 .. 2**32 - 1), 'Randomize CFG' resolved.
+
+        The ranges and the two decimals are those of the authors' edit_app.py.
+        """
+        chosen = replace(self, seed=seed, randomize_cfg=False)
+        if not self.randomize_cfg:
+            return chosen
+        draw = random.Random(seed)
+        text_cfg = round(draw.uniform(6.0, 9.0), 2)
+        image_cfg = round(draw.uniform(1.2, 1.8), 2)
+        return replace(chosen, text_cfg=text_cfg, image_cfg=image_cfg)
+
+
+KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})
+"""The knob of each field of EditSettings, in order."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per knob that has a flag; an option not given is None (see from_namespace)."""
+    for name, one in KNOBS.items():
+        if one.flag is None:
+            continue
+        about = one.help.replace("%", "%%")
+        if isinstance(one.default, bool):
+            parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
+            continue
+        shown = number_text(one.default) if isinstance(one.default, (int, float)) else one.default or "none"
+        limits = f"; {one.range_text}" if one.range_text else ""
+        parser.add_argument(
+            one.flag,
+            dest=name,
+            type=_argument_reader(name),
+            choices=one.choices,
+            default=None,
+            metavar=one.flag.lstrip("-").upper().replace("-", "_"),
+            help=f"{about} (default {shown}{limits})",
+        )
+
+
+def number_text(value: float) -> str:
+    """A number without trailing zeros, exact when read back: '7', '7.5', '0.05'."""
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return repr(float(value))
+
+
+def _argument_reader(name: str):  # noqa: ANN202 - a callable that only argparse sees
+    def read(text: str) -> object:
+        try:
+            return KNOBS[name].parse(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
