@@ -50,9 +50,7 @@ def euler(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callb
     return x
 
 
-def euler_ancestral(
-    model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
-) -> Tensor:
+def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
     """Step below the next level with Euler's method, then climb back to it with new noise (k-diffusion)."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
@@ -140,9 +138,7 @@ def lcm(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callbac
     return x
 
 
-def dpmpp_2m(
-    model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
-) -> Tensor:
+def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, alg. 2): aim at an extrapolated estimate."""
     last, h_last = None, 0.0
     for step, sigma, sigma_next in _steps(sigmas):
@@ -158,9 +154,7 @@ def dpmpp_2m(
     return x
 
 
-def dpmpp_sde(
-    model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
-) -> Tensor:
+def dpmpp_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
     """Stochastic DPM-Solver++: an ancestral half step, then the whole one aimed from there (k-diffusion).
 
     The whole step's noise continues the half step's, as one Brownian path over sigma. After 20 steps towards
@@ -186,9 +180,7 @@ def dpmpp_sde(
     return x
 
 
-def dpmpp_2m_sde(
-    model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
-) -> Tensor:
+def dpmpp_2m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
     """SDE-DPM-Solver++(2M), midpoint form (arXiv 2211.01095): the ancestral step, aimed as DPM++ 2M aims."""
     last, h_last = None, 0.0
     for step, sigma, sigma_next in _steps(sigmas):
@@ -205,9 +197,7 @@ def dpmpp_2m_sde(
     return x
 
 
-def dpmpp_3m_sde(
-    model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
-) -> Tensor:
+def dpmpp_3m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
     """SDE-DPM-Solver++(3M), k-diffusion's extension of 2M: two derivatives of the estimate by lambda."""
     past: list[tuple[Tensor, float]] = []  # (denoised, log-sigma step taken from it), newest first
     for step, sigma, sigma_next in _steps(sigmas):
@@ -289,10 +279,7 @@ def _lagrange_integrals(nodes: list[float], start: float, end: float) -> list[fl
     points, weights = np.polynomial.legendre.leggauss(2)  # exact up to degree 3: four nodes
     half = (end - start) / 2
     points = start + half * (points + 1)
-    return [
-        float(half * np.sum(weights * math.prod((points - b) / (a - b) for b in nodes if b != a)))
-        for a in nodes
-    ]
+    return [float(half * np.sum(weights * math.prod((points - b) / (a - b) for b in nodes if b != a))) for a in nodes]
 
 
 def _unipc_step(

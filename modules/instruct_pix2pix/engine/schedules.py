@@ -47,9 +47,7 @@ class NoiseSchedule:
     Between two levels, log sigma is linear in t, as in k-diffusion's CompVisDenoiser without quantization.
     """
 
-    def __init__(
-        self, linear_start: float = 0.00085, linear_end: float = 0.012, timesteps: int = 1000
-    ) -> None:
+    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.012, timesteps: int = 1000) -> None:
         """Build `timesteps` levels from the first and last beta of the model's config."""
         ends = math.sqrt(linear_start), math.sqrt(linear_end)
         betas = torch.linspace(*ends, timesteps, dtype=torch.float64, device="cpu") ** 2
