@@ -201,7 +201,7 @@ def _read(source: Source, use: Callable[[Image.Image, str], Result]) -> Result:
         name = _shown(Path(label).name) if isinstance(label, str) else "The picture"
         return _decode(io.BytesIO(source.read()), name, use)
     path = Path(source)
-    name = _shown(path.name)
+    name = _shown(path.name or str(path))
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would wait for ever

@@ -124,8 +124,8 @@ def _table(report: dict[str, object]) -> str:
     assert isinstance(edits, list)
     lines = [
         "{model}, {size} pixels, {steps} steps, on {device} in {dtype}, {threads} threads, {cpu}, torch {torch}",
-        "loaded in {load_seconds} s; weights {weights_mb} MB, peak memory {peak_mb_after_load} MB after loading,",
-        "{peak_mb} MB in all",
+        "loaded in {load_seconds} s; weights {weights_mb} MB",
+        "peak memory of the process: {peak_mb_after_load} MB after loading, {peak_mb} MB in all",
         "",
         "| rows of a step | rows evaluated | s per row | s per step | s per edit |",
         "|---|---:|---:|---:|---:|",

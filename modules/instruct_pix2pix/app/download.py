@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -112,11 +111,10 @@ def download(name: str, folder: Path, *, report: Callable[[str], None]) -> Path:
     """
     known = KNOWN.get(name.strip().lower())
     repo, file = (known.repo, known.file) if known else _parse(name)
-    place = _Place(repo, file if known or file is None else file, folder)
+    place = _Place(repo, file, folder)
     with _explained(place):
         commit, files = _listing(repo)
-    pattern = file if known else file and glob.escape(file)
-    chosen = _choose(repo, files, pattern, must_match=not known)
+    chosen = _choose(repo, files, file, exact=known is None)
     root = PurePosixPath(chosen[0].path).parent
     is_folder = PurePosixPath(chosen[0].path).name == _INDEX
     target = folder / ((root.name or repo.split("/")[1]) if is_folder else PurePosixPath(chosen[0].path).name)
@@ -144,10 +142,10 @@ def _parse(name: str) -> tuple[str, str | None]:
     if match is None or ".." in match[1] or "--" in match[1]:
         names = "; ".join(f"{known} ({model.about})" for known, model in KNOWN.items())
         raise UserError(
-            f"There is no model '{name}' to download: write OWNER/REPO or OWNER/REPO/FILE, or one of these: {names}."
+            f"There is no model {name!r} to download: write OWNER/REPO or OWNER/REPO/FILE, or one of these: {names}."
         )
     if match[2] is not None and not _is_safe(match[2]):
-        raise UserError(f"'{match[2]}' cannot be a file of {match[1]}: copy its name from {HUB}/{match[1]}.")
+        raise UserError(f"{match[2]!r} cannot be a file of {match[1]}: copy its name from {HUB}/{match[1]}.")
     return match[1], match[2]
 
 
@@ -175,11 +173,15 @@ def _listing(repo: str) -> tuple[str, list[_Remote]]:
     return info.sha or "main", sorted(files, key=lambda file: (file.size, file.path))
 
 
-def _choose(repo: str, files: list[_Remote], pattern: str | None, must_match: bool) -> list[_Remote]:
-    """The one checkpoint, or the files of a diffusers folder with model_index.json first. Raises UserError."""
-    matches = [file for file in files if pattern and fnmatchcase(file.path, pattern)]
-    if not matches and pattern and must_match:
-        raise UserError(f"{repo} has no file '{_unescaped(pattern)}': it has {_models_in(files)}.")
+def _choose(repo: str, files: list[_Remote], wanted: str | None, exact: bool) -> list[_Remote]:
+    """The one checkpoint, or the files of a diffusers folder with model_index.json first. Raises UserError.
+
+    `wanted` is a path, or a pattern where it need not be `exact`: a known repository may have changed.
+    """
+    same = str.__eq__ if exact else fnmatchcase
+    matches = [file for file in files if wanted and same(file.path, wanted)]
+    if not matches and wanted and exact:
+        raise UserError(f"{repo} has no file '{wanted}': it has {_models_in(files)}.")
     if not matches:
         matches = _single_files(files) or [file for file in files if file.path == _INDEX]
         if len(matches) > 1:
@@ -195,10 +197,6 @@ def _choose(repo: str, files: list[_Remote], pattern: str | None, must_match: bo
     if not first.path.endswith((".safetensors", ".ckpt")):
         raise UserError(f"'{first.path}' is no model file: {repo} has {_models_in(files)}.")
     return [first]
-
-
-def _unescaped(pattern: str) -> str:
-    return re.sub(r"\[(.)\]", r"\1", pattern)
 
 
 def _models_in(files: list[_Remote]) -> str:
@@ -259,11 +257,12 @@ def _bring(
     """Download into a hidden folder beside `target`, check, then move there what is whole."""
     from huggingface_hub.utils import WeakFileLock
 
-    stage = target.parent / ".download" / repo.replace("/", "--")
-    stage.mkdir(parents=True, exist_ok=True)
-    lock = stage.with_name(f"{stage.name}.lock")
-    with WeakFileLock(lock):  # a second download of the same waits, then finds the model there
+    stage = target.parent / ".download" / f"{repo.replace('/', '--')}--{target.name}"
+    stage.parent.mkdir(parents=True, exist_ok=True)
+    # A second download of the same waits, then finds the model there. The lock's file stays: to remove it is a race.
+    with WeakFileLock(stage.with_name(f"{stage.name}.lock")):
         if not target.exists():
+            stage.mkdir(exist_ok=True)
             _require_space(stage, sum(item.size for item in inside))
             for item, below in inside.items():
                 _fetch(repo, commit, item, stage / below, report)
@@ -276,9 +275,6 @@ def _bring(
             else:
                 (stage / inside.popitem()[1]).replace(target)
         shutil.rmtree(stage, ignore_errors=True)
-    with contextlib.suppress(OSError):  # the lock may be held by another, who then cleans up
-        lock.unlink()
-        lock.parent.rmdir()
 
 
 def _fetch(repo: str, commit: str, item: _Remote, place: Path, report: Callable[[str], None]) -> None:
@@ -355,7 +351,7 @@ def _explained(place: _Place, under_way: bool = False) -> Iterator[None]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
 
     # The library's own network errors derive from those of its HTTP library, which changed over its versions.
-    network = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    network: type[Exception] = next(b for b in HfHubHTTPError.__mro__ if b.__name__ == "HTTPError")
     try:
         yield
     except (OSError, ValueError, network) as error:

@@ -230,7 +230,7 @@ def _write_hashes(hashes: dict[str, tuple[str, str]]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=file.parent, prefix="hashes-", suffix=".part")
         try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 json.dump(hashes, stream, indent=0)
             Path(part).replace(file)
         finally:
