@@ -70,11 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help, description=help, parents=[common])
-        made.set_defaults(run=run)
-        return made
-
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
         "--models-dir", type=Path, action="append", default=[], metavar="DIR", help="look for models here too"
@@ -84,12 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     machine.add_argument("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default auto)")
 
-    def with_parents(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help, description=help, parents=[common, models, machine])
+    def command(
+        name: str, help: str, run: Callable[[argparse.Namespace], int], *shared: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help, parents=[common, *shared])
         made.set_defaults(run=run)
         return made
 
-    edit = with_parents("edit", "Edit a picture.", _edit)
+    edit = command("edit", "Edit a picture.", _edit, models, machine)
     edit.add_argument("image", type=Path, metavar="IMAGE")
     edit.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
     edit.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
@@ -97,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_arguments(edit)
 
-    listing = command("models", "List the models that are here.", _models)
-    listing.add_argument("--models-dir", type=Path, action="append", default=[], metavar="DIR", help="look here too")
+    listing = command("models", "List the models that are here.", _models, models)
     listing.add_argument("--json", action="store_true", help="print JSON")
 
     inspect = command("inspect", "Say what a model file is, and how that is known.", _inspect)
@@ -109,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("name", metavar="NAME", help="a known name, OWNER/REPO or OWNER/REPO/FILE")
     download.add_argument("--models-dir", type=Path, metavar="DIR", help="put it here")
 
-    bench = with_parents("bench", "Measure this machine: seconds for a row and an edit, memory, load time.", _bench)
+    about = "Measure this machine: seconds for a row and an edit, memory, load time."
+    bench = command("bench", about, _bench, models, machine)
     bench.add_argument("--size", type=int, metavar="PIXELS", help="side of the picture (default: the model's)")
     bench.add_argument("--steps", type=int, default=4, help="steps of the measured edits (default 4)")
     bench.add_argument("--repeat", type=int, default=3, help="edits to take the median of (default 3)")
