@@ -74,8 +74,9 @@ def _tensors(config: Path, dtype: torch.dtype, ema: bool, seed: int) -> Iterator
                 twin = ema_twin(prefix + key)
                 yield twin, _random(block, twin, shape)
     # what a real file holds beside the networks
-    yield "cond_stage_model.transformer.text_model.embeddings.position_ids", (
-        torch.arange(built.text.context_length)[None]
+    yield (
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+        (torch.arange(built.text.context_length)[None]),
     )
     if ema:
         yield "model_ema.decay", torch.tensor(0.9999)
@@ -102,7 +103,9 @@ def _random(block: Tensor, name: str, shape: torch.Size) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.random_checkpoint", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.random_checkpoint", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("out", type=Path, help="file to write, ending in .safetensors or .ckpt")
     parser.add_argument("--config", default="sd1", help="'sd1' or a model yaml (default sd1)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16", help="number format (default fp16)")

@@ -21,6 +21,19 @@ from .vae import VAEConfig
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs"
 
+UNREADABLE = (
+    OSError,
+    OmegaConfBaseException,
+    YAMLError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What reading a config that is none can raise."""
+
 _CLASSES: dict[str, type] = {
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": UNetConfig,
     "ldm.models.autoencoder.AutoencoderKL": VAEConfig,
@@ -41,8 +54,34 @@ class ModelConfig:
     timesteps: int = 1000
     size: int = 512
     """Longest side, in pixels, at which the model edits best."""
-    multiple: int = 64
-    """Both sides are brought to multiples of this many pixels."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for networks that could be built but not run, or not in reasonable time."""
+        unet, vae, text = self.unet, self.vae, self.text
+        widths = [unet.model_channels * mult for mult in unet.channel_mult]
+        depth = max(text.layers, unet.num_res_blocks, vae.num_res_blocks, *unet.transformer_depth)
+        for problem, found in {
+            "it has more layers than this program builds": depth > 64 or max(len(widths), len(vae.ch_mult)) > 8,
+            "the UNet does not read as many numbers a word as the text encoder writes": (
+                unet.context_dim != text.width
+            ),
+            "the UNet does not take two latents of the autoencoder and return one": (
+                (unet.in_channels, unet.out_channels) != (2 * vae.z_channels, vae.z_channels)
+            ),
+            "the UNet asks for a label": unet.adm_in_channels is not None,
+            "attention heads do not divide a width": (
+                text.width % text.heads or any(width % unet.heads(width) for width in widths)
+            ),
+            "the text encoder reads fewer than 77 tokens": text.context_length < 77,
+            "the vocabulary is not CLIP's or the beginning of it": not 514 <= text.vocab_size <= 49408,
+            "the noise schedule is none": (
+                not 0 < self.linear_start <= self.linear_end < 1 or not 2 <= self.timesteps <= 100_000
+            ),
+            "scale_factor is no positive number": not 0 < self.scale_factor < 1e6,
+            "size is not between 64 and 4096 pixels": not 64 <= self.size <= 4096,
+        }.items():
+            if found:
+                raise ValueError(problem)
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -51,7 +90,8 @@ def load_config(path: Path) -> ModelConfig:
     Raises UserError when the file is no such yaml or names a class that is not in the table.
     """
     try:
-        params: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        # unresolved: an interpolation could read this machine's environment
+        params: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         params = params["model"]["params"]
         unet = _build(params["unet_config"], UNetConfig)
         vae = _build(params["first_stage_config"], VAEConfig)
@@ -61,12 +101,17 @@ def load_config(path: Path) -> ModelConfig:
             for field in fields(ModelConfig)
             if field.name in params and isinstance(field.default, int | float)
         }
-    except (OSError, OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError) as error:
+        return ModelConfig(unet, vae, text, **plain)
+    except UNREADABLE as error:
         raise UserError(
-            f"{path.name} is not a model config that this program can read ({error}): "
+            f"{path.name} is not a model config that this program can read ({first_line(error)}): "
             "remove it, or put the yaml that came with the checkpoint beside it."
         ) from error
-    return ModelConfig(unet, vae, text, **plain)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, for a sentence: its first line, or its class where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def _build(section: dict[str, Any], kind: type) -> Any:  # noqa: ANN401 - one of the three configs

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from .clip import TextConfig
-from .config import ModelConfig
+from .config import UNREADABLE, ModelConfig, first_line
 from .unet import UNetConfig, as_depths
 from .vae import VAEConfig
 
@@ -86,6 +86,8 @@ def read_configs(folder: Path) -> ModelConfig:
         scheduler = _json(scheduler_file) if scheduler_file.exists() else {}
         if scheduler.get("prediction_type", "epsilon") != "epsilon":
             raise UserError(f"'{folder.name}' predicts {scheduler['prediction_type']}, which is not supported.")
+        if text.get("hidden_act", "quick_gelu") != "quick_gelu":
+            raise UserError(f"'{folder.name}' has a text encoder other than SD1's, which is not supported.")
         return ModelConfig(
             unet=_unet_config(unet),
             vae=_vae_config(vae),
@@ -101,10 +103,10 @@ def read_configs(folder: Path) -> ModelConfig:
             linear_end=scheduler.get("beta_end", 0.012),
             timesteps=scheduler.get("num_train_timesteps", 1000),
         )
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"'{folder.name}' is no complete diffusers folder ({error}): it needs unet, vae and text_encoder, "
-            "each with its config.json."
+            f"'{folder.name}' is no complete diffusers folder ({first_line(error)}): it needs unet, vae and "
+            "text_encoder, each with its config.json."
         ) from error
 
 
@@ -115,10 +117,14 @@ def _json(path: Path) -> dict[str, Any]:
 def _unet_config(unet: dict[str, Any]) -> UNetConfig:
     widths = unet["block_out_channels"]
     levels = len(widths)
-    heads = unet.get("attention_head_dim", 8)  # a misnomer of diffusers: it counts heads in SD1
     attention = tuple(2**i for i, kind in enumerate(unet["down_block_types"]) if "CrossAttn" in kind)
-    if not isinstance(heads, int):  # one count a level: SD2 and SDXL, whose heads have one width
-        head_width = widths[0] // heads[0]
+    # what diffusers calls attention_head_dim counts the heads: one number, or one a level
+    heads = unet.get("num_attention_heads") or unet.get("attention_head_dim", 8)
+    heads = [heads] * levels if isinstance(heads, int) else heads
+    head_widths = {width // count for width, count in zip(widths, heads, strict=True)}
+    same_count = len(set(heads)) == 1
+    if not same_count and len(head_widths) > 1:
+        raise ValueError("neither the number nor the width of the attention heads is the same at all levels")
     return UNetConfig(
         in_channels=unet["in_channels"],
         out_channels=unet["out_channels"],
@@ -127,8 +133,8 @@ def _unet_config(unet: dict[str, Any]) -> UNetConfig:
         num_res_blocks=unet["layers_per_block"],
         attention_resolutions=attention,
         transformer_depth=as_depths(unet.get("transformer_layers_per_block", 1), levels),
-        num_heads=heads if isinstance(heads, int) else 8,
-        num_head_channels=-1 if isinstance(heads, int) else head_width,  # pyright: ignore[reportPossiblyUnboundVariable]
+        num_heads=heads[0],
+        num_head_channels=-1 if same_count else head_widths.pop(),
         context_dim=unet["cross_attention_dim"],
         use_linear_in_transformer=unet.get("use_linear_projection", False),
         adm_in_channels=unet.get("projection_class_embeddings_input_dim"),

@@ -7,18 +7,20 @@ hundred megabytes of file at a time, so that the peak stays near the size of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..checkpoints import Checkpoint, ema_twin, inspect, weight_files
 from ..errors import UserError
 from ..weights_files import header, read_weights
 from .clip import TextEncoder
-from .config import CONFIGS, ModelConfig, load_config
+from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
 from .precision import Machine
 from .unet import UNet
@@ -45,6 +47,19 @@ class Networks:
     config: ModelConfig
 
 
+class _Unfilled(TorchFunctionMode):
+    """Modules made in here keep their weights as allocated: a meta tensor's random fill imports half of torch."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        return None if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **(kwargs or {}))
+
+
 def find_config(checkpoint: Checkpoint) -> ModelConfig:
     """Return how this checkpoint is built: by the yaml beside it, its own configs, or its family.
 
@@ -52,17 +67,16 @@ def find_config(checkpoint: Checkpoint) -> ModelConfig:
     """
     if not checkpoint.editable:
         raise UserError(f"'{checkpoint.path.name}' cannot edit: it is {checkpoint.label}. {checkpoint.advice}")
-    if checkpoint.path.is_dir():
-        return read_configs(checkpoint.path)
-    beside = checkpoint.path.with_suffix(".yaml")
-    if beside.exists():
-        return load_config(beside)
-    if checkpoint.family != "sd1":
+    folder, beside = checkpoint.path.is_dir(), checkpoint.path.with_suffix(".yaml")
+    described = folder or beside.exists()
+    if checkpoint.family in ("sd2", "sdxl") or (checkpoint.family != "sd1" and not described):
         raise UserError(
             f"'{checkpoint.path.name}' is {checkpoint.label}, which this version cannot run: "
             "use an SD1 checkpoint such as timbrooks/instruct-pix2pix."
         )
-    return load_config(CONFIGS / "sd1.yaml")
+    if folder:
+        return read_configs(checkpoint.path)
+    return load_config(beside if described else CONFIGS / "sd1.yaml")
 
 
 def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
@@ -73,11 +87,11 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     checkpoint = inspect(path)
     config = find_config(checkpoint)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         raise UserError(
-            f"The config of '{path.name}' describes no network that can be built ({error}): "
+            f"The config of '{path.name}' describes no network that can be built ({first_line(error)}): "
             "remove the yaml beside it, or take the one that came with the checkpoint."
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
@@ -103,9 +117,7 @@ def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
 
 
-def _folder_sources(
-    path: Path, parts: Mapping[str, nn.Module], config: ModelConfig
-) -> dict[str, dict[str, Source]]:
+def _folder_sources(path: Path, parts: Mapping[str, nn.Module], config: ModelConfig) -> dict[str, dict[str, Source]]:
     """Map each network's tensors to the files and names of a diffusers folder."""
     found: dict[str, dict[str, Source]] = {}
     for part, folder in (("unet", "unet"), ("vae", "vae"), ("text", "text_encoder")):
@@ -116,8 +128,9 @@ def _folder_sources(
         elif part == "vae":
             old = "encoder.mid_block.attentions.0.query.weight" in where
             renamed = lambda key, old=old: vae_name(key, config.vae, old)  # noqa: E731
-        else:
-            renamed = str
+        else:  # newer transformers write no 'text_model'
+            whole = any(name.startswith("text_model.") for name in where)
+            renamed = str if whole else lambda key: key.removeprefix("text_model.")
         names = {key: renamed(key) for key in parts[part].state_dict()}
         found[part] = {key: Source(where.get(name, path), name) for key, name in names.items()}
     return found
@@ -137,7 +150,7 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
             raise UserError(
                 f"'{model}' lacks the tensor {source.name}: it is not a complete checkpoint, download another."
             )
-        if torch.Size(info.shape).numel() != shapes[key].numel():
+        if not _fits(info.shape, shapes[key]):
             raise UserError(
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
                 f"but {list(shapes[key])} was expected."
@@ -160,6 +173,12 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
         state[key] = mapped[source.file][source.name].reshape(shapes[key])
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)
+
+
+def _fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether the shapes agree; a 1x1 convolution may be written as a matrix and the other way round."""
+    stored, wanted = tuple(stored), tuple(wanted)
+    return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
 
 
 def _has_layout(shape: torch.Size) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..conditioning import join
+from ..errors import UserError
 from ..guidance import Prompt
 from .loader import Networks, load_networks
 from .precision import Machine
@@ -46,17 +48,10 @@ class EditModel:
 
         Unscaled is how the checkpoints were trained, although the sampled latents are scaled.
         """
-        x = picture.to(self.machine.device)
-
-        def encode(tile: Tensor) -> Tensor:
-            return self.vae.moments(tile.to(self._vae_dtype))[0]
-
-        factor = self.config.vae.factor
-        mode = in_tiles(encode, x, tile=TILE, overlap=OVERLAP, scale=1 / factor)
-        if not mode.isfinite().all() and self._vae_dtype != torch.float32:
-            self.vae.float()  # fp16 overflowed: this VAE runs in float32 from now on
-            mode = in_tiles(encode, x, tile=TILE, overlap=OVERLAP, scale=1 / factor)
-        return mode
+        x, factor = picture.to(self.machine.device), self.config.vae.factor
+        return self._through_vae(
+            lambda tile: self.vae.moments(tile)[0], x, tile=TILE, overlap=OVERLAP, scale=1 / factor
+        )
 
     @torch.inference_mode()
     def encode_text(self, instruction: str, negative: str, steps: int) -> tuple[tuple[Prompt, ...], Prompt]:
@@ -79,18 +74,24 @@ class EditModel:
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
-        z = latent / self.config.scale_factor
+        z, factor = latent / self.config.scale_factor, self.config.vae.factor
+        return self._through_vae(self.vae.decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
 
-        def decode(tile: Tensor) -> Tensor:
-            return self.vae.decode(tile.to(self._vae_dtype))
+    def _through_vae(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float
+    ) -> Tensor:
+        """Apply half of the VAE in tiles -> float32. Raises UserError for numbers that are not finite."""
+        while True:
+            dtype = self.vae.quant_conv.weight.dtype
 
-        factor = self.config.vae.factor
-        picture = in_tiles(decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
-        if not picture.isfinite().all() and self._vae_dtype != torch.float32:
-            self.vae.float()
-            picture = in_tiles(decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
-        return picture
+            def cast(part: Tensor, dtype: torch.dtype = dtype) -> Tensor:
+                return function(part.to(dtype))
 
-    @property
-    def _vae_dtype(self) -> torch.dtype:
-        return self.vae.quant_conv.weight.dtype
+            y = in_tiles(cast, x, tile=tile, overlap=overlap, scale=scale)
+            if y.isfinite().all():
+                return y
+            if dtype == torch.float32 or not x.isfinite().all():
+                raise UserError(
+                    "The model's numbers grew beyond bounds: choose precision fp32, or download the model again."
+                )
+            self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on

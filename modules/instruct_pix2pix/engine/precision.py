@@ -49,8 +49,8 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
 def cpu_multiplies_bf16() -> bool:
     """Tell whether bf16 matrix products beat float32 ones here: by capability, then by a measurement.
 
-    Without the instructions a bf16 product is emulated and hundreds of times slower; the measurement, about a
-    millisecond on a capable CPU, guards against builds of torch that do not use them.
+    Without the instructions a bf16 product is emulated and hundreds of times slower; the measurement, a
+    tenth of a second, guards against builds of torch that do not use them.
     """
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, test, bool)() for test in tests):
@@ -60,8 +60,8 @@ def cpu_multiplies_bf16() -> bool:
 
 def _seconds(dtype: torch.dtype) -> float:
     a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
+    best, begin = float("inf"), time.perf_counter()
+    while time.perf_counter() - begin < 0.05:  # long enough to find a quiet moment on a busy machine
         start = time.perf_counter()
         torch.mm(a, b)
         best = min(best, time.perf_counter() - start)
