@@ -81,12 +81,10 @@ def output_names(image: Path, output: Path | None, count: int) -> list[Path]:
     name that no picture can be written to, or that is the picture's own.
     """
     if output is None or output.is_dir() or not output.suffix:
-        folder = output or Path()
-        for attempt in itertools.count(1):
-            stem = f"{image.stem}-edited" + (f"-{attempt}" if attempt > 1 else "")
-            names = _numbered(folder / f"{stem}.png", count)
-            if not any(name.exists() for name in names):
-                return names
+        stem = f"{image.stem}-edited"
+        stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        attempts = (_numbered((output or Path()) / f"{one}.png", count) for one in stems)
+        return next(names for names in attempts if not any(name.exists() for name in names))
     format_of(output)
     names = _numbered(output, count)
     if any(name.resolve() == image.resolve() for name in names):

@@ -96,7 +96,7 @@ def load_config(path: Path) -> ModelConfig:
         unet = _build(params["unet_config"], UNetConfig)
         vae = _build(params["first_stage_config"], VAEConfig)
         text = _build(params["cond_stage_config"], TextConfig)
-        plain = {
+        plain: dict[str, Any] = {
             field.name: type(field.default)(params[field.name])
             for field in fields(ModelConfig)
             if field.name in params and isinstance(field.default, int | float)
