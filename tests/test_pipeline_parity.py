@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from instruct_pix2pix.app.library import DEMO
+from instruct_pix2pix.conditioning import to_images, to_tensor
 from instruct_pix2pix.engine.edit import Edited, Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.tokenizer import Tokenizer, byte_alphabet, merges
@@ -208,11 +209,8 @@ def test_a_lower_denoising_strength_stays_nearer_to_the_input(model, picture, ro
         moved.append(np.abs(one(model, picture, replace(settings, denoise=denoise)) - pixels(shown)).mean())
     assert len(rows) == 1 + 6 + 10  # int(strength * steps) + 1 steps, as AUTOMATIC1111 counts
     # at 0 only the autoencoder stands between input and result
-    through = model.decode(
-        model.encode_image(torch.from_numpy(np.array(shown)).permute(2, 0, 1)[None] / 127.5 - 1)
-        * model.config.scale_factor
-    )
-    floor = np.abs(((through[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy() - pixels(shown)).mean()
+    (through,) = to_images(model.decode(model.encode_image(to_tensor(shown)) * model.config.scale_factor))
+    floor = np.abs(pixels(through) - pixels(shown)).mean()
     assert moved[0] < floor + 3
     assert moved[0] < moved[1] < moved[2]
 
@@ -226,6 +224,20 @@ def test_outside_the_mask_nothing_changes(model, picture):
     assert changed[mask > 0].mean() > 2
     free = one(model, picture, replace(SETTINGS, steps=5))
     assert np.abs(free - pixels(picture)).max(axis=2)[mask == 0].mean() > 2  # the mask was needed
+
+
+def test_the_kept_part_is_the_input_while_sampling_too(model, picture):
+    """So what is edited meets its real surroundings, and not what the model would make of them."""
+    mask = Image.new("L", (96, 96), 0)
+    mask.paste(255, (32, 32, 64, 64))  # in latents of 8 pixels a side: 4..8
+    steps: list[Tensor] = []
+    one(model, picture, replace(SETTINGS, steps=3), mask=mask, on_step=lambda p: steps.append(p.denoised))
+    start = model.encode_image(to_tensor(picture)) * model.config.scale_factor
+    kept = torch.ones(1, 1, 12, 12, dtype=torch.bool)
+    kept[..., 4:8, 4:8] = False
+    for denoised in steps:
+        difference = (denoised - start).abs().amax(dim=1, keepdim=True)
+        assert float(difference[kept].max()) < 1e-5 and float(difference[~kept].min()) > 1e-3
 
 
 def test_an_empty_mask_keeps_everything_and_a_full_one_nothing(model, picture):
