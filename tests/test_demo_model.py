@@ -37,12 +37,14 @@ def test_edits_of_unseen_scenes_come_out_right(model):
     assert figures["local"]["outside"] < 10
 
 
-def test_text_cfg_changes_more_and_image_cfg_changes_less(model):
-    wanted = evaluate.cases(400_000, 8)
+def test_text_cfg_changes_more_and_image_cfg_changes_less():
+    # float32, so that every machine measures the same; local edits, whose extent the scales decide
+    model = EditModel.load(DEMO, choose_machine("cpu", "fp32"))
+    wanted = [case for case in evaluate.cases(0, 20) if case.kind in evaluate.LOCAL]
 
     def moved(text_cfg: float, image_cfg: float) -> float:
         edited = evaluate.run(model, wanted, EditSettings(steps=20, text_cfg=text_cfg, image_cfg=image_cfg))
-        return float(np.mean([evaluate.judge(c, e).moved for c, e in zip(wanted, edited, strict=True)]))
+        return float(np.mean([evaluate.judge(c, e).rms for c, e in zip(wanted, edited, strict=True)]))
 
     standard = moved(7.5, 1.5)
     assert moved(1, 1.5) < moved(3, 1.5) < standard

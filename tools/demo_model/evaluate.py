@@ -63,6 +63,8 @@ class Verdict:
     """Distance to the before-picture outside the edited region."""
     moved: float
     """Distance to the before-picture overall."""
+    rms: float
+    """The same as a root mean square over pixels and channels, to which strong changes count more."""
 
 
 def cases(first_seed: int, count: int, held_out_phrasing: bool = False) -> list[Case]:
@@ -114,7 +116,8 @@ def judge(case: Case, edited: np.ndarray) -> Verdict:
     error = float(to_after[region].mean())
     success = error < float(to_before[region].mean())
     outside = float(to_before[~region].mean()) if not region.all() else 0.0
-    return Verdict(case.kind, success, success and error <= 40, error, outside, float(to_before.mean()))
+    rms = float(np.sqrt(np.square(edited.astype(np.float32) - case.before).mean()))
+    return Verdict(case.kind, success, success and error <= 40, error, outside, float(to_before.mean()), rms)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -134,6 +137,7 @@ def summary(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
             "error": float(np.mean([v.error for v in group])),
             "outside": float(np.mean([v.outside for v in group])),
             "moved": float(np.mean([v.moved for v in group])),
+            "rms": float(np.mean([v.rms for v in group])),
         }
         for name, group in groups.items()
         if group
