@@ -1,7 +1,5 @@
 """The samplers against k-diffusion and diffusers, against a Gaussian with a known answer, and by name."""
 
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor
 from instruct_pix2pix.engine.samplers import SAMPLERS, Noise, Sampler, find_sampler
 from instruct_pix2pix.engine.schedules import SCHEDULE_NAMES, NoiseSchedule, get_sigmas
 from instruct_pix2pix.errors import Interrupted, UserError
+from tests.k_diffusion_reference import k_diffusion
 
 SHAPE = (2, 4, 8, 8)
 ONE_EVALUATION = [name for name, sampler in SAMPLERS.items() if sampler.evaluations == 1]
@@ -38,26 +37,6 @@ SIGMAS = {
     "from part way": [2.4, 1.0, 0.43, 0.2, 0.0],
     "down to some noise": [14.6, 7.7, 3.1, 1.0, 0.5],
 }
-
-
-def k_diffusion_sampling(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """k-diffusion's sampling.py itself, without the package's __init__ and all that it imports."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    spec = find_spec("k_diffusion")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("k-diffusion is not installed")
-    package = types.ModuleType("k_diffusion")
-    package.__path__ = list(spec.submodule_search_locations)
-    utils = types.ModuleType("k_diffusion.utils")
-    utils.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]  # type: ignore[attr-defined]
-    package.utils = utils  # type: ignore[attr-defined]
-    for name in ("k_diffusion.sampling", "k_diffusion.external"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "k_diffusion", package)
-    monkeypatch.setitem(sys.modules, "k_diffusion.utils", utils)
-    return import_module("k_diffusion.sampling")
 
 
 def toy_model(x: Tensor, sigma: Tensor) -> Tensor:
@@ -101,7 +80,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 def test_gives_what_k_diffusion_gives(name: str, levels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if levels == "one step" and name in ("DPM++ 2M SDE", "DPM++ 3M SDE"):
         pytest.skip("k-diffusion fails on a single step of this one")
-    sampling = k_diffusion_sampling(monkeypatch)
+    sampling = k_diffusion(monkeypatch, "sampling")
     sigmas = torch.tensor(SIGMAS[levels])
     x = start(float(sigmas[0]))
 
@@ -120,7 +99,7 @@ def test_gives_what_k_diffusion_gives(name: str, levels: str, monkeypatch: pytes
 def test_calls_back_with_the_step_the_latent_and_the_estimate_that_k_diffusion_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampling = k_diffusion_sampling(monkeypatch)
+    sampling = k_diffusion(monkeypatch, "sampling")
     sigmas = torch.tensor(SIGMAS["uneven steps"])
     theirs: list[dict[str, Any]] = []
     ours: list[tuple[int, Tensor, Tensor]] = []

@@ -1,7 +1,6 @@
 """The noise schedules against k-diffusion, diffusers and values worked out by hand."""
 
 import math
-import sys
 import types
 from typing import Any
 
@@ -13,30 +12,11 @@ from torch import Tensor
 from instruct_pix2pix.engine.samplers import SAMPLERS
 from instruct_pix2pix.engine.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule, get_sigmas
 from instruct_pix2pix.errors import UserError
+from tests.k_diffusion_reference import k_diffusion
 
 STEPS = [1, 2, 3, 4, 20, 31, 150]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULE = NoiseSchedule()
-
-
-def k_diffusion(monkeypatch: pytest.MonkeyPatch, module: str) -> Any:
-    """One file of k-diffusion, without the package's __init__, which imports what it does not need."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    spec = find_spec("k_diffusion")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("k-diffusion is not installed")
-    package = types.ModuleType("k_diffusion")
-    package.__path__ = list(spec.submodule_search_locations)
-    utils = types.ModuleType("k_diffusion.utils")
-    utils.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]  # type: ignore[attr-defined]
-    package.utils = utils  # type: ignore[attr-defined]
-    for name in ("k_diffusion.sampling", "k_diffusion.external"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "k_diffusion", package)
-    monkeypatch.setitem(sys.modules, "k_diffusion.utils", utils)
-    return import_module(f"k_diffusion.{module}")
 
 
 def compvis_denoiser(monkeypatch: pytest.MonkeyPatch) -> Any:
