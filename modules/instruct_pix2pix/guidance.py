@@ -95,7 +95,7 @@ class DualGuidance:
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
     `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
-    deviation of the guided noise back to that of the full row (Lin et al. 2023, arXiv 2305.08891, eq. 15-16).
+    deviation of the guided noise back to that of the full row (see `rescale_noise`).
     `rows_evaluated` counts the model rows of one picture so far.
     """
 
@@ -134,7 +134,8 @@ class DualGuidance:
         guided = torch.tensordot(weights, denoised, dims=1)
         full = [k for k, row in enumerate(needed) if row.prompt is not None]
         if self.rescale and full:
-            guided = _rescale(x, guided, denoised[full].mean(dim=0), self.rescale)
+            # x - denoised is sigma times the predicted noise: the ratio of deviations is that of the noise
+            guided = x - rescale_noise(x - guided, x - denoised[full].mean(dim=0), self.rescale)
         return guided
 
     def _evaluate(self, x: Tensor, sigma: Tensor, step: int, needed: Sequence[Row]) -> Tensor:
@@ -161,9 +162,11 @@ def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
     return [text.repeat(1, length // text.shape[1], 1) for text in texts]
 
 
-def _rescale(x: Tensor, guided: Tensor, full: Tensor, amount: float) -> Tensor:
-    # x - denoised is sigma times the predicted noise, so the ratio of deviations is that of the noise
-    noise, reference = x - guided, x - full
-    dims = tuple(range(1, x.ndim))
+def rescale_noise(noise: Tensor, reference: Tensor, amount: float) -> Tensor:
+    """Pull the deviation of guided noise [B, C, h, w] back to that of the full row's, by `amount` in 0..1.
+
+    Lin et al. 2023, arXiv 2305.08891, eq. 15-16.
+    """
+    dims = tuple(range(1, noise.ndim))
     ratio = reference.std(dim=dims, keepdim=True) / noise.std(dim=dims, keepdim=True)
-    return x - noise * (amount * ratio + 1 - amount)
+    return noise * (amount * ratio + 1 - amount)

@@ -91,21 +91,21 @@ class Picture:
         return self.info.get(PARAMETERS)
 
 
-def open_picture(source: Source) -> Picture:
+def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS) -> Picture:
     """Read a picture from a path, from bytes, or from a binary file.
 
     PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an
-    animation is taken. Up to 200 megapixels, 32,768 pixels a side and 16 to 1; a JPEG above 50
-    megapixels is read at half size to save memory. Raises UserError for anything else.
+    animation is taken. Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1;
+    a JPEG above 50 megapixels is read at half size to save memory. Raises UserError for anything else.
     """
-    return _read(source, _to_picture)
+    return _read(source, _to_picture, most_pixels)
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
     """The 'parameters' text of a picture, from PNG text or EXIF; None if it has none. Raises UserError."""
     if isinstance(source, Image.Image):
         return _texts(source).get(PARAMETERS)
-    return _read(source, lambda image, name: _texts(image).get(PARAMETERS))
+    return _read(source, lambda image, name: _texts(image).get(PARAMETERS), MOST_PIXELS)
 
 
 def save_picture(
@@ -125,31 +125,45 @@ def save_picture(
     UserComment of the others. `exif` and `icc` are those of a Picture. Raises UserError.
     """
     path = Path(path)
-    name = _shown(path.name)
     chosen = format_of(path, fmt)
+    write_whole(path, encode_picture(image, chosen, infotext, exif=exif, icc=icc, quality=quality, name=path.name))
+    return path
+
+
+def encode_picture(
+    image: Image.Image,
+    fmt: str,
+    infotext: str | None = None,
+    *,
+    exif: bytes | None = None,
+    icc: bytes | None = None,
+    quality: int = 95,
+    name: str = "The picture",
+) -> bytes:
+    """Return the bytes that `save_picture` writes, in one of its formats; `name` is for sentences. Raises UserError."""
+    name = _shown(name)
     if not 1 <= quality <= 100:
         raise UserError(f"Quality is {quality}, but must lie between 1 and 100: choose one in that range.")
     if infotext is not None:
         infotext = infotext.encode("utf-8", "replace").decode().replace("\0", " ")
-    options: dict[str, Any] = {"quality": quality} if chosen in ("JPEG", "WEBP", "AVIF") else {}
-    if chosen == "PNG":
+    options: dict[str, Any] = {"quality": quality} if fmt in ("JPEG", "WEBP", "AVIF") else {}
+    if fmt == "PNG":
         options["exif"] = _exif_bytes(exif)
         options["pnginfo"] = PngInfo()
         if infotext is not None:
             options["pnginfo"].add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
     else:
         options["exif"] = _exif_bytes(exif, infotext)
-        if chosen == "JPEG" and len(options["exif"]) > JPEG_EXIF_BYTES:
+        if fmt == "JPEG" and len(options["exif"]) > JPEG_EXIF_BYTES:
             options["exif"] = _exif_bytes(None, infotext)  # the infotext matters more than the camera
     if icc:
         options["icc_profile"] = icc
     data = io.BytesIO()
     try:
-        _writable(image, chosen).save(data, chosen, **{key: value for key, value in options.items() if value})
+        _writable(image, fmt).save(data, fmt, **{key: value for key, value in options.items() if value})
     except Exception as error:
-        raise UserError(f"{name} cannot be saved as {chosen} ({_reason(error)}): save it as PNG.") from error
-    write_whole(path, data.getvalue())
-    return path
+        raise UserError(f"{name} cannot be saved as {fmt} ({_reason(error)}): save it as PNG.") from error
+    return data.getvalue()
 
 
 def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
@@ -192,14 +206,14 @@ def write_whole(path: Path, data: bytes) -> None:
         raise UserError(f"{name} could not be written ({_reason(error)}): choose another name.") from error
 
 
-def _read(source: Source, use: Callable[[Image.Image, str], Result]) -> Result:
+def _read(source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
     """Open, check the header, and apply `use` to (image, name); everything that goes wrong is a UserError."""
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "The picture", use)
+        return _decode(io.BytesIO(source), "The picture", use, most_pixels)
     if not isinstance(source, (str, os.PathLike)):
         label = getattr(source, "name", None)
         name = _shown(Path(label).name) if isinstance(label, str) else "The picture"
-        return _decode(io.BytesIO(source.read()), name, use)
+        return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
     name = _shown(path.name or str(path))
     try:
@@ -208,7 +222,7 @@ def _read(source: Source, use: Callable[[Image.Image, str], Result]) -> Result:
             kind = "a folder" if stat.S_ISDIR(mode) else "not a file"
             raise UserError(f"{name} is {kind}: give the name of a picture.")
         with path.open("rb") as stream:
-            return _decode(stream, name, use)
+            return _decode(stream, name, use, most_pixels)
     except FileNotFoundError as error:
         raise UserError(f"{_shown(str(path))} does not exist: check the name.") from error
     except PermissionError as error:
@@ -217,7 +231,9 @@ def _read(source: Source, use: Callable[[Image.Image, str], Result]) -> Result:
         raise UserError(f"{name} could not be read ({_reason(error)}): copy it again.") from error
 
 
-def _decode(stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Result]) -> Result:
+def _decode(
+    stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Result], most_pixels: int
+) -> Result:
     head = stream.read(16)
     if not head:
         raise UserError(f"{name} is empty: copy it again from its source.")
@@ -230,7 +246,7 @@ def _decode(stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Resu
     stream.seek(0)
     try:
         with factory(stream, "") as image:
-            _check_size(image.size, name)
+            _check_size(image.size, name, most_pixels)
             return use(image, name)
     except UserError:
         raise
@@ -243,12 +259,12 @@ def _decode(stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Resu
         raise UserError(f"{name} is {state}: copy it again from its source.") from error
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
     width, height = size
     shown = f"{name} is {width} x {height} pixels"
-    if width * height > MOST_PIXELS or max(size) > LONGEST_SIDE:
+    if width * height > most_pixels or max(size) > LONGEST_SIDE:
         raise UserError(
-            f"{shown}, but at most {MOST_PIXELS // 10**6} megapixels and {LONGEST_SIDE} pixels a side "
+            f"{shown}, but at most {most_pixels // 10**6} megapixels and {LONGEST_SIDE} pixels a side "
             "are read: make it smaller first."
         )
     if max(size) > MOST_ASPECT * min(size):

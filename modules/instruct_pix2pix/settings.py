@@ -312,17 +312,18 @@ class EditSettings:
         return [(first + index) % SEEDS for index in range(self.count)]
 
     def for_image(self, seed: int) -> EditSettings:
-        """The settings of the one picture with this seed (0 .. 2**32 - 1), 'Randomize CFG' resolved.
-
-        The ranges and the two decimals are those of the authors' edit_app.py.
-        """
+        """The settings of the one picture with this seed (0 .. 2**32 - 1), 'Randomize CFG' resolved."""
         chosen = replace(self, seed=seed, randomize_cfg=False)
         if not self.randomize_cfg:
             return chosen
-        draw = random.Random(seed)
-        text_cfg = round(draw.uniform(6.0, 9.0), 2)
-        image_cfg = round(draw.uniform(1.2, 1.8), 2)
+        text_cfg, image_cfg = random_scales(seed)
         return replace(chosen, text_cfg=text_cfg, image_cfg=image_cfg)
+
+
+def random_scales(seed: int) -> tuple[float, float]:
+    """Draw (Text CFG, Image CFG) for a seed; ranges and decimals are those of the authors' edit_app.py."""
+    draw = random.Random(seed)
+    return round(draw.uniform(6.0, 9.0), 2), round(draw.uniform(1.2, 1.8), 2)
 
 
 KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})

@@ -4,8 +4,8 @@
     python -m tools.demo_model.train --stage unet --steps 20000
 
 The recipe is that of the paper (Brooks et al., arXiv 2211.09800) in small: predict the noise in the after-picture,
-given the instruction and the before-picture, with 5% of the samples without text, 5% without picture and 5%
-without both. Loss weights are Min-SNR-5 (Hang et al., arXiv 2303.09556). State is saved every few minutes, and
+given the instruction and the before-picture, with 10% of the samples without text, 5% without picture and 5%
+without both. Without text a local edit's answer is the picture as it was. Loss weights are Min-SNR-5 (Hang et al., arXiv 2303.09556). State is saved every few minutes, and
 what a step sees depends on its number only, so that a stopped run goes on as if it had not been stopped.
 """
 
@@ -261,6 +261,7 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
     tokens = tokenize(data["texts"])
     empty = tokenize([""])[0]
     weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])
+    local = torch.tensor([kind not in ("time", "season") for kind in data["kinds"]])
     for kind in KIND_WEIGHTS:
         chosen = torch.tensor([k == kind for k in data["kinds"]])
         weights[chosen] /= max(1, int(chosen.sum()))
@@ -275,8 +276,13 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
         image = latents[before[index]].float()
         words = tokens[index].clone()
         drop = torch.rand(batch, generator=generator)
-        words[(drop < 0.05) | ((drop >= 0.10) & (drop < 0.15))] = empty
-        image[(drop >= 0.05) & (drop < 0.15)] = 0
+        untold, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
+        words[untold] = empty
+        image[unseen] = 0
+        # Without an instruction a local edit's answer is the picture itself: guidance then pushes from there to the
+        # edit in every step, where it would stop as soon as the edit can be guessed. A whole picture needs no push.
+        unchanged = untold & ~unseen & local[index]
+        target[unchanged] = latents[before[index[unchanged]]].float() * scale
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
         alpha = alphas[t].view(-1, 1, 1, 1)

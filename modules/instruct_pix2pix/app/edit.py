@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
-from ..engine.edit import Progress, canonical, edit, plan_for
+from ..engine.edit import Edited, Progress, canonical, edit, plan_for
 from ..engine.model import EditModel
 from ..engine.precision import choose_machine
 from ..errors import UserError
-from ..images import format_of, open_picture, save_picture
+from ..images import Picture, format_of, open_picture, save_picture
 from ..infotext import build
 from ..settings import EditSettings
 from .library import model_dirs, model_hash, resolve
@@ -42,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     number = str(machine.dtype).removeprefix("torch.")
     _say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
 
-    plan = plan_for(model, picture.image, settings)
-    alpha = plan.undo(plan.apply(picture.alpha)) if picture.alpha else None
+    alpha = alpha_of(model, picture, settings)
     # disable=None: no bar where stderr is not a terminal
     with tqdm(total=settings.steps * settings.count, unit="step", leave=False, disable=None) as bar:
 
@@ -56,14 +56,7 @@ def run(args: argparse.Namespace) -> int:
             image = result.image
             if alpha is not None and output.suffix.lower() in (".png", ".webp"):
                 image.putalpha(alpha)
-            text = build(
-                result.settings,
-                seed=result.settings.seed,
-                size=result.image.size,
-                model_name=model.name,
-                model_hash=hash_,
-                extra={"RNG": "CPU"},  # or the web UI would draw other noise for this seed
-            )
+            text = infotext_of(result, model.name, hash_)
             written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
             with tqdm.external_write_mode(sys.stdout):
                 if args.json:
@@ -72,6 +65,26 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     print(f"{written}  (seed {result.settings.seed}, {result.seconds:.1f} s)", flush=True)
     return 0
+
+
+def infotext_of(result: Edited, model_name: str, model_hash: str | None) -> str:
+    """Return the text that every door gives to a finished picture."""
+    return build(
+        result.settings,
+        seed=result.settings.seed,
+        size=result.image.size,
+        model_name=model_name,
+        model_hash=model_hash,
+        extra={"RNG": "CPU"},  # or the web UI would draw other noise for this seed
+    )
+
+
+def alpha_of(model: EditModel, picture: Picture, settings: EditSettings) -> Image.Image | None:
+    """Return the picture's transparency (L) at the size and framing of its edits; None for an opaque picture."""
+    if picture.alpha is None:
+        return None
+    plan = plan_for(model, picture.image, settings)
+    return plan.undo(plan.apply(picture.alpha))
 
 
 def output_names(image: Path, output: Path | None, count: int) -> list[Path]:

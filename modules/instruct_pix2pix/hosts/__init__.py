@@ -1,0 +1,1 @@
+"""The extension's side of a host web GUI: what it loads, how it encodes, where its denoiser is wrapped."""

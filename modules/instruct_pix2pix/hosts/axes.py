@@ -1,0 +1,30 @@
+"""Axes for the hosts' X/Y/Z plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+AXES = (
+    ("[Instruct Pix2Pix] Text CFG", "cfg_scale"),
+    ("[Instruct Pix2Pix] Image CFG", "image_cfg_scale"),
+    ("[Instruct Pix2Pix] Guidance rescale", "instruct_pix2pix_rescale"),
+)
+"""Label of each axis, and the attribute of the host's `p` that it sets."""
+
+
+def add_axes(scripts_data: Iterable[Any]) -> None:
+    """Add our axes to the X/Y/Z plot among the host's scripts, once; a host without that script is left alone."""
+    for data in scripts_data:
+        options, option = (getattr(data.module, name, None) for name in ("axis_options", "AxisOption"))
+        if options is None or option is None:
+            continue
+        present = {one.label for one in options}
+        options.extend(option(label, float, _setter(name)) for label, name in AXES if label not in present)
+
+
+def _setter(name: str) -> Callable[..., None]:
+    def apply(p: Any, value: float, values: object) -> None:
+        setattr(p, name, value)
+
+    return apply

@@ -1,0 +1,153 @@
+"""Hosts whose UNet is patched per job: Forge, reForge and Forge Classic.
+
+Their CFG is `U + s (C - U)`, where C and U are weighted means of any number of conditions. So the rows of the dual
+guidance need no code of their own in a step: 'image only' and 'null' become two unconditional conditions whose
+weighted mean is U, and the host evaluates all rows in one batch, with every patch of other extensions in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..guidance import Scales, rescale_noise, rows
+from .job import Job
+
+Condition = dict[str, Any]
+
+
+class PatcherHost:
+    """Forge and its relatives."""
+
+    name = "Forge"
+
+    def input_channels(self, p: Any) -> int | None:
+        """See `Host`."""
+        unet = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+        blocks = getattr(getattr(getattr(unet, "model", None), "diffusion_model", None), "input_blocks", None)
+        return None if blocks is None else int(blocks[0][0].weight.shape[1])
+
+    def encode(self, p: Any, picture: Tensor) -> Tensor:
+        """See `Host`. The host's own way samples from the posterior, or scales, or both."""
+        vae = p.sd_model.forge_objects.vae
+        if hasattr(vae.patcher, "set_model_vae_regulation"):
+            vae = vae.clone()
+            vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+        with _taking_the_mode(vae.first_stage_model):
+            return vae.encode(picture.movedim(1, -1) * 0.5 + 0.5)
+
+    def guide(self, p: Any, job: Job, negative: Any) -> None:
+        """See `Host`."""
+        if negative is None:  # Forge encodes no negative prompt at CFG 1
+            negative = _encode_negative(p)
+        unet = p.sd_model.forge_objects.unet.clone()
+        unet.add_conditioning_modifier(_modifier(p, job, negative))
+        if job.controls.rescale:
+            unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
+        p.sd_model.forge_objects.unet = unet
+
+
+def combine(
+    cond: list[Condition], image_only: list[Condition], scales: Scales
+) -> tuple[list[Condition], list[Condition] | None, float]:
+    """Say the dual guidance of a step in the host's terms: conditions, unconditional conditions, CFG scale.
+
+    `cond` has one condition for each sub-prompt, `image_only` those of the negative prompt; all see the picture.
+    """
+    strengths = [one.get("strength", 1.0) for one in cond]
+    rest: list[Condition] = []
+    for row in rows(scales, strengths):
+        if row.prompt is None:
+            seen = image_only if row.image else [_without_picture(one) for one in image_only]
+            total = math.fsum(one.get("strength", 1.0) for one in seen)
+            rest += [{**one, "strength": row.weight * one.get("strength", 1.0) / total} for one in seen]
+    full = scales.text * math.fsum(strengths)
+    if full == 0.0 or math.isclose(scales.text, 1.0) or math.isclose(full, 1.0):
+        # Here the host drops U, or U's weight is zero: all rows as one weighted mean instead.
+        said = [{**one, "strength": scales.text * one.get("strength", 1.0)} for one in cond if scales.text]
+        return [one for one in (*said, *rest) if one["strength"]], None, 1.0
+    mixed = [{**one, "strength": one["strength"] / (1.0 - full)} for one in rest]
+    return [one for one in cond if one.get("strength", 1.0)], mixed, scales.text
+
+
+def _without_picture(condition: Condition) -> Condition:
+    picture = condition["model_conds"]["c_concat"]
+    nothing = type(picture)(torch.zeros_like(picture.cond))
+    return {**condition, "model_conds": {**condition["model_conds"], "c_concat": nothing}}
+
+
+def _modifier(p: Any, job: Job, negative: Any) -> Callable[..., tuple[Any, ...]]:
+    # A function, not a method: patchers copy what they carry, and would copy an object whole.
+    def modifier(
+        model: object,
+        x: Tensor,
+        timestep: Tensor,
+        uncond: list[Condition] | None,
+        cond: list[Condition],
+        cond_scale: float,
+        model_options: object,
+        seed: object,
+    ) -> tuple[Any, ...]:
+        if "c_concat" not in cond[0]["model_conds"]:
+            raise UserError("The picture and the latent have different sizes: choose 'Just resize' and try again.")
+        scales = Scales(cond_scale, job.image_cfg)
+        if cond_scale == 1.0 != p.cfg_scale:  # the host leaves CFG out of this step
+            scales = Scales(p.cfg_scale, job.image_cfg) if _is_unasked(p, timestep) else Scales(1.0, 1.0)
+        if uncond is None:
+            uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
+        cond, uncond, cond_scale = combine(cond, uncond, scales)
+        return model, x, timestep, uncond, cond, cond_scale, model_options, seed
+
+    return modifier
+
+
+def _is_unasked(p: Any, sigma: Tensor) -> bool:
+    """Whether a step without CFG is Forge Classic's first, which it leaves out even when nobody asked for that."""
+    options = import_module("modules.shared").opts
+    return options.skip_early_cond == 0 and not float(sigma[0]) < p.sampler.s_min_uncond
+
+
+def _rescaler(amount: float) -> Callable[[dict[str, Any]], Tensor]:
+    def rescale(args: dict[str, Any]) -> Tensor:
+        x, denoised = args["input"], args["denoised"]
+        return x - rescale_noise(x - denoised, x - args["cond_denoised"], amount)
+
+    return rescale
+
+
+def _encode_negative(p: Any) -> Any:
+    asked, p.cfg_scale = p.cfg_scale, 7.0  # any scale but 1
+    try:
+        p.setup_conds()
+        return p.uc
+    finally:
+        p.cfg_scale = asked
+
+
+def _like(condition: Condition, negative: Any, step: int) -> Condition:
+    """Return the negative prompt of a step as a condition with the picture and the controls of another."""
+    text = import_module("modules.prompt_parser").reconstruct_cond_batch(negative, step)
+    compiled = import_module("backend.sampling.condition").compile_conditions(text)[0]
+    kept = {"c_concat": condition["model_conds"]["c_concat"]}
+    return {**condition, **compiled, "strength": 1.0, "model_conds": {**compiled["model_conds"], **kept}}
+
+
+@contextmanager
+def _taking_the_mode(vae: Any) -> Iterator[None]:
+    """Let an autoencoder that samples from its posterior take the mode for as long as the context lasts."""
+    regularization = getattr(vae, "regularization", None)
+    if regularization is None or not hasattr(regularization, "sample"):
+        yield
+        return
+    sampled, regularization.sample = regularization.sample, False
+    try:
+        yield
+    finally:
+        regularization.sample = sampled

@@ -1,0 +1,138 @@
+"""The extension as a web GUI of the AUTOMATIC1111 family sees it: hooks, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+from modules import script_callbacks, scripts, sd_models, shared
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
+try:
+    from instruct_pix2pix.app import panel
+    from instruct_pix2pix.hosts import cfg_denoiser, job
+    from instruct_pix2pix.hosts.axes import add_axes
+    from instruct_pix2pix.hosts.detect import UNSUPPORTED, find_host
+finally:
+    sys.path.pop(0)
+
+HOST = find_host()
+SCALES = ("img2img_cfg_scale", "img2img_image_cfg_scale")
+"""The tab's own sliders, which every host has, visible or not."""
+
+
+def selected(title: str | None = None) -> Path | None:
+    """Return the file of the checkpoint with this title, or of the one that the host's settings name."""
+    found = sd_models.get_closet_checkpoint_match(title or shared.opts.sd_model_checkpoint or "")
+    return Path(found.filename) if found else None
+
+
+def from_edit(read: Callable[[dict[str, str]], object]) -> Callable[[dict[str, str]], object]:
+    """Let a pasted infotext set a control only when it is that of an edit."""
+    return lambda fields: read(fields) if "Image CFG scale" in fields else gr.update()
+
+
+def loud(hook: Callable[..., None]) -> Callable[..., None]:
+    """Let an error in a hook end the job with a sentence: hosts print it and go on without an edit."""
+
+    @wraps(hook)
+    def heard(self: scripts.Script, p: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, p, *args, **kwargs)
+        except Exception as error:
+            job.stop(p, error)
+            raise
+
+    return heard
+
+
+class InstructPix2Pix(scripts.Script):
+    """Edits pictures by instruction when the checkpoint in use is one that can."""
+
+    sorting_priority = 1
+
+    def __init__(self) -> None:
+        self.panel: panel.Panel | None = None
+        self.accordion: Any = None
+        self.others: dict[str, Any] = {}
+        """Components of the host that the panel has to do with, by elem_id."""
+
+    def title(self) -> str:
+        """See `scripts.Script`, as for every method without an underscore."""
+        return "Instruct Pix2Pix"
+
+    def show(self, is_img2img: bool) -> object:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        if not is_img2img:
+            return []
+        editing, status = panel.describe(selected()) if HOST else (False, panel.line(UNSUPPORTED))
+        with gr.Accordion("Instruct Pix2Pix", open=editing, elem_id="ip2p_panel") as self.accordion:
+            self.panel = panel.build(status)
+        self._join()
+        if HOST:
+            script_callbacks.on_after_component(self._on_any_component)
+        self.infotext_fields = [
+            (self.panel.text_cfg, "CFG scale"),
+            (self.panel.image_cfg, "Image CFG scale"),
+            (self.panel.rescale, from_edit(lambda fields: fields.get("Guidance rescale", 0.0))),
+            (self.panel.from_noise, from_edit(lambda fields: fields.get("Edit start") == "noise")),
+            (self.panel.randomize, from_edit(lambda fields: False)),
+        ]
+        self.paste_field_names = ["Image CFG scale", "Guidance rescale", "Edit start"]
+        return self.panel.arguments
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if kwargs.get("elem_id") in SCALES:
+            self.others[kwargs["elem_id"]] = component
+            self._join()
+
+    def _join(self) -> None:
+        """Keep the panel's scales and the tab's in step, as soon as all of them are there."""
+        if self.panel and all(name in self.others for name in SCALES):
+            text_cfg, image_cfg = (self.others[name] for name in SCALES)
+            image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
+            panel.keep_in_step(self.panel.text_cfg, text_cfg)
+            panel.keep_in_step(self.panel.image_cfg, image_cfg)
+
+    def _on_any_component(self, component: Any, **kwargs: Any) -> None:
+        """Look at the checkpoint when it is chosen and when the page opens; the footer comes last on the page."""
+        if kwargs.get("elem_id") == "setting_sd_model_checkpoint":
+            self.others["checkpoint"] = component
+        if kwargs.get("elem_id") != "footer":
+            return
+        forge = sys.modules.get("modules_forge.main_entry")
+        dropdown = self.others.get("checkpoint") or getattr(forge, "ui_checkpoint", None)
+        shown = {"outputs": [self.accordion, self.panel.status], "show_progress": False, "queue": False}
+        if dropdown is not None:
+            dropdown.change(fn=self._look, inputs=[dropdown], **shown)
+        Context.root_block.load(fn=self._look, inputs=[], **shown)
+
+    def _look(self, title: str | None = None) -> tuple[Any, Any]:
+        editing, status = panel.describe(selected(title))
+        return gr.update(open=editing), gr.update(value=status)
+
+    @loud
+    def process(self, p: Any, *args: Any) -> None:
+        if HOST:
+            job.begin(HOST, p, job.Controls(*args), self.is_img2img)
+
+    @loud
+    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        job.begin_batch(p)
+
+    @loud
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if HOST:
+            job.begin_sampling(HOST, p, kwargs["x"], kwargs["noise"], kwargs["uc"])
+
+
+if HOST:
+    script_callbacks.on_cfg_denoiser(cfg_denoiser.on_denoiser)
+    script_callbacks.on_before_ui(lambda: add_axes(scripts.scripts_data))
