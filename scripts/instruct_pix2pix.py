@@ -22,8 +22,6 @@ finally:
     sys.path.pop(0)
 
 HOST = find_host()
-SCALES = ("img2img_cfg_scale", "img2img_image_cfg_scale")
-"""The tab's own sliders, which every host has, visible or not."""
 
 
 def selected(title: str | None = None) -> Path | None:
@@ -72,12 +70,11 @@ class InstructPix2Pix(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         if not is_img2img:
             return []
+        if HOST:
+            script_callbacks.on_after_component(self.after_component)
         editing, status = panel.describe(selected()) if HOST else (False, panel.line(UNSUPPORTED))
         with gr.Accordion("Instruct Pix2Pix", open=editing, elem_id="ip2p_panel") as self.accordion:
             self.panel = panel.build(status)
-        self._join()
-        if HOST:
-            script_callbacks.on_after_component(self._on_any_component)
         self.infotext_fields = [
             (self.panel.text_cfg, "CFG scale"),
             (self.panel.image_cfg, "Image CFG scale"),
@@ -89,30 +86,29 @@ class InstructPix2Pix(scripts.Script):
         return self.panel.arguments
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        if kwargs.get("elem_id") in SCALES:
-            self.others[kwargs["elem_id"]] = component
-            self._join()
+        """Note what the panel has to do with, and join them at the footer, which comes last on a page.
 
-    def _join(self) -> None:
-        """Keep the panel's scales and the tab's in step, as soon as all of them are there."""
-        if self.panel and all(name in self.others for name in SCALES):
-            text_cfg, image_cfg = (self.others[name] for name in SCALES)
+        A host calls this for the components of the tab, and as a callback for all that come after the panel.
+        """
+        name = kwargs.get("elem_id")
+        if name in ("setting_sd_model_checkpoint", "img2img_cfg_scale", "img2img_image_cfg_scale"):
+            self.others[name] = component
+        if name == "footer":
+            self._join(Context.root_block)
+
+    def _join(self, page: Any) -> None:
+        """Keep the panel's scales and the tab's in step, and look at every checkpoint that is chosen."""
+        text_cfg, image_cfg = self.others.get("img2img_cfg_scale"), self.others.get("img2img_image_cfg_scale")
+        if text_cfg is not None and image_cfg is not None:
             image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
-            panel.keep_in_step(self.panel.text_cfg, text_cfg)
-            panel.keep_in_step(self.panel.image_cfg, image_cfg)
-
-    def _on_any_component(self, component: Any, **kwargs: Any) -> None:
-        """Look at the checkpoint when it is chosen and when the page opens; the footer comes last on the page."""
-        if kwargs.get("elem_id") == "setting_sd_model_checkpoint":
-            self.others["checkpoint"] = component
-        if kwargs.get("elem_id") != "footer":
-            return
+            panel.keep_in_step(page, self.panel.text_cfg, text_cfg)
+            panel.keep_in_step(page, self.panel.image_cfg, image_cfg)
         forge = sys.modules.get("modules_forge.main_entry")
-        dropdown = self.others.get("checkpoint") or getattr(forge, "ui_checkpoint", None)
+        dropdown = self.others.get("setting_sd_model_checkpoint") or getattr(forge, "ui_checkpoint", None)
         shown = {"outputs": [self.accordion, self.panel.status], "show_progress": False, "queue": False}
         if dropdown is not None:
             dropdown.change(fn=self._look, inputs=[dropdown], **shown)
-        Context.root_block.load(fn=self._look, inputs=[], **shown)
+        page.load(fn=self._look, inputs=[], **shown)
 
     def _look(self, title: str | None = None) -> tuple[Any, Any]:
         editing, status = panel.describe(selected(title))

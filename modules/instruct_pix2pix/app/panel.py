@@ -71,17 +71,18 @@ def build(status_html: str) -> Panel:
     return Panel(status, text_cfg, image_cfg, from_noise, randomize, rescale, templates)
 
 
-def slider(knob: Knob, elem_id: str) -> Any:  # noqa: ANN401 - a class that gradio makes
+def slider(knob: Knob, elem_id: str) -> Any:
     """A slider with everything that the knob says."""
     limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
     return gr.Slider(value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id, **limits)
 
 
-def keep_in_step(ours: Any, theirs: Any) -> None:  # noqa: ANN401
-    """Let two sliders always show one value, in the browser alone, so that no request can come too late."""
+def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
+    """Let two sliders always show one value, at first theirs; in the browser, so that no request can come too late."""
     same: dict[str, Any] = {"fn": None, IN_BROWSER: "(value) => value"}
     ours.input(inputs=[ours], outputs=[theirs], **same)
     theirs.change(inputs=[theirs], outputs=[ours], **same)
+    page.load(inputs=[theirs], outputs=[ours], **same)
 
 
 def describe(path: Path | None) -> tuple[bool, str]:
