@@ -5,8 +5,9 @@
 
 The recipe is that of the paper (Brooks et al., arXiv 2211.09800) in small: predict the noise in the after-picture,
 given the instruction and the before-picture, with 10% of the samples without text, 5% without picture and 5%
-without both. Without text a local edit's answer is the picture as it was. Loss weights are Min-SNR-5 (Hang et al., arXiv 2303.09556). State is saved every few minutes, and
-what a step sees depends on its number only, so that a stopped run goes on as if it had not been stopped.
+without both. Without text, the answer to a local edit is the picture as it was. Loss weights are Min-SNR-5 (Hang
+et al., arXiv 2303.09556). State is saved every few minutes, and what a step sees depends on its number only, so
+that a stopped run goes on as if it had not been stopped.
 """
 
 from __future__ import annotations
