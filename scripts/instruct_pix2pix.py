@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
-from modules import script_callbacks, scripts, sd_models, shared
+from modules import script_callbacks, scripts, sd_models, shared  # pyright: ignore[reportAttributeAccessIssue]
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
-    from instruct_pix2pix.app import panel
+    from instruct_pix2pix.app import panel as controls
     from instruct_pix2pix.hosts import cfg_denoiser, job
     from instruct_pix2pix.hosts.axes import add_axes
     from instruct_pix2pix.hosts.detect import UNSUPPORTED, find_host
@@ -53,10 +53,10 @@ class InstructPix2Pix(scripts.Script):
     """Edits pictures by instruction when the checkpoint in use is one that can."""
 
     sorting_priority = 1
+    panel: controls.Panel
+    accordion: Any
 
     def __init__(self) -> None:
-        self.panel: panel.Panel | None = None
-        self.accordion: Any = None
         self.others: dict[str, Any] = {}
         """Components of the host that the panel has to do with, by elem_id."""
 
@@ -72,9 +72,9 @@ class InstructPix2Pix(scripts.Script):
             return []
         if HOST:
             script_callbacks.on_after_component(self.after_component)
-        editing, status = panel.describe(selected()) if HOST else (False, panel.line(UNSUPPORTED))
+        editing, status = controls.describe(selected()) if HOST else (False, controls.line(UNSUPPORTED))
         with gr.Accordion("Instruct Pix2Pix", open=editing, elem_id="ip2p_panel") as self.accordion:
-            self.panel = panel.build(status)
+            self.panel = controls.build(status)
         self.infotext_fields = [
             (self.panel.text_cfg, "CFG scale"),
             (self.panel.image_cfg, "Image CFG scale"),
@@ -101,8 +101,8 @@ class InstructPix2Pix(scripts.Script):
         text_cfg, image_cfg = self.others.get("img2img_cfg_scale"), self.others.get("img2img_image_cfg_scale")
         if text_cfg is not None and image_cfg is not None:
             image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
-            panel.keep_in_step(page, self.panel.text_cfg, text_cfg)
-            panel.keep_in_step(page, self.panel.image_cfg, image_cfg)
+            controls.keep_in_step(page, self.panel.text_cfg, text_cfg)
+            controls.keep_in_step(page, self.panel.image_cfg, image_cfg)
         forge = sys.modules.get("modules_forge.main_entry")
         dropdown = self.others.get("setting_sd_model_checkpoint") or getattr(forge, "ui_checkpoint", None)
         shown = {"outputs": [self.accordion, self.panel.status], "show_progress": False, "queue": False}
@@ -111,7 +111,7 @@ class InstructPix2Pix(scripts.Script):
         page.load(fn=self._look, inputs=[], **shown)
 
     def _look(self, title: str | None = None) -> tuple[Any, Any]:
-        editing, status = panel.describe(selected(title))
+        editing, status = controls.describe(selected(title))
         return gr.update(open=editing), gr.update(value=status)
 
     @loud

@@ -49,6 +49,7 @@ def named(files: list[Path]) -> pytest.MarkDecorator:
 CORE = sorted(LIBRARY.glob("*.py"))
 ENGINE = sorted((LIBRARY / "engine").rglob("*.py"))
 APP = sorted((LIBRARY / "app").rglob("*.py"))
+HOSTS = sorted((LIBRARY / "hosts").rglob("*.py"))
 STANDING_ALONE = [ROOT / "launch.py", ROOT / "install.py"]
 EVERY_FILE = sorted(
     file
@@ -72,8 +73,8 @@ def test_every_way_to_import_is_seen(source: str, name: str) -> None:
     assert imports_of(source, "a.app") == {name}
 
 
-def test_there_is_a_core_an_engine_and_an_app() -> None:
-    assert CORE and ENGINE and APP
+def test_there_is_a_core_an_engine_an_app_and_a_side_for_hosts() -> None:
+    assert CORE and ENGINE and APP and HOSTS
 
 
 @named(CORE)
@@ -92,7 +93,16 @@ def test_the_doors_that_stand_alone_know_no_host(file: Path) -> None:
     assert forbidden(file, HOST, "instruct_pix2pix.hosts") == []
 
 
-@named([*CORE, *ENGINE, *APP])
+@named(HOSTS)
+def test_what_runs_inside_a_host_needs_neither_our_engine_nor_our_doors(file: Path) -> None:
+    assert forbidden(file, "gradio", "instruct_pix2pix.app", "instruct_pix2pix.engine") == []
+
+
+def test_the_extensions_script_stays_a_list_of_hooks() -> None:
+    assert len((ROOT / "scripts" / "instruct_pix2pix.py").read_text(encoding="utf-8").splitlines()) < 150
+
+
+@named([*CORE, *ENGINE, *APP, *HOSTS])
 def test_the_library_runs_without_the_programs_its_tests_compare_with(file: Path) -> None:
     assert forbidden(file, *REFERENCES) == []
 
