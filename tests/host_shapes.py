@@ -283,6 +283,17 @@ class ClassicVae(Vae):
         return super().encode(pixels)
 
 
+class ReForgeVae(Vae):
+    """reForge's: takes the mode, has a regulation that nothing reads, and a clone that cannot be used."""
+
+    def __init__(self, model: EditModel) -> None:
+        super().__init__(model, regulated=True)
+        self.first_stage_model = SimpleNamespace(regularization=SimpleNamespace(sample=False))
+
+    def clone(self) -> Vae:
+        raise AttributeError("'VAE' object has no attribute 'disable_offload'")
+
+
 class Forge(Shape):
     """Conditions as lists of weighted means."""
 
@@ -310,6 +321,13 @@ class Classic(Forge):
     """Forge Classic: no CFG in the first step, asked or not."""
 
     vae = ClassicVae
+    no_negative_at_1 = False
+
+
+class ReForge(Forge):
+    """reForge: the negative prompt is encoded at every scale."""
+
+    vae = ReForgeVae
     no_negative_at_1 = False
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_shapes import A1111, Classic, Concat, Forge, P, Shape, compile_conditions
+from host_shapes import A1111, Classic, Concat, Forge, P, ReForge, Shape, compile_conditions
 from PIL import Image
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def picture() -> Tensor:
     return to_tensor(Image.open(ROOT / "examples" / "house.png").resize((64, 64)))
 
 
-@pytest.fixture(params=[A1111, Forge, Classic], ids=lambda shape: shape.__name__)
+@pytest.fixture(params=[A1111, Forge, ReForge, Classic], ids=lambda shape: shape.__name__)
 def host(request: pytest.FixtureRequest, model: EditModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shape]:
     shape = request.param(model)
     backend = ModuleType("backend.sampling.condition")

@@ -37,7 +37,7 @@ class PatcherHost:
     def encode(self, p: Any, picture: Tensor) -> Tensor:
         """See `Host`. The host's own way samples from the posterior, or scales, or both."""
         vae = p.sd_model.forge_objects.vae
-        if hasattr(vae.patcher, "set_model_vae_regulation"):
+        if not hasattr(vae.first_stage_model, "regularization"):  # Forge has a regulation in its place
             vae = vae.clone()
             vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
         with _taking_the_mode(vae.first_stage_model):
