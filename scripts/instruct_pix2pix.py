@@ -70,9 +70,12 @@ class InstructPix2Pix(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         if not is_img2img:
             return []
-        if HOST:
-            script_callbacks.on_after_component(self.after_component)
-        editing, status = controls.describe(selected()) if HOST else (False, controls.line(UNSUPPORTED))
+        if HOST is None:
+            with gr.Accordion("Instruct Pix2Pix", open=False, elem_id="ip2p_panel"):
+                gr.HTML(controls.line(UNSUPPORTED), elem_id="ip2p_status")
+            return []
+        script_callbacks.on_after_component(self.after_component)
+        editing, status = controls.describe(selected())
         with gr.Accordion("Instruct Pix2Pix", open=editing, elem_id="ip2p_panel") as self.accordion:
             self.panel = controls.build(status)
         self.infotext_fields = [

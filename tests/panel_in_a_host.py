@@ -28,14 +28,17 @@ HOST = {
         "    def __init__(self, filename): self.filename = filename\n"
         "def get_closet_checkpoint_match(title): return Info(files[title]) if title in files else None\n"
     ),
-    "modules/sd_samplers_cfg_denoiser.py": "",
 }
-FORGE = {"modules_forge/main_entry.py": "ui_checkpoint = None\n"}
+OWN = {
+    "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
+    "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
+    "another": {},
+}
 
 
 def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
     """Write the host, load the script as a host loads it, build the page."""
-    for name, text in HOST.items() | (FORGE.items() if folder.name == "forge" else {}.items()):
+    for name, text in {**HOST, **OWN[folder.name]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     sys.path.insert(0, str(folder))
@@ -83,7 +86,7 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         "arguments": [names[argument._id] for argument in arguments],
         "host": getattr(module.HOST, "name", None),
         "path": sys.path == path,
-        "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")},
+        "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
         "txt2img": script.ui(False),
     }
 

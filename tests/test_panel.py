@@ -26,16 +26,21 @@ HOSTS = {  # what the hosts pin, as far as gradio needs it
 @pytest.fixture(scope="module", params=HOSTS)
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The page that a host with its own gradio builds, in an environment of its own."""
-    folder = tmp_path_factory.mktemp("hosts") / request.param
+    folder = tmp_path_factory.mktemp("hosts")
+    python = environment(folder / "venv", HOSTS[request.param])
+    return build(python, folder / request.param)
+
+
+def build(python: Path, folder: Path) -> dict[str, Any]:
+    """Build the page of the host that the folder is named after, and return what is on it."""
     folder.mkdir()
-    python = environment(folder.parent / "venv", HOSTS[request.param])
     plain = load_file(DEMO)
     plain[FIRST] = plain[FIRST][:, :4].contiguous()
     save_file(plain, folder / "plain.safetensors")
     program = [python, ROOT / "tests" / "panel_in_a_host.py", folder, DEMO, folder / "plain.safetensors"]
     done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout.splitlines()[-1]), "wanted": request.param}
+    return {**json.loads(done.stdout.splitlines()[-1]), "wanted": folder.name}
 
 
 def environment(folder: Path, packages: list[str]) -> Path:
@@ -109,3 +114,13 @@ def test_an_api_call_names_its_arguments_by_place(page: dict[str, Any]) -> None:
 
 def test_txt2img_gets_no_panel(page: dict[str, Any]) -> None:
     assert page["txt2img"] == []
+
+
+def test_a_web_gui_that_it_cannot_work_in_is_told_so_and_left_alone(tmp_path: Path) -> None:
+    """As SD.Next is: the modules that the script imports are there, those that it hooks into are not."""
+    page = build(Path(sys.executable), tmp_path / "another")
+    assert page["host"] is None
+    assert page["arguments"] == []
+    assert page["props"]["ip2p_panel"]["open"] is False
+    assert "AUTOMATIC1111, Forge, reForge" in page["props"]["ip2p_status"]["value"]
+    assert page["events"] == []
