@@ -66,7 +66,9 @@ class _Guide:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
         try:
             self.skipped = self._host_skips(params.sigma)
-            if not self.skipped:
+            if self.skipped:  # the host will drop the negative rows of x and sigma, and forget those of the picture
+                params.image_cond = params.image_cond[: -len(self.denoiser.init_latent)]
+            else:
                 self._arrange(params)
         except Exception as error:
             self.error = error
