@@ -13,7 +13,7 @@ from instruct_pix2pix.weights_files import header
 from tools.demo_model import evaluate, world
 
 # The promise, on 200 scenes, is in docs/demo-model.md; on the few scenes of a test chance has its share.
-LEAST = {"time": 0.90, "season": 0.85, "remove": 0.55, "colour": 0.50, "replace": 0.40, "add": 0.35}
+LEAST = {"time": 0.95, "season": 0.95, "remove": 0.80, "colour": 0.80, "replace": 0.80, "add": 0.80}
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +34,19 @@ def test_edits_of_unseen_scenes_come_out_right(model):
     figures = evaluate.summary([evaluate.judge(c, e) for c, e in zip(wanted, edited, strict=True)])
     for kind, least in LEAST.items():
         assert figures[kind]["success"] >= least, (kind, figures[kind])
-    assert figures["local"]["outside"] < 10
+    assert figures["local"]["outside"] < 7
 
 
-def test_text_cfg_changes_more_and_image_cfg_changes_less():
-    # float32, so that every machine measures the same; local edits, whose extent the scales decide
-    model = EditModel.load(DEMO, choose_machine("cpu", "fp32"))
-    wanted = [case for case in evaluate.cases(0, 20) if case.kind in evaluate.LOCAL]
+def test_text_cfg_changes_more_and_image_cfg_changes_less(model):
+    wanted = evaluate.cases(400_000, 16)
 
     def moved(text_cfg: float, image_cfg: float) -> float:
         edited = evaluate.run(model, wanted, EditSettings(steps=20, text_cfg=text_cfg, image_cfg=image_cfg))
-        return float(np.mean([evaluate.judge(c, e).rms for c, e in zip(wanted, edited, strict=True)]))
+        return float(np.mean([evaluate.judge(c, e).moved for c, e in zip(wanted, edited, strict=True)]))
 
     standard = moved(7.5, 1.5)
     assert moved(1, 1.5) < moved(3, 1.5) < standard
-    # between Image CFG 1.5 and 2.5 this model makes no difference that a sample could show: docs/demo-model.md
-    assert moved(7.5, 1) > max(standard, moved(7.5, 2.5))
+    assert moved(7.5, 1) > standard > moved(7.5, 2.5)
 
 
 def test_its_latents_have_about_unit_variance(model):

@@ -5,7 +5,7 @@
 
 The recipe is that of the paper (Brooks et al., arXiv 2211.09800) in small: predict the noise in the after-picture,
 given the instruction and the before-picture, with 10% of the samples without text, 5% without picture and 5%
-without both. Without text, the answer to a local edit is the picture as it was. Loss weights are Min-SNR-5 (Hang
+without both; some kinds of edit have another answer without text (see PUSHED). Loss weights are Min-SNR-5 (Hang
 et al., arXiv 2303.09556). State is saved every few minutes, and what a step sees depends on its number only, so
 that a stopped run goes on as if it had not been stopped.
 """
@@ -46,6 +46,10 @@ FIRST_TRAINING_SEED = 10_000_000
 
 KIND_WEIGHTS = {"time": 1.0, "season": 1.0, "colour": 2.0, "add": 2.5, "remove": 1.5, "replace": 2.5, "absent": 0.3}
 """How often each kind of edit is seen: the hard ones more often."""
+
+PUSHED = ("colour", "add", "replace", "absent")
+"""Kinds whose answer without an instruction is the picture as it was. Guidance then pushes from there to the edit in
+every step, where it would stop as soon as the edit can be guessed; other kinds would be pushed too far."""
 
 
 # ------------------------------------------------------------------------------------------------ the loop
@@ -262,7 +266,7 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
     tokens = tokenize(data["texts"])
     empty = tokenize([""])[0]
     weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])
-    local = torch.tensor([kind not in ("time", "season") for kind in data["kinds"]])
+    pushed = torch.tensor([kind in PUSHED for kind in data["kinds"]])
     for kind in KIND_WEIGHTS:
         chosen = torch.tensor([k == kind for k in data["kinds"]])
         weights[chosen] /= max(1, int(chosen.sum()))
@@ -280,9 +284,7 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
         untold, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
         words[untold] = empty
         image[unseen] = 0
-        # Without an instruction a local edit's answer is the picture itself: guidance then pushes from there to the
-        # edit in every step, where it would stop as soon as the edit can be guessed. A whole picture needs no push.
-        unchanged = untold & ~unseen & local[index]
+        unchanged = untold & ~unseen & pushed[index]
         target[unchanged] = latents[before[index[unchanged]]].float() * scale
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
@@ -342,7 +344,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--steps", type=int, default=2350, help="steps of the UNet, 64 samples each")
+    parser.add_argument("--steps", type=int, default=4360, help="steps of the UNet, 64 samples each")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--out", type=Path, default=DEMO)
