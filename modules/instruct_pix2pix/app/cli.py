@@ -25,11 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
     130 when the person stopped it. A traceback is shown only with --debug.
     """
-    parser = _parser()
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    if args.run is None:
-        parser.print_help()
-        return 0
+    args = _parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
     warnings.filterwarnings("ignore", module="PIL")  # what it says of odd files, our own sentences say better
     try:
         return args.run(args)
@@ -49,6 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         )
 
 
+def _with_command(argv: list[str]) -> list[str]:
+    """Return the words with `serve` in front where they name no command."""
+    words = [word for word in argv if word != "--debug"]
+    named = bool(words) and (not words[0].startswith("-") or words[0] in ("-h", "--help", "--version"))
+    return argv if named else ["serve", *argv]
+
+
 def _failed(args: argparse.Namespace, sentence: str) -> int:
     if args.debug:
         raise  # noqa: PLE0704 - only called while an exception is handled
@@ -66,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    parser.set_defaults(run=None, debug=False)
+    parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
@@ -85,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help, parents=[common, *shared])
         made.set_defaults(run=run)
         return made
+
+    about = "Serve the API, on this machine alone unless told otherwise; also what happens without a command."
+    serve = command("serve", about, _serve, models, machine)
+    serve.add_argument("--port", type=_port, metavar="PORT", help="default 7860, or the next free one")
+    serve.add_argument("--listen", action="store_true", help="let other machines in; asks for --auth")
+    serve.add_argument("--auth", metavar="USER:PASSWORD", help="ask for a name and password")
+    serve.add_argument("--insecure", action="store_true", help="allow --listen without --auth")
+    about = "a name by which others call this machine, such as that of a tunnel"
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
 
     edit = command("edit", "Edit a picture.", _edit, models, machine)
     edit.add_argument("image", type=Path, metavar="IMAGE")
@@ -114,7 +126,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: choose one from 1 to 65535")
+
+
 # Each command imports what it runs: `--help` and `inspect` need not wait for torch.
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .server import run
+
+    return run(args)
 
 
 def _edit(args: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from ..images import Picture, encode_picture
 from ..settings import EditSettings
 from .edit import alpha_of, infotext_of
 from .library import model_hash
+from .memory import give_back
 from .preview import preview
 
 MOST_WAITING = 64
@@ -130,12 +131,13 @@ class Status:
 class Job:
     """An edit on its way, for those who wait for it."""
 
-    def __init__(self, order: Order, line: deque[Job], changed: threading.Condition) -> None:
+    def __init__(self, id_: str, order: Order, line: deque[Job], changed: threading.Condition) -> None:
         """Made by `Worker.submit`. `line` and `changed` are the worker's own."""
-        self.id = secrets.token_hex(8)
+        self.id = id_
         self.settings = order.settings
         self.seeds = tuple(order.settings.seeds())
         """The seeds of all pictures asked for, drawn when there was none."""
+        self.submitted_at = time.time()
         self.done: Future[Status] = Future()
         """Gets the last status. In asyncio, `await asyncio.wrap_future(job.done)`."""
         self.done.set_running_or_notify_cancel()  # nobody who waits can cancel it for the others
@@ -258,15 +260,17 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order) -> Job:
-        """Put an order at the end of the line.
+    def submit(self, order: Order, id_: str | None = None) -> Job:
+        """Put an order at the end of the line; `id_` is a name that its door may choose for the job.
 
-        Raises UserError for settings that cannot be right (no instruction, an unknown sampler), Busy when the line
-        is too long.
+        Raises UserError for settings that cannot be right (no instruction, an unknown sampler) and for an id of a job
+        that has not ended, Busy when the line is too long.
         """
         settings = canonical(order.settings.require_instruction())
-        job = Job(replace(order, settings=settings), self._line, self._changed)
+        job = Job(id_ or secrets.token_hex(8), replace(order, settings=settings), self._line, self._changed)
         with self._changed:
+            if any(other.id == job.id for other in self._line):
+                raise UserError(f"There is a job {job.id[:40]!r} already: choose another id.")
             if self._closing:
                 raise Busy("The program is about to stop: start it again.")
             waiting = [order, *(other._order for other in self._line if other._order)]
@@ -321,38 +325,40 @@ class Worker:
     # --- the thread ---
 
     def _run(self) -> None:
-        while self._take_turn():
-            pass
-
-    def _take_turn(self) -> bool:
-        """Wait for a job and see it through; False when there will be none any more."""
-        with self._changed:
-            while not self._line and not self._closing:
-                self._changed.wait(60)  # wakes now and then to forget what is old
+        while self._wait_for_turn():
+            job = self._line[0]  # only this thread takes from the head, once it is taken
+            state, error, unexpected = State.FINISHED, "", False
+            try:
+                self._make(job)
+            except Interrupted:
+                state = State.INTERRUPTED
+            except UserError as problem:
+                state, error = State.FAILED, str(problem)
+            except Exception as problem:
+                state, error, unexpected = State.FAILED, *_explained(problem)
+            with self._changed:
+                self._line.popleft()
+                job._end(state, error, unexpected)
                 self._forget()
-            if not self._line:
-                return False
-            job = self._line[0]
-            order = job._order
-            assert order is not None  # only an ended job has none
-            job._change(state=State.LOADING)
-        state, error, unexpected = State.FINISHED, "", False
-        try:
-            self._make(job, order)
-        except Interrupted:
-            state = State.INTERRUPTED
-        except UserError as problem:
-            state, error = State.FAILED, str(problem)
-        except Exception as problem:
-            state, error, unexpected = State.FAILED, *_explained(problem)
-        with self._changed:
-            self._line.popleft()
-            job._end(state, error, unexpected)
-            self._forget()
-        return True
+            del job
 
-    def _make(self, job: Job, order: Order) -> None:
+    def _wait_for_turn(self) -> bool:
+        """Wait for a job, and tell it that its turn has come; False when there will be none any more."""
+        pause = 1.0  # by then the last answer is on its way, and what it held is free
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._line or self._closing, pause):
+                    if self._line:
+                        self._line[0]._change(state=State.LOADING)
+                    return bool(self._line)
+                self._forget()
+            give_back()
+            pause = 60.0
+
+    def _make(self, job: Job) -> None:
         """Load what is needed and make all pictures. Raises UserError, Interrupted, or whatever went wrong."""
+        order = job._order
+        assert order is not None  # only an ended job has none
         loaded = self._load(job, order.checkpoint)
         model, settings = loaded.model, order.settings
         plan = plan_for(model, order.picture.image, settings)

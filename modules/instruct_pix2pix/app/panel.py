@@ -42,9 +42,21 @@ class Panel:
 def build(status_html: str) -> Panel:
     """Make the controls inside the block that is open."""
     status = gr.HTML(status_html, elem_id="ip2p_status")
+    text_cfg, image_cfg = scales()
+    from_noise, randomize, rescale = more()
+    return Panel(status, text_cfg, image_cfg, from_noise, randomize, rescale, instruction_templates())
+
+
+def scales() -> tuple[Any, Any]:
+    """Make the two sliders that steer an edit."""
     with gr.Row(elem_id="ip2p_scales"):
         text_cfg = slider(KNOBS["text_cfg"], "ip2p_text_cfg")
         image_cfg = slider(KNOBS["image_cfg"], "ip2p_image_cfg")
+    return text_cfg, image_cfg
+
+
+def more() -> tuple[Any, Any, Any]:
+    """Make what is less often changed: from noise, randomize, rescale."""
     with gr.Row(elem_id="ip2p_more"):
         from_noise = gr.Checkbox(
             True,
@@ -59,6 +71,11 @@ def build(status_html: str) -> Panel:
             elem_id="ip2p_randomize",
         )
         rescale = slider(KNOBS["rescale"], "ip2p_rescale")
+    return from_noise, randomize, rescale
+
+
+def instruction_templates() -> Any:
+    """Make the list whose entries go into the prompt, the first blank marked."""
     templates = gr.Dropdown(
         [template.text for template in TEMPLATES],
         value=None,
@@ -68,7 +85,7 @@ def build(status_html: str) -> Panel:
     )
     use: dict[str, Any] = {"fn": None, IN_BROWSER: "(text) => ip2pUseTemplate(text)"}
     templates.input(inputs=[templates], outputs=[], **use)
-    return Panel(status, text_cfg, image_cfg, from_noise, randomize, rescale, templates)
+    return templates
 
 
 def slider(knob: Knob, elem_id: str) -> Any:
