@@ -1,0 +1,176 @@
+"""An extension for the tests alone: compares every step of a host's denoiser with separate model calls.
+
+Its one argument is JSON: {} does nothing; {"text": 7.5, "image": 1.5} are the scales that a job was asked for, by
+which the reference is made; {"fail": "encode"} lets our code fail there, for one job; {"time": true} adds up the
+seconds spent in our hooks. Records go to the file that IP2P_PROBE_FILE names, one line of JSON each.
+"""
+# Runs in a host, whose modules and gradio are not here.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import gradio as gr
+import torch
+from modules import prompt_parser, scripts
+
+RECORDS = Path(os.environ.get("IP2P_PROBE_FILE", os.devnull))
+
+
+def write(**values):
+    with RECORDS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+class Probe(scripts.Script):
+    sorting_priority = 2
+
+    def title(self):
+        return "Probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return [gr.Textbox("{}", visible=False, elem_id=f"probe_{is_img2img}")]
+
+    def before_process(self, p, asked="{}"):
+        undo_failure()
+        asked = json.loads(asked or "{}")
+        if asked.get("fail"):
+            fail(asked["fail"])
+        if asked.get("time"):
+            time_hooks(p)
+
+    def process_before_every_sampling(self, p, asked="{}", **kwargs):
+        asked = json.loads(asked or "{}")
+        if "image" in asked:
+            watch(p, asked)
+
+    def postprocess(self, p, processed, asked="{}"):
+        if hasattr(p, "probe_seconds"):
+            write(hooks_seconds=p.probe_seconds)
+
+
+def watch(p, asked):
+    denoiser = p.sampler.model_wrap_cfg
+    if hasattr(denoiser, "probe_original"):
+        denoiser.forward = denoiser.probe_original
+    denoiser.probe_original = original = denoiser.forward
+    counted = [0]
+
+    def count(module, args, kwargs):
+        counted[0] += len(args[0] if args else kwargs["x"])
+
+    def forward(x, sigma, *args, **kwargs):
+        step, before = denoiser.step, x.clone()
+        counted[0] = 0
+        hook = network(p).register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            guided = original(x, sigma, *args, **kwargs)
+        finally:
+            hook.remove()
+        rows = counted[0]
+        with torch.no_grad():
+            expected = reference(p, asked, step, before, sigma, kwargs["cond"], kwargs["image_cond"])
+        error = (guided - expected).abs().max() / expected.abs().max()
+        write(
+            step=step,
+            sigma=float(sigma[0]),
+            rows=rows,
+            error=float(error),
+            batch=len(x),
+            image_cond=kwargs["image_cond"][:1].flatten().tolist() if step == 0 else None,
+            image_cond_shape=list(kwargs["image_cond"].shape),
+        )
+        return guided
+
+    denoiser.forward = forward
+
+
+def reference(p, asked, step, x, sigma, cond, image_cond):
+    """s_T * w_k * c_k, summed over k, + (s_I - s_T * sum of w_k) * i + (1 - s_I) * u, each row a call of its own."""
+    said = prompt_parser.SdConditioning(p.negative_prompts, width=p.width, height=p.height)
+    negative = prompt_parser.get_learned_conditioning(p.sd_model, said, p.steps)
+    negative = prompt_parser.reconstruct_cond_batch(negative, step)
+    parts, texts = prompt_parser.reconstruct_multicond_batch(cond, step)
+    pictures = []
+    for n, conds in enumerate(parts):
+        one, level, image = x[n : n + 1], sigma[n : n + 1], image_cond[n : n + 1]
+        full = [(weight, call(p, one, level, texts[k : k + 1], image)) for k, weight in conds]
+        image_only = call(p, one, level, negative[n : n + 1], image)
+        null = call(p, one, level, negative[n : n + 1], torch.zeros_like(image))
+        total = sum(weight for weight, _ in full)
+        picture = sum(asked["text"] * weight * c for weight, c in full)
+        picture = picture + (asked["image"] - asked["text"] * total) * image_only + (1 - asked["image"]) * null
+        if asked.get("rescale"):
+            noise, own = one - picture, one - sum(c for _, c in full) / len(full)
+            picture = one - noise * (asked["rescale"] * own.std() / noise.std() + 1 - asked["rescale"])
+        pictures.append(picture)
+    return torch.cat(pictures)
+
+
+def patched(p):
+    objects = getattr(p.sd_model, "forge_objects", None)
+    return objects.unet.model if objects else None
+
+
+def network(p):
+    model = patched(p)
+    return model.diffusion_model if model else p.sd_model.model.diffusion_model
+
+
+def call(p, x, sigma, text, image):
+    model = patched(p)
+    if model:
+        return model.apply_model(x, sigma, c_concat=image, c_crossattn=text, transformer_options={})
+    condition = {"c_crossattn": [text], "c_concat": [image]}
+    return p.sampler.model_wrap_cfg.inner_model(x, sigma, cond=condition)
+
+
+BROKEN = []
+
+
+def fail(where):
+    """Let one part of our code raise: the encoding, the start of a sampling, or a step of it."""
+    hosts = "instruct_pix2pix.hosts."
+    cfg_denoiser, patcher = sys.modules[hosts + "cfg_denoiser"], sys.modules[hosts + "patcher"]
+
+    def broken(*args, **kwargs):
+        raise ValueError("the probe broke this")
+
+    if where == "step":
+        targets = [(cfg_denoiser, "rows"), (patcher, "combine")]
+    else:
+        targets = [(cfg_denoiser.CFGDenoiserHost, where), (patcher.PatcherHost, where)]
+    for owner, name in targets:
+        BROKEN.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, broken)
+
+
+def undo_failure():
+    while BROKEN:
+        setattr(*BROKEN.pop())
+
+
+def time_hooks(p):
+    p.probe_seconds = 0.0
+    ours = next(one for one in p.scripts.alwayson_scripts if one.title() == "Instruct Pix2Pix")
+    for name in ("process", "process_batch", "process_before_every_sampling"):
+        setattr(ours, name, timed(p, getattr(type(ours), name).__get__(ours)))
+
+
+def timed(p, hook):
+    def run(*args, **kwargs):
+        began = time.perf_counter()
+        try:
+            return hook(*args, **kwargs)
+        finally:
+            p.probe_seconds = getattr(p, "probe_seconds", 0.0) + time.perf_counter() - began
+
+    return run

@@ -1,0 +1,250 @@
+"""In each real host: the panel on the host's page, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from tests.hosts import checkpoints
+from tests.hosts.running import Host, picture
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+PATIENCE = 240_000
+"""Milliseconds: hosts take their time on a busy CPU."""
+
+CHECKPOINT = "#setting_sd_model_checkpoint input, .model_selection input"
+OPTIONS = "ul.options li, [role=option]"
+
+
+def browser_path() -> str | None:
+    return next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as engine:
+        running = engine.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+class Page:
+    """The img2img tab of a host."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        self.page.set_default_timeout(PATIENCE)
+        self.complaints: list[str] = []
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"{error} {error.stack}"))
+        self.page.goto(url, wait_until="domcontentloaded")
+        self.ready()
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.text} {message.location}")
+
+    def ready(self) -> None:
+        self.page.wait_for_selector("#img2img_prompt textarea", state="attached")
+        self.page.wait_for_function("typeof switch_to_img2img === 'function'")
+        self.page.wait_for_timeout(3000)
+        self.page.evaluate("switch_to_img2img()")
+        self.page.locator("#ip2p_panel").wait_for(state="visible")
+
+    def number(self, elem_id: str) -> Locator:
+        return self.page.locator(f"#{elem_id} input[type=number]").first
+
+    def set(self, elem_id: str, value: float) -> None:
+        field = self.number(elem_id)
+        field.fill(str(value))
+        field.blur()
+
+    def shows(self, elem_id: str, value: float) -> None:
+        """Wait for a number to show this value."""
+        self.page.wait_for_function(
+            "([id, value]) => Number(document.querySelector(`#${id} input[type=number]`).value) === value",
+            arg=[elem_id, value],
+            timeout=20_000,
+        )
+
+    def status(self, words: str) -> None:
+        """Wait for the panel to say this."""
+        self.page.wait_for_function(
+            "words => document.querySelector('#ip2p_status').textContent.includes(words)", arg=words, timeout=60_000
+        )
+
+    def is_open(self, wanted: bool) -> None:
+        self.page.locator("#ip2p_text_cfg").wait_for(state="visible" if wanted else "hidden", timeout=20_000)
+
+    def choose_checkpoint(self, name: str) -> None:
+        self.page.locator(CHECKPOINT).first.click()
+        self.page.locator(OPTIONS).filter(has_text=f"{name}.safetensors").first.click()
+
+    def tab(self, group: str, name: str) -> None:
+        self.page.locator(f"{group} > .tab-nav button, {group} button[role=tab]").filter(has_text=name).first.click()
+
+    def upload(self, file: Path) -> None:
+        self.page.locator("#img2img_image input[type=file]").first.set_input_files(str(file))
+        self.page.wait_for_timeout(2000)
+
+    def small(self) -> None:
+        for elem_id, value in (("img2img_steps", 2), ("img2img_width", 64), ("img2img_height", 64)):
+            self.set(elem_id, value)
+
+    def generate(self, tab: str = "img2img") -> None:
+        self.page.locator(f"#{tab}_generate").click()
+
+    def said(self, selector: str, words: str) -> str:
+        """Wait for an element to hold the words; return all that it says."""
+        self.page.wait_for_function(
+            "([s, w]) => [...document.querySelectorAll(s)].some(e => e.textContent.includes(w))", arg=[selector, words]
+        )
+        return " ".join(self.page.locator(selector).all_text_contents())
+
+    def ours(self) -> list[str]:
+        """Complaints of the browser that name something of ours."""
+        return [one for one in self.complaints if re.search("ip2p|instruct.pix2pix", one, re.IGNORECASE)]
+
+
+@pytest.fixture
+def page(editor: Host, browser: Browser) -> Iterator[Page]:
+    opened = Page(browser, editor.url)
+    yield opened
+    complaints = opened.ours()
+    opened.page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.png"
+    picture().save(path)
+    return path
+
+
+def test_the_panel_follows_the_checkpoint_that_is_chosen(page: Page) -> None:
+    page.status("instruct-pix2pix, SD1, 8 channels")
+    page.is_open(True)
+    page.choose_checkpoint(checkpoints.PLAIN)
+    page.status(f"{checkpoints.PLAIN}: Stable Diffusion, SD1, 4 channels")
+    page.status("pick an instruct-pix2pix checkpoint")
+    page.is_open(False)
+    page.choose_checkpoint(checkpoints.EDITS)
+    page.status("instruct-pix2pix, SD1, 8 channels")
+    page.is_open(True)
+
+
+def test_a_scale_never_stands_twice(page: Page) -> None:
+    page.set("ip2p_text_cfg", 9)
+    page.shows("img2img_cfg_scale", 9)
+    page.set("img2img_cfg_scale", 5)
+    page.shows("ip2p_text_cfg", 5)
+    page.set("ip2p_image_cfg", 2.2)
+    page.shows("img2img_image_cfg_scale", 2.2)
+
+
+def test_a_template_fills_the_prompt_with_its_first_blank_selected(page: Page) -> None:
+    page.page.locator("#ip2p_templates input").click()
+    choice = page.page.locator(OPTIONS).filter(has_text="{").first
+    text = choice.inner_text().strip().removeprefix("✓").strip()
+    choice.click()
+    page.page.wait_for_function(
+        "text => document.querySelector('#img2img_prompt textarea').value === text", arg=re.sub("[{}]", "", text)
+    )
+    blank = page.page.evaluate(
+        "(() => {const t = document.querySelector('#img2img_prompt textarea');"
+        "return t.value.slice(t.selectionStart, t.selectionEnd)})()"
+    )
+    assert blank == re.findall("{(.*?)}", text)[0]
+
+
+def test_generate_edits_the_picture_and_its_infotext_can_be_pasted_back(page: Page, source: Path) -> None:
+    page.upload(source)
+    page.page.locator("#img2img_prompt textarea").fill("make it snow")
+    page.small()
+    page.set("ip2p_image_cfg", 1.7)
+    page.set("ip2p_text_cfg", 6)
+    page.set("ip2p_rescale", 0.5)
+    page.generate()
+    infotext = page.said("#html_info_img2img", "Image CFG scale: 1.7")
+    assert "CFG scale: 6" in infotext
+    assert "Guidance rescale: 0.5" in infotext
+    page.page.locator("#img2img_gallery img").first.wait_for()
+    page.set("ip2p_image_cfg", 1.1)
+    page.set("ip2p_text_cfg", 3)
+    page.set("ip2p_rescale", 0)
+    text = "make it rain\nSteps: 2, Sampler: Euler a, CFG scale: 4.5, Seed: 1, Size: 64x64, "
+    page.page.locator("#img2img_prompt textarea").fill(text + "Image CFG scale: 1.9, Guidance rescale: 0.25")
+    page.page.locator("#tab_img2img #paste").first.click()
+    page.shows("ip2p_image_cfg", 1.9)
+    page.shows("img2img_image_cfg_scale", 1.9)
+    page.shows("ip2p_text_cfg", 4.5)
+    page.shows("img2img_cfg_scale", 4.5)
+    page.shows("ip2p_rescale", 0.25)
+
+
+def test_an_error_is_a_sentence_on_the_page(page: Page) -> None:
+    page.page.evaluate("switch_to_txt2img()")
+    page.page.locator("#txt2img_prompt textarea").fill("a house")
+    page.generate("txt2img")
+    page.said("#html_log_txt2img", "This checkpoint edits pictures: open the img2img tab")
+
+
+def test_the_batch_tab_keeps_names_and_metadata(page: Page, editor: Host, tmp_path: Path) -> None:
+    given, made = tmp_path / "in", tmp_path / "out"
+    given.mkdir()
+    made.mkdir()
+    for name, size in (("one", 64), ("two", 64), ("three", 96)):
+        picture(size, size).save(given / f"{name}.png")
+    editor.post("options", {"samples_save": True})
+    try:
+        page.page.locator("#img2img_prompt textarea").fill("make it snow")
+        page.small()
+        page.tab("#mode_img2img", "Batch")
+        if page.page.locator("#img2img_batch_source").count():
+            page.tab("#img2img_batch_source", "From directory")
+        for elem_id, folder in (("img2img_batch_input_dir", given), ("img2img_batch_output_dir", made)):
+            page.page.locator(f"#{elem_id} textarea, #{elem_id} input").first.fill(str(folder))
+        page.generate()
+        for _ in range(PATIENCE // 1000):
+            files = sorted(made.rglob("*.png"))
+            if len(files) == 3:
+                break
+            page.page.wait_for_timeout(1000)
+        page.page.wait_for_timeout(2000)
+    finally:
+        editor.post("options", {"samples_save": False})
+    names = [re.sub(r"^\d+-", "", file.stem) for file in made.rglob("*.png")]  # some hosts put a number before
+    assert sorted(names) == ["one", "three", "two"]
+    for file in made.rglob("*.png"):
+        with Image.open(file) as image:
+            assert "Image CFG scale: 1.5" in image.info["parameters"]
+
+
+def test_after_reload_ui_the_panel_and_a_job_work(page: Page, editor: Host, browser: Browser) -> None:
+    page.page.evaluate(
+        "(() => {const t = [...document.querySelectorAll('#tabs > .tab-nav button, #tabs button[role=tab]')];"
+        "t.find(b => b.textContent.trim() === 'Settings').click()})()"
+    )
+    page.page.locator("#settings_restart_gradio").click()
+    page.page.wait_for_timeout(15_000)
+    editor.wait()
+    again = Page(browser, editor.url)
+    again.status("instruct-pix2pix, SD1, 8 channels")
+    again.set("ip2p_text_cfg", 9)
+    again.shows("img2img_cfg_scale", 9)
+    assert again.ours() == []
+    again.page.close()
+    assert "Image CFG scale: 1.5" in editor.job().infotext
