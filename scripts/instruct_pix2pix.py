@@ -62,7 +62,7 @@ class InstructPix2Pix(scripts.Script):
 
     def title(self) -> str:
         """See `scripts.Script`, as for every method without an underscore."""
-        return "Instruct Pix2Pix"
+        return controls.TITLE
 
     def show(self, is_img2img: bool) -> object:
         return scripts.AlwaysVisible
@@ -71,12 +71,13 @@ class InstructPix2Pix(scripts.Script):
         if not is_img2img:
             return []
         if HOST is None:
-            with gr.Accordion("Instruct Pix2Pix", open=False, elem_id="ip2p_panel"):
+            with gr.Accordion(f"{controls.TITLE} – not in this web GUI", open=False, elem_id="ip2p_panel"):
                 gr.HTML(controls.line(UNSUPPORTED), elem_id="ip2p_status")
             return []
         script_callbacks.on_after_component(self.after_component)
         editing, status = controls.describe(selected())
-        with gr.Accordion("Instruct Pix2Pix", open=editing, elem_id="ip2p_panel") as self.accordion:
+        title = controls.TITLE if editing else controls.SELECT
+        with gr.Accordion(title, open=editing, elem_id="ip2p_panel") as self.accordion:
             self.panel = controls.build(status)
         self.infotext_fields = [
             (self.panel.text_cfg, "CFG scale"),
@@ -115,7 +116,7 @@ class InstructPix2Pix(scripts.Script):
 
     def _look(self, title: str | None = None) -> tuple[Any, Any]:
         editing, status = controls.describe(selected(title))
-        return gr.update(open=editing), gr.update(value=status)
+        return gr.update(open=editing, label=controls.TITLE if editing else controls.SELECT), gr.update(value=status)
 
     @loud
     def process(self, p: Any, *args: Any) -> None:

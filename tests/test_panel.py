@@ -74,9 +74,10 @@ def test_the_panel_is_open_and_names_an_edit_model_at_once(page: dict[str, Any])
 def test_another_checkpoint_closes_it_and_says_what_to_select(page: dict[str, Any]) -> None:
     accordion, status = page["looks"]["other"]
     assert accordion["open"] is False
+    assert "select an instruct-pix2pix checkpoint" in accordion["label"]
     assert "pick an instruct-pix2pix checkpoint" in status["value"]
     accordion, status = page["looks"]["edit"]
-    assert accordion["open"] is True
+    assert accordion["open"] is True and "select" not in accordion["label"]
 
 
 def test_no_checkpoint_at_all_is_a_sentence(page: dict[str, Any]) -> None:
@@ -122,5 +123,6 @@ def test_a_web_gui_that_it_cannot_work_in_is_told_so_and_left_alone(tmp_path: Pa
     assert page["host"] is None
     assert page["arguments"] == []
     assert page["props"]["ip2p_panel"]["open"] is False
+    assert "not in this web GUI" in page["props"]["ip2p_panel"]["label"]
     assert "AUTOMATIC1111, Forge, reForge" in page["props"]["ip2p_status"]["value"]
     assert page["events"] == []

@@ -21,6 +21,11 @@ IN_BROWSER = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
 """The name of the argument by which an event runs JavaScript."""
 
 
+TITLE = "Instruct Pix2Pix"
+SELECT = f"{TITLE} – select an instruct-pix2pix checkpoint to edit pictures"
+"""What stands on the closed panel."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """The controls; `arguments` are those that an edit needs beside the two scales, in a fixed order."""
