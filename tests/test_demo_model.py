@@ -29,7 +29,7 @@ def test_it_is_an_instruct_pix2pix_checkpoint_of_at_most_32_mb():
 
 
 def test_edits_of_unseen_scenes_come_out_right(model):
-    wanted = evaluate.cases(300_000, 24)
+    wanted = evaluate.cases(300_000, 16)
     edited = evaluate.run(model, wanted, EditSettings(steps=20))
     figures = evaluate.summary([evaluate.judge(c, e) for c, e in zip(wanted, edited, strict=True)])
     for kind, least in LEAST.items():
@@ -38,7 +38,7 @@ def test_edits_of_unseen_scenes_come_out_right(model):
 
 
 def test_text_cfg_changes_more_and_image_cfg_changes_less(model):
-    wanted = evaluate.cases(400_000, 16)
+    wanted = evaluate.cases(400_000, 10)
 
     def moved(text_cfg: float, image_cfg: float) -> float:
         edited = evaluate.run(model, wanted, EditSettings(steps=20, text_cfg=text_cfg, image_cfg=image_cfg))
