@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    about = "Serve the API, on this machine alone unless told otherwise; also what happens without a command."
+    about = "Serve the page and the API, on this machine alone unless told otherwise; so does no command at all."
     serve = command("serve", about, _serve, models, machine)
     serve.add_argument("--port", type=_port, metavar="PORT", help="default 7860, or the next free one")
     serve.add_argument("--listen", action="store_true", help="let other machines in; asks for --auth")

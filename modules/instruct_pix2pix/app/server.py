@@ -53,6 +53,8 @@ def build(
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped. Raises UserError for words that do not go together and for a port that is taken."""
+    from .gui import page  # gradio takes a second to import, and only a server needs it
+
     if args.listen and args.auth is None and not args.insecure:
         raise UserError(
             "--listen lets everyone on the network use this program: add --auth USER:PASSWORD, or --insecure if that "
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             worker,
             catalogue,
             outputs=outputs_folder(),
+            page=page(worker, catalogue),
             credentials=credentials,
             host_names=[own, own.partition(".")[0] + ".local", *args.allow_host],
             listen=args.listen,

@@ -1,0 +1,161 @@
+"""What the page says of a job, a result and a model: text and small pieces of HTML, everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable
+
+from PIL import Image
+
+from ..engine.text import CHUNK, PromptEncoder
+from ..engine.tokenizer import Tokenizer
+from ..errors import UserError
+from ..prompts import BREAK, parse_attention, schedule, split_and
+from ..settings import EditSettings, number_text
+from .jobs import State, Status
+from .library import Entry
+
+PREVIEW_QUALITY = 80
+
+
+def escape(text: object) -> str:
+    """Text that is nothing but text in HTML and in the page's templates."""
+    return html.escape(str(text)).replace("{", "&#123;").replace("`", "&#96;")
+
+
+def line(text: str, kind: str = "") -> str:
+    """A sentence; `kind` is 'problem' for one that must be noticed."""
+    role = ' role="alert"' if kind == "problem" else ""
+    return f'<p class="ip2p-line {kind}"{role}>{escape(text)}</p>'
+
+
+# --- a job ---
+
+
+def progress(status: Status, model: str, waited: float, preview: Image.Image | None = None) -> str:
+    """How a job stands: a bar and what it says, and what the pictures are becoming; `waited` is in seconds."""
+    if status.state is State.FAILED:
+        return line(status.error, "problem")
+    if status.state.ended:
+        return line(_ended(status))
+    share = status.step / status.steps if status.state is State.RUNNING and status.steps else None
+    says, left = _going(status, model, waited)
+    shown = "" if preview is None else _picture(preview)
+    known = "" if share is None else f' aria-valuenow="{share * 100:.0f}"'
+    bar = (
+        '<div class="ip2p-bar waiting">'
+        if share is None
+        else f'<div class="ip2p-bar" style="width:{share * 100:.1f}%">'
+    )
+    return (
+        '<div class="ip2p-going"><div class="ip2p-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
+        f'{known} aria-label="{escape(says)}">{bar}</div></div>'
+        f'<p class="ip2p-line"><span>{escape(says)}</span><span>{escape(left)}</span></p>{shown}</div>'
+    )
+
+
+def _going(status: Status, model: str, waited: float) -> tuple[str, str]:
+    if status.interrupted:
+        return "Stopping after this step …", ""
+    if status.state is State.QUEUED and status.position:
+        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+    if status.state is not State.RUNNING:
+        return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    pictures = status.steps // status.batch_steps if status.batch_steps else 1
+    says = f"Step {min(status.batch_step + 1, status.batch_steps)}/{status.batch_steps}"
+    if pictures > 1:
+        says = f"Picture {min(status.batch + 1, pictures)} of {pictures} · {says}"
+    return says, "" if status.eta is None else f"{duration(status.eta)} left"
+
+
+def _ended(status: Status) -> str:
+    done = len(status.results)
+    if status.state is State.INTERRUPTED:
+        return f"Interrupted. {_count(done, 'picture')} finished." if done else "Interrupted before a picture was done."
+    if not done:
+        return "All pictures were skipped."
+    return f"{_count(done, 'picture')} in {duration(status.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """'0.8 s', '12 s' or '3 min 5 s'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _picture(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=PREVIEW_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return (
+        f'<img class="ip2p-preview" width="{image.width}" height="{image.height}" '
+        f'alt="What the pictures are becoming" src="data:image/jpeg;base64,{encoded}">'
+    )
+
+
+# --- a result, a prompt, a model ---
+
+
+def caption(settings: EditSettings) -> str:
+    """What tells one result from the next."""
+    return f"seed {settings.seed}\nText {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
+
+
+class TokenCounter:
+    """Counts the tokens of a prompt as the text encoder will see it."""
+
+    def __init__(self) -> None:
+        self._tokenizer = Tokenizer()
+        self._encoder = PromptEncoder(self._tokenizer, lambda tokens: tokens)
+
+    def __call__(self, text: str, steps: int) -> str:
+        """Return HTML such as '5/75'; of a prompt that changes, the longest it becomes."""
+        try:
+            texts = {shown for part, _ in split_and(text) for _, shown in schedule(part, steps)}
+        except UserError:
+            texts = {text}
+        counts = [(self._count(shown), len(self._encoder.chunks(shown)) * CHUNK) for shown in texts]
+        count, room = max(counts)
+        return f'<span title="Tokens of the prompt, and how many fit">{count}/{room}</span>'
+
+    def _count(self, text: str) -> int:
+        return sum(self._tokenizer.count(word) for word, weight in parse_attention(text) if (word, weight) != BREAK)
+
+
+def model_choice(entry: Entry) -> str:
+    """A model in the list to choose from."""
+    if entry.checkpoint is None:
+        return f"{entry.name} — cannot be read"
+    return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
+
+
+def models_table(entries: Iterable[Entry]) -> str:
+    """All models and what is known of them."""
+    rows = "".join(_model_row(entry) for entry in entries)
+    return (
+        '<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead><tr>'
+        "<th>Name</th><th>Folder</th><th>What it is</th><th>Size</th><th>Precision</th><th>How that is known</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _model_row(entry: Entry) -> str:
+    found = entry.checkpoint
+    cells = [entry.name, entry.path.parent.name]
+    if found is None:
+        cells += ["cannot be read", "", "", entry.problem or ""]
+    else:
+        precision = found.dtype + (", EMA" if found.has_ema else "")
+        reason = found.reason if found.editable else f"{found.reason}. {found.advice}"
+        cells += [found.label, f"{found.size_bytes / 1e6:,.0f} MB", precision, reason]
+    edits = found is not None and found.editable
+    body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr class="{"edits" if edits else "other"}">{body}</tr>'

@@ -1,0 +1,107 @@
+// What the browser does on the page of its own, besides what it does in a host's tab.
+(() => {
+    "use strict";
+
+    const byId = (id) => document.getElementById(id);
+    const shown = (element) => element && element.offsetParent !== null;
+
+    // --- light and dark ---
+
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+
+    /** Store a choice if one is given, show what is chosen, and return it. */
+    window.ip2pTheme = (choice) => {
+        if (choice) localStorage.setItem("ip2p_theme", choice);
+        const chosen = localStorage.getItem("ip2p_theme") || "System";
+        document.body.classList.toggle("dark", chosen === "Dark" || (chosen === "System" && dark.matches));
+        return chosen;
+    };
+    dark.addEventListener("change", () => ip2pTheme());
+
+    // --- keys ---
+
+    document.addEventListener("keydown", (event) => {
+        if (event.isComposing) return;
+        const generate = byId("img2img_generate");
+        const interrupt = byId("img2img_interrupt");
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && shown(generate)) {
+            event.preventDefault();
+            generate.click();
+        } else if (event.key === "Escape" && shown(interrupt)) {
+            interrupt.click();
+        }
+    }, true);
+
+    // --- where the results are below the settings, go there ---
+
+    document.addEventListener("click", (event) => {
+        const results = byId("img2img_results");
+        if (event.target.closest?.("#img2img_generate") && results.getBoundingClientRect().top > innerHeight * 0.8) {
+            results.scrollIntoView({ behavior: "smooth" });
+        }
+    });
+
+    // --- a picture that is dropped or pasted anywhere, also over another picture ---
+
+    const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
+
+    /** Hand a file to the upload field that the server listens to. */
+    function arrive(file) {
+        const info = byId("pnginfo_image");
+        const place = shown(info) ? info : byId("ip2p_arrival");
+        const input = place?.querySelector("input[type=file]");
+        if (!input) return false;
+        const files = new DataTransfer();
+        files.items.add(file);
+        input.files = files.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+        return true;
+    }
+
+    document.addEventListener("paste", (event) => {
+        const file = pictureIn(event.clipboardData);
+        if (file && arrive(file)) event.preventDefault();
+    }, true);
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+        const file = pictureIn(event.dataTransfer);
+        if (file && arrive(file)) {
+            event.preventDefault();
+            event.stopPropagation();
+        }
+    }, true);
+
+    // --- what is on the page changes: tool buttons get their tooltips, the window's title the progress ---
+
+    const title = document.title;
+
+    function look() {
+        for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
+            button.title = button.textContent.trim();
+        }
+        const bar = document.querySelector("#img2img_progress [role=progressbar]");
+        const share = bar?.getAttribute("aria-valuenow");
+        const wanted = bar ? `${share ? `[${share}%] ` : "[…] "}${title}` : title;
+        if (document.title !== wanted) document.title = wanted;
+        ip2pPaint();
+    }
+
+    let asked = false;
+    function lookSoon() {
+        if (asked) return;
+        asked = true;
+        setTimeout(() => { asked = false; look(); }, 100);
+    }
+
+    function begin() {
+        ip2pTheme();
+        look();
+        new MutationObserver(lookSoon).observe(document.body, {
+            childList: true, subtree: true, attributes: true, attributeFilter: ["src", "aria-valuenow"],
+        });
+    }
+
+    // gradio puts what belongs into the head there when it pleases.
+    if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+    else begin();
+})();

@@ -1,0 +1,126 @@
+// The mask of the Inpaint tab: strokes over the picture to edit, sent to the server as a black and white PNG.
+(() => {
+    "use strict";
+
+    const LONGEST = 1024; // pixels of the mask's longest side
+    let strokes = []; // { erase, width, points: [[x, y], …] } in pixels of the mask
+    let source = null; // address of the picture that they are painted on
+    let canvas = null;
+
+    const part = (selector) => document.querySelector(`#ip2p_paint ${selector}`);
+    const picture = () => document.querySelector("#img2img_image .image-frame img");
+
+    /** Show the picture that is to be edited now; another picture begins with no strokes. */
+    function look() {
+        const shown = part("img");
+        if (!shown) return;
+        const wanted = picture()?.getAttribute("src") ?? null;
+        if (wanted !== source) {
+            source = wanted;
+            strokes = [];
+            send();
+        }
+        if (shown.getAttribute("src") !== source && source) shown.src = source;
+        part(".ip2p-easel").classList.toggle("empty", !source);
+        if (canvas !== part("canvas")) begin();
+    }
+
+    /** Take up the canvas that is on the page: gradio may have made a new one. */
+    function begin() {
+        canvas = part("canvas");
+        const shown = part("img");
+        shown.addEventListener("load", fit);
+        canvas.addEventListener("pointerdown", start);
+        canvas.addEventListener("pointermove", move);
+        for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, finish);
+        part(".ip2p-undo").addEventListener("click", () => { strokes.pop(); draw(); send(); });
+        part(".ip2p-clear").addEventListener("click", () => { strokes = []; draw(); send(); });
+        part(".ip2p-easel").addEventListener("click", () => {
+            if (!source) document.querySelector("#ip2p_arrival input[type=file]")?.click();
+        });
+        if (shown.complete && shown.naturalWidth) fit();
+    }
+
+    function fit() {
+        const shown = part("img");
+        const scale = LONGEST / Math.max(shown.naturalWidth, shown.naturalHeight);
+        canvas.width = Math.max(1, Math.round(shown.naturalWidth * scale));
+        canvas.height = Math.max(1, Math.round(shown.naturalHeight * scale));
+        draw();
+    }
+
+    // --- strokes ---
+
+    let current = null;
+
+    function point(event) {
+        const box = canvas.getBoundingClientRect();
+        return [
+            ((event.clientX - box.left) / box.width) * canvas.width,
+            ((event.clientY - box.top) / box.height) * canvas.height,
+        ];
+    }
+
+    function start(event) {
+        if (event.button > 0 || !source) return;
+        canvas.setPointerCapture(event.pointerId);
+        const share = Number(part(".ip2p-brush").value) / 100;
+        const width = Math.max(2, share * Math.max(canvas.width, canvas.height));
+        current = { erase: part(".ip2p-erase").checked, width, points: [point(event)] };
+        strokes.push(current);
+        draw();
+        event.preventDefault();
+    }
+
+    function move(event) {
+        if (!current) return;
+        current.points.push(point(event));
+        draw();
+    }
+
+    function finish() {
+        if (!current) return;
+        current = null;
+        send();
+    }
+
+    function draw() {
+        const pen = canvas.getContext("2d");
+        pen.clearRect(0, 0, canvas.width, canvas.height);
+        pen.lineCap = pen.lineJoin = "round";
+        pen.strokeStyle = getComputedStyle(canvas).color;
+        for (const { erase, width, points } of strokes) {
+            pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
+            pen.lineWidth = width;
+            pen.beginPath();
+            pen.moveTo(...points[0]);
+            for (const to of points) pen.lineTo(...to);
+            pen.stroke();
+        }
+        pen.globalCompositeOperation = "source-over";
+    }
+
+    /** Put the mask where the server reads it: white where there is paint. */
+    function send() {
+        const target = document.querySelector("#ip2p_mask textarea");
+        if (!target) return;
+        target.value = strokes.length ? blackAndWhite() : "";
+        target.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    function blackAndWhite() {
+        const mask = document.createElement("canvas");
+        [mask.width, mask.height] = [canvas.width, canvas.height];
+        const pen = mask.getContext("2d");
+        pen.drawImage(canvas, 0, 0);
+        pen.globalCompositeOperation = "source-in";
+        pen.fillStyle = "white";
+        pen.fillRect(0, 0, mask.width, mask.height);
+        pen.globalCompositeOperation = "destination-over";
+        pen.fillStyle = "black";
+        pen.fillRect(0, 0, mask.width, mask.height);
+        return mask.toDataURL("image/png");
+    }
+
+    window.ip2pPaint = look;
+})();
