@@ -65,7 +65,6 @@ def page(worker: Worker, catalogue: Catalogue) -> Page:
         # Else gradio takes a path that a browser makes up for an upload: it checks only pages that it launched itself.
         blocks.has_launched = True
         blocks._queue.sleep_when_free = 0.01  # seconds; gradio's own choice wakes a thousand times a second
-        blocks.has_launched = True  # or files are taken from anywhere: a mounted page never launches
         return Gate(served, Path(get_upload_folder()))
 
     return mount
