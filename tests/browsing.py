@@ -67,20 +67,35 @@ class Visit:
 
     def drop(self, file: Path, onto: str = "#img2img_image") -> None:
         """Drop a file with the mouse, as the browser reports that."""
+        self.locate(onto).dispatch_event("drop", {"dataTransfer": self._transfer(file)})
+        self.locate(f"{onto} .image-frame img").wait_for()
+
+    def paste(self, file: Path) -> None:
+        """Paste a file."""
+        paste = (
+            "(data) => document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))"
+        )
+        self.page.evaluate(f"(data) => document.body.dispatchEvent({event})", self._transfer(file))
+
+    def _transfer(self, file: Path) -> Any:
         script = """([bytes, name]) => {
             const data = new DataTransfer();
             data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
             return data;
         }"""
-        data = self.page.evaluate_handle(script, [list(file.read_bytes()), file.name])
-        self.locate(onto).dispatch_event("drop", {"dataTransfer": data})
-        self.locate(f"{onto} .image-frame img").wait_for()
+        return self.page.evaluate_handle(script, [list(file.read_bytes()), file.name])
 
     def set(self, elem_id: str, value: float) -> None:
         """Type a number into a control."""
         field = self.locate(f"#{elem_id} input[type=number]")
         field.fill(str(value))
         field.blur()
+
+    def ready_to_paint(self) -> None:
+        self.page.wait_for_function(
+            "Math.max(...['width', 'height'].map((side) => "
+            "document.querySelector('#ip2p_paint canvas')[side])) === 1024"
+        )
 
     def number(self, elem_id: str) -> float:
         return float(self.locate(f"#{elem_id} input[type=number]").input_value())

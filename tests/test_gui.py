@@ -158,6 +158,7 @@ def test_only_what_is_painted_over_changes(at_page: Visit) -> None:
     at_page.locate("#img2img_generate").click()
     at_page.locate("#img2img_progress").get_by_text("Nothing is painted over").wait_for()
 
+    at_page.ready_to_paint()
     canvas = at_page.locate("#ip2p_paint canvas")
     box = canvas.bounding_box()
     mouse = at_page.page.mouse
@@ -237,7 +238,30 @@ def test_what_is_missing_or_wrong_is_a_sentence(at_page: Visit, tmp_path: Path) 
     (tmp_path / "torn.png").write_bytes((EXAMPLES / "house.png").read_bytes()[:500])
     at_page.locate("#ip2p_arrival input").set_input_files(tmp_path / "torn.png")
     at_page.locate("#img2img_progress [role=alert]").get_by_text("torn.png").wait_for()
-    assert at_page.locate("#img2img_generate").is_visible()
+    at_page.paste(EXAMPLES / "car.png")
+    at_page.locate("#img2img_image .image-frame img[src*='car.png']").wait_for()
+    assert (pixels(at_page.input_picture()) == pixels(Image.open(EXAMPLES / "car.png"))).all()
+
+
+def test_a_size_by_hand_is_the_size_of_the_result_and_comes_back_with_its_settings(at_page: Visit) -> None:
+    at_page.drop(EXAMPLES / "house.png")
+    at_page.write("make it winter")
+    at_page.set("img2img_steps", 2)
+    at_page.set("img2img_batch_count", 1)
+    at_page.page.get_by_label("Width × height").check()
+    at_page.locate("#img2img_width input[type=number]").wait_for()
+    at_page.set("img2img_width", 64)
+    at_page.set("img2img_height", 128)
+    at_page.locate("#img2img_res_switch_btn").click()
+    at_page.page.wait_for_function("document.querySelector('#img2img_width input[type=number]').value == 128")
+    at_page.generate()
+    assert [result.size for result in at_page.results()] == [(128, 64)]
+    at_page.page.get_by_label("Automatic").check()
+    at_page.locate("#img2img_width").wait_for(state="hidden")
+    at_page.locate("#ip2p_reuse_settings").click()
+    at_page.locate("#img2img_width").wait_for()
+    assert (at_page.number("img2img_width"), at_page.number("img2img_height")) == (128, 64)
+    assert at_page.number("img2img_seed") >= 0
 
 
 def test_a_narrow_screen_scrolls_only_down(site) -> None:

@@ -33,7 +33,7 @@ Updates = dict[Any, Any]
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 LOOK_EVERY = 0.5
 """Seconds between two looks at a job: often enough for the eye, and cheap."""
-PREVIEW_PAUSE = 20
+PREVIEW_PAUSE = 30
 """How many times as long as a preview took until the next: the edit is to be no slower for being watched."""
 MOST_REMEMBERED = 64
 

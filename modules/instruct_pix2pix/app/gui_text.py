@@ -27,8 +27,8 @@ def escape(text: object) -> str:
 
 def line(text: str, kind: str = "") -> str:
     """A sentence; `kind` is 'problem' for one that must be noticed."""
-    role = ' role="alert"' if kind == "problem" else ""
-    return f'<p class="ip2p-line {kind}"{role}>{escape(text)}</p>'
+    role = "alert" if kind == "problem" else "status"
+    return f'<p class="ip2p-line {kind}" role="{role}">{escape(text)}</p>'
 
 
 # --- a job ---

@@ -27,7 +27,7 @@
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && shown(generate)) {
             event.preventDefault();
             generate.click();
-        } else if (event.key === "Escape" && shown(interrupt)) {
+        } else if (event.key === "Escape" && shown(interrupt) && !document.querySelector("ul[role=listbox]")) {
             interrupt.click();
         }
     }, true);

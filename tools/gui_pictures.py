@@ -1,0 +1,66 @@
+"""Takes the pictures of the page that are in docs/: `python -m tools.gui_pictures`. Needs Chromium and playwright."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tests.browsing import EXAMPLES, Visit, chromium, served_page, visit
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def main() -> None:
+    """Edit an example and look at it: in the light, in the dark while it works, and on a narrow screen."""
+    with tempfile.TemporaryDirectory() as folder, served_page(Path(folder)) as (address, worker), chromium() as browser:
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 1000}) as visited:
+            edit(visited, "house.png", "make it winter")
+            visited.generate()
+            settle(visited)
+            visited.page.screenshot(path=DOCS / "gui.png", full_page=True)
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 900}, color_scheme="dark") as visited:
+            edit(visited, "ball.png", "remove the ball")
+            visited.open_tab("Inpaint")
+            paint(visited)
+            visited.generate(wait=False)
+            visited.locate("#img2img_progress").get_by_text("Picture 3 of 4 · Step 1").first.wait_for(timeout=60_000)
+            settle(visited, images="#img2img_gallery img")
+            visited.page.evaluate("scrollTo(0, 0)")
+            visited.page.screenshot(path=DOCS / "gui-dark.png")
+            visited.wait_for_end()
+        with visit(browser, address, worker, viewport={"width": 390, "height": 844}) as visited:
+            edit(visited, "car.png", "make the car blue")
+            visited.set("img2img_batch_count", 2)
+            visited.generate()
+            settle(visited)
+            visited.page.screenshot(path=DOCS / "gui-narrow.png", full_page=True)
+
+
+def edit(visited: Visit, name: str, instruction: str) -> None:
+    """Set up an edit that comes out the same each time."""
+    visited.drop(EXAMPLES / name)
+    visited.write(instruction)
+    visited.set("img2img_seed", 7)
+
+
+def paint(visited: Visit) -> None:
+    """Paint over the ball."""
+    visited.ready_to_paint()
+    visited.locate("#ip2p_paint .ip2p-brush").fill("18")
+    box = visited.locate("#ip2p_paint canvas").bounding_box()
+    mouse = visited.page.mouse
+    for x, y in ((0.72, 0.72), (0.86, 0.72), (0.72, 0.8), (0.86, 0.8)):
+        mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        mouse.down()
+    mouse.up()
+
+
+def settle(visited: Visit, images: str = "#ip2p_compare img") -> None:
+    """Wait until all pictures are there."""
+    visited.locate(images).first.wait_for()
+    visited.page.wait_for_function("[...document.images].every((one) => one.complete)")
+    visited.page.wait_for_timeout(300)
+
+
+if __name__ == "__main__":
+    main()
