@@ -72,9 +72,7 @@ class Visit:
 
     def paste(self, file: Path) -> None:
         """Paste a file."""
-        paste = (
-            "(data) => document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))"
-        )
+        event = "new ClipboardEvent('paste', { clipboardData: data, bubbles: true })"
         self.page.evaluate(f"(data) => document.body.dispatchEvent({event})", self._transfer(file))
 
     def _transfer(self, file: Path) -> Any:
