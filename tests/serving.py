@@ -43,7 +43,7 @@ class Served:
         """Edit the house in few steps, expect success, and return the pictures."""
         return pictures(self.post("img2img", **quick(**body)))
 
-    def wait_until(self, condition: Any, seconds: float = 20) -> None:
+    def wait_until(self, condition: Any, seconds: float = 120) -> None:
         """Wait until a function is true."""
         end = time.monotonic() + seconds
         while not condition():
@@ -80,9 +80,9 @@ def served(folder: Path, models: Path | None = None, **options: Any) -> Iterator
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180, trust_env=False) as client:
                 yield Served(port, worker, folder / "outputs", client)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
     assert not thread.is_alive()

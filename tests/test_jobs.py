@@ -57,7 +57,7 @@ def follow(job: Job, until: Any = lambda status: False) -> list[Status]:
     """Every change of a job that can be seen, up to its end or until a function of the status is true."""
     seen = [job.status()]
     while not seen[-1].state.ended and not until(seen[-1]):
-        seen.append(job.wait(seen[-1].version, 30))
+        seen.append(job.wait(seen[-1].version, 120))
     return seen
 
 
@@ -67,7 +67,7 @@ def pixels(image: Image.Image) -> bytes:
 
 def test_a_job_makes_the_engines_own_pictures_with_their_settings(worker, model):
     job = worker.submit(order(count=3, batch_size=2))
-    status = job.wait(END, 60)
+    status = job.wait(END, 120)
     expected = list(edit(model, PICTURE.image, job.settings))
     assert status.state is State.FINISHED
     assert [pixels(r.image) for r in status.results] == [pixels(e.image) for e in expected]
@@ -90,7 +90,7 @@ def test_progress_counts_the_steps_of_all_pictures_and_the_seconds_left(worker):
 
 
 def test_a_lower_denoising_strength_has_fewer_steps_to_count(worker):
-    status = worker.submit(order(steps=10, denoise=0.5)).wait(END, 30)
+    status = worker.submit(order(steps=10, denoise=0.5)).wait(END, 120)
     assert status.step == status.steps == 6
 
 
@@ -100,7 +100,7 @@ def test_first_come_first_served(worker):
     for job in three:
         job.done.add_done_callback(lambda _, job=job: ended.append(job.id))
     assert [job.status().position for job in three] in ([0, 1, 2], [0, 0, 1])  # the first may be over already
-    assert three[2].wait(END, 30).state is State.FINISHED
+    assert three[2].wait(END, 120).state is State.FINISHED
     assert ended == [job.id for job in three]
 
 
@@ -108,7 +108,7 @@ def test_an_interrupted_job_stops_within_a_step_and_keeps_what_is_finished(worke
     job = worker.submit(order(count=4, steps=8))
     at = follow(job, lambda status: status.batch >= 1 and status.batch_step >= 1)[-1]
     job.interrupt()
-    status = job.wait(END, 30)
+    status = job.wait(END, 120)
     assert status.state is State.INTERRUPTED and status.interrupted
     assert len(status.results) == at.batch == 1 and status.step <= at.step + 1
     (first,) = edit(model, PICTURE.image, EditSettings(instruction="make it winter", steps=8, seed=3, size="64"))
@@ -119,7 +119,7 @@ def test_a_job_that_is_interrupted_in_the_line_never_begins_and_the_others_go_on
     first, second, third = (worker.submit(order(steps=6)) for _ in range(3))
     second.interrupt()
     assert second.status().state is State.INTERRUPTED and third.status().position <= 1
-    assert third.wait(END, 30).state is first.wait(END, 30).state is State.FINISHED
+    assert third.wait(END, 120).state is first.wait(END, 120).state is State.FINISHED
     assert second.status().step == 0
 
 
@@ -127,7 +127,7 @@ def test_skip_gives_up_one_batch_and_goes_on_with_the_next_seeds(worker, model):
     job = worker.submit(order(count=5, batch_size=2, steps=4))
     follow(job, lambda status: status.batch_step >= 1)
     job.skip()
-    status = job.wait(END, 30)
+    status = job.wait(END, 120)
     assert status.state is State.FINISHED and status.step == status.steps == 20
     assert [result.settings.seed for result in status.results] == [5, 6, 7]
     expected = list(edit(model, PICTURE.image, job.settings))[2:]
@@ -137,7 +137,7 @@ def test_skip_gives_up_one_batch_and_goes_on_with_the_next_seeds(worker, model):
 def test_a_reloaded_page_finds_its_job_again(worker):
     job = worker.submit(order())
     assert worker.find(job.id) is job and worker.find("nothing") is None
-    job.wait(END, 30)
+    job.wait(END, 120)
     assert worker.find(job.id) is job and len(job.status().results) == 1
 
 
@@ -149,14 +149,14 @@ def test_a_model_is_changed_between_jobs_and_its_loading_is_a_state(tmp_path):
         first, second = worker.submit(order()), worker.submit(order(other))
         states = [status.state for status in follow(first)]
         assert [*dict.fromkeys(states)][-3:] == [State.LOADING, State.RUNNING, State.FINISHED]
-        assert second.wait(END, 30).model == "other" and first.status().model == "demo"
+        assert second.wait(END, 120).model == "other" and first.status().model == "demo"
         assert "Model: other" in second.status().results[0].infotext
         loaded = worker.loaded
         assert loaded is not None and loaded.path == other
-        worker.submit(order(other)).wait(END, 30)
+        worker.submit(order(other)).wait(END, 120)
         assert worker.loaded is loaded  # not loaded again
         other.write_bytes(DEMO.read_bytes())  # written anew, so it may be another model
-        worker.submit(order(other)).wait(END, 30)
+        worker.submit(order(other)).wait(END, 120)
         assert worker.loaded is not None and worker.loaded is not loaded
 
 
@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_own_job_only(worker, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(DEMO.read_bytes()[:100_000])
     three = [worker.submit(order(path)) for path in (DEMO, broken, tmp_path / "gone.safetensors")]
-    last = worker.submit(order()).wait(END, 30)
+    last = worker.submit(order()).wait(END, 120)
     states = [job.status().state for job in three]
     assert states == [State.FINISHED, State.FAILED, State.FAILED] and last.state is State.FINISHED
     assert "broken.safetensors" in three[1].status().error and str(tmp_path) not in three[1].status().error
@@ -178,7 +178,7 @@ def test_what_cannot_be_right_is_refused_when_it_is_submitted(worker):
 
 
 def test_more_pictures_than_fit_into_memory_are_refused(worker):
-    status = worker.submit(order(count=1000, size="4096")).wait(END, 30)
+    status = worker.submit(order(count=1000, size="4096")).wait(END, 120)
     assert status.state is State.FAILED and "too many" in status.error and not status.unexpected
 
 
@@ -189,19 +189,19 @@ def test_the_line_has_an_end():
             worker.submit(order())
         for job in accepted:
             job.interrupt()
-        accepted[0].wait(END, 30)
-        assert worker.submit(order()).wait(END, 30).state is State.FINISHED
+        accepted[0].wait(END, 120)
+        assert worker.submit(order()).wait(END, 120).state is State.FINISHED
 
 
 def test_old_jobs_are_forgotten():
     with Worker(MACHINE, most_kept=2) as worker:
         four = [worker.submit(order(steps=1)) for _ in range(4)]
-        four[-1].wait(END, 30)
+        four[-1].wait(END, 120)
         assert [worker.find(job.id) is job for job in four] == [False, False, True, True]
     with Worker(MACHINE, kept_seconds=0) as worker:
         job = worker.submit(order(steps=1))
-        job.wait(END, 30)
-        worker.submit(order(steps=1)).wait(END, 30)
+        job.wait(END, 120)
+        worker.submit(order(steps=1)).wait(END, 120)
         assert worker.find(job.id) is None
 
 
@@ -240,7 +240,7 @@ def test_the_preview_in_the_latent_space_of_sd1_is_the_published_linear_map():
 def test_a_transparent_picture_stays_transparent(worker):
     alpha = Image.new("L", PICTURE.image.size, 255)
     alpha.paste(0, (0, 0, 40, 40))
-    status = worker.submit(order(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 30)
+    status = worker.submit(order(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 120)
     made = np.asarray(status.results[0].image)
     assert made.shape[2] == 4 and made[10, 10, 3] == 0 and made[60, 60, 3] == 255
 
@@ -255,10 +255,10 @@ def test_a_fault_is_told_in_a_sentence_without_its_details(worker, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "edit", faulty)
-        status = worker.submit(order()).wait(END, 30)
+        status = worker.submit(order()).wait(END, 120)
     assert status.state is State.FAILED and said in status.error and status.unexpected is unexpected
     assert "secret" not in status.error
-    assert worker.submit(order()).wait(END, 30).state is State.FINISHED
+    assert worker.submit(order()).wait(END, 120).state is State.FINISHED
 
 
 def test_closing_ends_every_job_and_takes_no_more():
