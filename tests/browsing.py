@@ -1,6 +1,7 @@
 """The page of a real server on loopback in headless Chromium, for its tests and for its pictures in docs/."""
 
 import io
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from instruct_pix2pix.app.server import build, make_server
 from instruct_pix2pix.engine.precision import choose_machine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def served_page(folder: Path, models: Path | None = None) -> Iterator[tuple[str,
     """Serve the page with the demo model, and the models of a folder; gives its address and the worker."""
     with Worker(choose_machine("cpu", "fp32")) as worker, socket.create_server(("127.0.0.1", 0)) as listener:
         catalogue = Catalogue([models] if models else [])
-        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue))
+        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder))
         server = make_server(app, worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -7,28 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-pytest.importorskip("playwright", reason="playwright drives the browser")
-from browsing import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
-
 from instruct_pix2pix.app.library import DEMO
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory):
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server saves results."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, outputs: Path):
     """A server and a browser."""
     folder = tmp_path_factory.mktemp("gui")
     (folder / "models").mkdir()
     plain = load_file(DEMO)
     plain[FIRST] = plain[FIRST][:, :4].contiguous()
     save_file(plain, folder / "models" / "plain.safetensors")
-    with served_page(folder / "outputs", folder / "models") as (address, worker), chromium() as browser:
+    with served_page(outputs, folder / "models") as (address, worker), chromium() as browser:
         yield browser, address, worker
 
 
@@ -45,7 +49,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, tmp_path: Path) -> None:
+def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, tmp_path: Path, outputs: Path) -> None:
     at_page.locate("#setting_sd_model_checkpoint input").click()
     at_page.page.get_by_role("option", name="demo — instruct-pix2pix").click()
     at_page.drop(EXAMPLES / "house.png")
@@ -62,7 +66,7 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, t
     bar = at_page.locate("#img2img_progress [role=progressbar]")
     assert 0 <= float(bar.get_attribute("aria-valuenow") or 0) <= 100
     at_page.wait_for_end()
-    assert at_page.says().startswith("4 pictures in ")
+    assert at_page.says().startswith("4 pictures in ") and "saved in outputs/20" in at_page.says()
     assert at_page.locate("#img2img_gallery .thumbnail-item").count() == 4
     captions = at_page.locate("#img2img_gallery .caption-label").all_inner_texts()
     seeds = [int(caption.split()[1]) for caption in captions]
@@ -76,6 +80,8 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, t
     sides = at_page.locate("#ip2p_compare img").evaluate_all("(all) => all.map((one) => one.src)")
     before, after = [pixels(at_page.fetch(side)) for side in sides]
     second = at_page.results()[1]
+    (saved,) = [Image.open(file) for file in outputs.glob(f"*/*-{seeds[1]}.png")]
+    assert (pixels(saved) == pixels(second)).all() and saved.info["parameters"] == second.info["parameters"]
     assert (after == pixels(second)).all()
     assert (before == pixels(Image.open(EXAMPLES / "house.png"))).all()
     at_page.locate("#img2img_reuse_seed").click()
@@ -147,6 +153,17 @@ def test_an_interrupt_keeps_what_is_finished_and_keys_begin_and_end_an_edit(at_p
     at_page.wait_for_end()
     assert at_page.says().startswith("Interrupted")
     assert at_page.worker.queued == 0
+
+    # what is skipped makes room for the next, and does not count
+    at_page.set("img2img_steps", 100)
+    at_page.set("img2img_batch_count", 2)
+    at_page.generate(wait=False)
+    at_page.locate("#img2img_progress").get_by_text("Picture 1 of 2 · Step").wait_for()
+    at_page.locate("#img2img_skip").click()
+    at_page.locate("#img2img_progress").get_by_text("Picture 2 of 2 · Step").wait_for()
+    at_page.locate("#img2img_skip").click()
+    at_page.wait_for_end()
+    assert at_page.says() == "All pictures were skipped."
 
 
 def test_only_what_is_painted_over_changes(at_page: Visit) -> None:
@@ -262,6 +279,15 @@ def test_a_size_by_hand_is_the_size_of_the_result_and_comes_back_with_its_settin
     at_page.locate("#img2img_width").wait_for()
     assert (at_page.number("img2img_width"), at_page.number("img2img_height")) == (128, 64)
     assert at_page.number("img2img_seed") >= 0
+
+    # all of it is forgotten when asked to
+    at_page.open_tab("Settings")
+    at_page.locate("#ip2p_reset").click()
+    at_page.page.wait_for_function("document.querySelector('#img2img_steps input[type=number]').value == 20")
+    at_page.reload()
+    at_page.locate("#img2img_gallery .thumbnail-item").wait_for()  # by then it would have come back
+    assert (at_page.number("img2img_steps"), at_page.number("img2img_batch_count")) == (20, 4)
+    assert at_page.prompt() == ""
 
 
 def test_a_narrow_screen_scrolls_only_down(site) -> None:

@@ -1,6 +1,7 @@
 """The worker as those who wait for it see it: turns, progress, results, stopping, and what can go wrong."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -243,6 +244,26 @@ def test_a_transparent_picture_stays_transparent(worker):
     status = worker.submit(order(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 120)
     made = np.asarray(status.results[0].image)
     assert made.shape[2] == 4 and made[10, 10, 3] == 0 and made[60, 60, 3] == 255
+
+
+def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(worker, tmp_path):
+    asked = replace(order(steps=4, count=50, seed=7), outputs=tmp_path / "outputs")
+    job = worker.submit(asked)
+    follow(job, lambda status: bool(status.results))
+    job.interrupt()
+    status = job.wait(END)
+    saved = sorted((tmp_path / "outputs" / status.saved).iterdir())
+    assert len(saved) == len(status.results) < 50
+    for file, result in zip(saved, status.results, strict=True):
+        assert file.read_bytes() == result.png()
+
+
+def test_a_result_that_cannot_be_saved_is_not_lost_and_the_reason_is_told(worker, tmp_path):
+    (tmp_path / "outputs").write_text("a file, where a folder should be")
+    job = worker.submit(replace(order(steps=2, count=2), outputs=tmp_path / "outputs"))
+    status = job.wait(END)
+    assert (status.state, len(status.results), status.saved) == (State.FINISHED, 2, "")
+    assert "could not be written" in status.unsaved and str(tmp_path) not in status.unsaved
 
 
 @pytest.mark.parametrize(

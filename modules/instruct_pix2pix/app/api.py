@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def make_api(worker: Worker, catalogue: Catalogue, outputs: Path, flags: Mapping
 
     def submitted(body: Img2Img) -> tuple[Job, list[str]]:
         order, notes = order_of(body, options)  # nobody but the worker keeps the picture
+        order = replace(order, outputs=outputs if body.save_images else None)
         return worker.submit(order, body.force_task_id), notes
 
     @app.get("/docs", include_in_schema=False)
@@ -101,7 +103,7 @@ def make_api(worker: Worker, catalogue: Catalogue, outputs: Path, flags: Mapping
             raise UserError(status.error)
         if body.override_settings and body.override_settings_restore_afterwards is False:
             options.change(body.override_settings)
-        return Json(await run_in_threadpool(answer_of, body, job, status, notes, outputs))
+        return Json(await run_in_threadpool(answer_of, body, job, status, notes))
 
     @app.post("/sdapi/v1/txt2img")
     def txt2img() -> None:

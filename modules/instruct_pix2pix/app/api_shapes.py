@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import __version__
 from ..engine.edit import canonical
 from ..errors import UserError
-from ..images import Picture, open_picture, write_whole
+from ..images import Picture, open_picture
 from ..infotext import parse, settings_from
 from ..settings import KNOBS, EditSettings
 from .catalogue import Catalogue
-from .jobs import Job, Order, Result, State, Status
+from .jobs import Job, Order, State, Status
 from .library import Entry
 
 MOST_PIXELS = 50_000_000
@@ -253,29 +252,20 @@ def _resized(
     return replace(picture, image=bring(picture.image), alpha=alpha), None if mask is None else bring(mask)
 
 
-def answer_of(body: Img2Img, job: Job, status: Status, notes: list[str], outputs: Path) -> dict[str, Any]:
-    """The answer to a request whose job has ended, its pictures saved where that was asked for."""
-    pictures = [result.png() for result in status.results] if body.send_images or body.save_images else []
-    if body.save_images:
-        try:
-            for result, data in zip(status.results, pictures, strict=True):
-                write_whole(outputs / _file_name(job, result), data)
-        except UserError as error:
-            notes = [*notes, f"Not all pictures were saved. {error}"]
+def answer_of(body: Img2Img, job: Job, status: Status, notes: list[str]) -> dict[str, Any]:
+    """The answer to a request whose job has ended."""
+    pictures = [result.png() for result in status.results] if body.send_images else []
+    if status.unsaved:
+        notes = [*notes, f"Not all pictures were saved. {status.unsaved}"]
     repeated = body.model_dump()
     if not body.include_init_images:
         repeated |= {"init_images": None, "mask": None}
     return {
-        "images": [base64.b64encode(data).decode() for data in pictures] if body.send_images else [],
+        "images": [base64.b64encode(data).decode() for data in pictures],
         # NaN and infinity can be told to Python but are no JSON
         "parameters": json.loads(json.dumps(repeated), parse_constant=lambda _: None),
         "info": json.dumps(_info(job, status, notes)),
     }
-
-
-def _file_name(job: Job, result: Result) -> str:
-    day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(job.submitted_at)).split()
-    return f"{day}/{moment}-{job.id[:6]}-{result.settings.seed}.png"
 
 
 def _info(job: Job, status: Status, notes: list[str]) -> dict[str, Any]:

@@ -37,13 +37,13 @@ FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
 
 
-def page(worker: Worker, catalogue: Catalogue) -> Page:
-    """Return what `server.build` takes as its page."""
+def page(worker: Worker, catalogue: Catalogue, outputs: Path) -> Page:
+    """Return what `server.build` takes as its page; `outputs` is where it saves results."""
 
     def mount(app: FastAPI) -> ASGIApp:
         _set_up_gradio()
         fast = worker.machine.device.type != "cpu" or catalogue.default.path == DEMO
-        blocks = make(worker, catalogue, FAST_COUNT if fast else 1)
+        blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1)
         script = _text("instruct_pix2pix.js", "paint.js", "page.js")
         served = gr.mount_gradio_app(
             app,
@@ -70,7 +70,7 @@ def page(worker: Worker, catalogue: Catalogue) -> Page:
     return mount
 
 
-def make(worker: Worker, catalogue: Catalogue, count: int) -> gr.Blocks:
+def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int) -> gr.Blocks:
     """Make the page; `count` is how many pictures an edit makes unless told otherwise."""
     entry = catalogue.default
     hours = KEPT_HOURS * 3600
@@ -84,7 +84,8 @@ def make(worker: Worker, catalogue: Catalogue, count: int) -> gr.Blocks:
             count=count,
             examples=EXAMPLES,
         )
-        connect(blocks, layout, Desk(worker, catalogue, layout, Path(get_upload_folder()), EXAMPLES), count)
+        desk = Desk(worker, catalogue, layout, cache=Path(get_upload_folder()), examples=EXAMPLES, outputs=outputs)
+        connect(blocks, layout, desk, count)
     return blocks
 
 

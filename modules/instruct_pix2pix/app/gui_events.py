@@ -33,7 +33,7 @@ Updates = dict[Any, Any]
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 LOOK_EVERY = 0.5
 """Seconds between two looks at a job: often enough for the eye, and cheap."""
-PREVIEW_PAUSE = 30
+PREVIEW_PAUSE = 40
 """How many times as long as a preview took until the next: the edit is to be no slower for being watched."""
 MOST_REMEMBERED = 64
 
@@ -53,9 +53,11 @@ class Shown:
 class Desk:
     """The handlers. A method that gets `data` gets the values of its inputs by component."""
 
-    def __init__(self, worker: Worker, catalogue: Catalogue, layout: Layout, cache: Path, examples: Path) -> None:
+    def __init__(
+        self, worker: Worker, catalogue: Catalogue, layout: Layout, *, cache: Path, examples: Path, outputs: Path
+    ) -> None:
         self.worker, self.catalogue, self.ui = worker, catalogue, layout
-        self.cache, self.examples = cache, examples
+        self.cache, self.examples, self.outputs = cache, examples, outputs
         self.count_tokens = gui_text.TokenCounter()
         self._shown: OrderedDict[str, Shown] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,6 +80,7 @@ class Desk:
             "settings": asdict(replace(job.settings, seed=order.settings.seed)),
             "checkpoint": data[ui.checkpoint],
             "live": data[ui.live],
+            "save": data[ui.save],
         }
         return {ui.following: job.id, ui.job_id: job.id, ui.memory: remembered, **self._running(True)}
 
@@ -97,7 +100,7 @@ class Desk:
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-        return Order(entry.path, _opened(picture), settings, mask)
+        return Order(entry.path, _opened(picture), settings, mask, self.outputs if data[ui.save] else None)
 
     async def follow(self, job_id: str, live: bool) -> AsyncIterator[tuple[str, str]]:
         """Say how a job stands until it has ended, and give another word for each piece of news (see `show`).
@@ -349,7 +352,8 @@ class Desk:
 
         def handler() -> Updates:
             values = values_of(EditSettings(count=count))
-            return {**self._set(values), **self._choices(None), self.ui.memory: None, self.ui.live: True}
+            known = {self.ui.memory: {}, self.ui.live: True, self.ui.save: True}
+            return {**self._set(values), **self._choices(None), **known}
 
         return handler
 
@@ -357,7 +361,8 @@ class Desk:
         """The page was opened, perhaps again: restore its settings, and find its job so that it is followed."""
         ui = self.ui
         remembered = memory if isinstance(memory, dict) else {}
-        updates = {**self._choices(remembered.get("checkpoint")), ui.live: remembered.get("live") is not False}
+        updates = self._choices(remembered.get("checkpoint"))
+        updates |= {ui.live: remembered.get("live") is not False, ui.save: remembered.get("save") is not False}
         try:
             settings = EditSettings.from_mapping(remembered.get("settings") or {})
             if remembered:

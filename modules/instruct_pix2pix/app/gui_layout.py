@@ -92,6 +92,7 @@ class Layout:
     models_refresh: Component
     theme: Component
     live: Component
+    save: Component
     reset: Component
 
 
@@ -246,7 +247,7 @@ def _settings(made: dict[str, Any], count: int) -> None:
         made["dice"] = tool("Draw a new seed each time", "dice", "img2img_random_seed")
         made["recycle"] = tool("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
     with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
-        form["from_noise"], form["randomize_cfg"], form["rescale"] = panel.more()
+        form["from_noise"], form["randomize_cfg"], form["rescale"] = panel.more(drawn_for_each="picture")
         form["denoise"] = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
 
 
@@ -336,6 +337,12 @@ def _preferences(made: dict[str, Any]) -> None:
             label="Live preview",
             info="Show what the pictures are becoming while they are made.",
             elem_id="ip2p_live",
+        )
+        made["save"] = gr.Checkbox(
+            True,
+            label="Save every result",
+            info="In the folder “outputs” of this program, under the day, each with its settings in it.",
+            elem_id="ip2p_save",
         )
         gr.HTML(
             '<p class="ip2p-hint">The settings of the last edit are remembered in this browser, and come back when the '

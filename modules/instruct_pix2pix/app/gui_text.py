@@ -39,7 +39,7 @@ def progress(status: Status, model: str, waited: float, preview: Image.Image | N
     if status.state is State.FAILED:
         return line(status.error, "problem")
     if status.state.ended:
-        return line(_ended(status))
+        return line(_ended(status)) + (line(status.unsaved, "problem") if status.unsaved else "")
     share = status.step / status.steps if status.state is State.RUNNING and status.steps else None
     says, left = _going(status, model, waited)
     shown = "" if preview is None else _picture(preview)
@@ -72,11 +72,13 @@ def _going(status: Status, model: str, waited: float) -> tuple[str, str]:
 
 def _ended(status: Status) -> str:
     done = len(status.results)
-    if status.state is State.INTERRUPTED:
-        return f"Interrupted. {_count(done, 'picture')} finished." if done else "Interrupted before a picture was done."
     if not done:
-        return "All pictures were skipped."
-    return f"{_count(done, 'picture')} in {duration(status.seconds)}"
+        stopped = status.state is State.INTERRUPTED
+        return "Interrupted before a picture was done." if stopped else "All pictures were skipped."
+    saved = f", saved in outputs/{status.saved}" if status.saved and not status.unsaved else ""
+    if status.state is State.INTERRUPTED:
+        return f"Interrupted. {_count(done, 'picture')} finished{saved}."
+    return f"{_count(done, 'picture')} in {duration(status.seconds)}{saved}"
 
 
 def duration(seconds: float) -> str:

@@ -25,10 +25,10 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, count: int) -> None:
     model = {ui.checkpoint, ui.status, ui.chosen}
     settings = {*form.values(), *sides, *model}
 
-    wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live}
+    wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live, ui.save}
     submitted = {ui.following, ui.job_id, ui.memory, ui.progress, *running}
     # gradio takes sets here too, but its types do not say so
-    opened: Any = {ui.following, ui.live, ui.models, ui.picture, *settings, *running}
+    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *settings, *running}
     begun = [
         ui.generate.click(desk.submit, wanted, submitted, **unread),
         page.load(desk.opened, [ui.memory, ui.job_id], opened, **quick),
@@ -73,4 +73,4 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, count: int) -> None:
         page.load(desk.tokens, [text, form["steps"]], shown, **at_once)
     ui.theme.input(**browser, js="(choice) => ip2pTheme(choice)", inputs=ui.theme)
     page.load(**browser, js="() => ip2pTheme()", outputs=ui.theme)
-    ui.reset.click(desk.reset(count), None, {*settings, ui.models, ui.memory, ui.live}, **quick)
+    ui.reset.click(desk.reset(count), None, {*settings, ui.models, ui.memory, ui.live, ui.save}, **quick)

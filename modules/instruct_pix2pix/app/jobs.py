@@ -27,7 +27,7 @@ from ..engine.loader import find_config
 from ..engine.model import EditModel
 from ..engine.precision import Machine
 from ..errors import Interrupted, UserError
-from ..images import Picture, encode_picture
+from ..images import Picture, encode_picture, write_whole
 from ..settings import EditSettings
 from .edit import alpha_of, infotext_of
 from .library import model_hash
@@ -74,6 +74,8 @@ class Order:
     settings: EditSettings
     mask: Image.Image | None = None
     """White is edited, black is kept; any size."""
+    outputs: Path | None = None
+    """The folder to save each result in, as soon as it is finished; None saves none."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class Status:
     model_hash: str = ""
     interrupted: bool = False
     """Whether it was asked to stop."""
+    saved: str = ""
+    """The folder of today in the order's `outputs`, once a result is saved there."""
+    unsaved: str = ""
+    """Why a result could not be saved, a sentence for a person; the result itself is not lost by that."""
     error: str = ""
     """For a failed job, a sentence for a person."""
     unexpected: bool = False
@@ -379,10 +385,11 @@ class Worker:
             try:
                 for edited in edit(model, order.picture.image, rest, mask=order.mask, on_step=on_step):
                     result = _result(edited, order, alpha, loaded)
+                    places = {} if order.outputs is None else _save(result, job, order.outputs)
                     with self._changed:
                         job._latents = None
                         results, passed = (*job._status.results, result), job._status.batch + 1
-                        job._change(results=results, batch=passed, batch_step=0)
+                        job._change(results=results, batch=passed, batch_step=0, **places)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
@@ -440,6 +447,16 @@ def _result(edited: Edited, order: Order, alpha: Image.Image | None, loaded: Loa
     if alpha is not None:
         edited.image.putalpha(alpha)
     return Result(edited.image, edited.settings, text, edited.seconds, order.picture.exif, order.picture.icc)
+
+
+def _save(result: Result, job: Job, outputs: Path) -> dict[str, str]:
+    """Save a result in the folder of its day; return what is to be told of that."""
+    day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(job.submitted_at)).split()
+    try:
+        write_whole(outputs / day / f"{moment}-{job.id[:6]}-{result.settings.seed}.png", result.png())
+    except UserError as error:
+        return {"unsaved": str(error)}
+    return {"saved": day}
 
 
 def _explained(error: Exception) -> tuple[str, bool]:

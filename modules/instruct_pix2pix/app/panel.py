@@ -60,7 +60,7 @@ def scales() -> tuple[Any, Any]:
     return text_cfg, image_cfg
 
 
-def more() -> tuple[Any, Any, Any]:
+def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any]:
     """Make what is less often changed: from noise, randomize, rescale."""
     with gr.Row(elem_id="ip2p_more"):
         from_noise = gr.Checkbox(
@@ -72,7 +72,7 @@ def more() -> tuple[Any, Any, Any]:
         randomize = gr.Checkbox(
             KNOBS["randomize_cfg"].default,
             label=KNOBS["randomize_cfg"].label,
-            info="Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each batch, from its seed.",
+            info=f"Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each {drawn_for_each}, from its seed.",
             elem_id="ip2p_randomize",
         )
         rescale = slider(KNOBS["rescale"], "ip2p_rescale")

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if args.debug else logging.INFO)
     machine = choose_machine(args.device, args.precision)
-    dirs = model_dirs(args.models_dir)
+    dirs, outputs = model_dirs(args.models_dir), outputs_folder()
     catalogue = Catalogue(dirs, resolve(args.model, dirs) if args.model else None)
     with bound_socket("0.0.0.0" if args.listen else "127.0.0.1", args.port) as listener, Worker(machine) as worker:
         port = listener.getsockname()[1]
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
         app = build(
             worker,
             catalogue,
-            outputs=outputs_folder(),
-            page=page(worker, catalogue),
+            outputs=outputs,
+            page=page(worker, catalogue, outputs),
             credentials=credentials,
             host_names=[own, own.partition(".")[0] + ".local", *args.allow_host],
             listen=args.listen,
