@@ -114,11 +114,13 @@ def test_the_bar_shows_the_share_that_is_done() -> None:
 
 
 def test_names_of_files_are_text_and_nothing_else() -> None:
-    table = gui_text.models_table([Entry("<img src=x>${1}{{2}}`", Path("a&b/c.ckpt"), None, "bad <b>")])
+    entry = Entry("<img src=x>${1}{{2}}`", Path("a&b/c.ckpt"), None, "bad <b>")
+    table = gui_text.models_table([entry], [Path("/home/me/<b>")])
     assert "<img" not in table
     assert "<b>" not in table
     assert "{" not in table
     assert "`" not in table
+    assert "/home/me" not in table
 
 
 # --- the server ---

@@ -16,7 +16,7 @@ class Catalogue:
 
     def __init__(self, dirs: Sequence[Path], chosen: Path | None = None) -> None:
         """`chosen`, a model from wherever it lies, comes first and is the default. Raises UserError for a bad one."""
-        self._dirs = tuple(dirs)
+        self.dirs = tuple(dirs)
         self._first: list[Entry] = []
         if chosen is not None:
             self._first = [Entry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)]
@@ -26,7 +26,7 @@ class Catalogue:
     def refresh(self) -> None:
         """Look into the folders again."""
         chosen = {entry.path.absolute() for entry in self._first}
-        found = [entry for entry in find_models(self._dirs) if entry.path.absolute() not in chosen]
+        found = [entry for entry in find_models(self.dirs) if entry.path.absolute() not in chosen]
         self._entries = (*self._first, *found)
 
     @property

@@ -136,8 +136,12 @@ def _port(text: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from .server import run
-
+    try:
+        from .server import run
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The page needs {error.name}, which is not installed here: pip install 'instruct-pix2pix-studio[gui]'."
+        ) from error
     return run(args)
 
 

@@ -24,7 +24,7 @@ from .library import DEMO, PACKAGE
 from .server import Page
 
 ROOT = PACKAGE.parents[1]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = next((f for f in (ROOT / "examples", PACKAGE / "data" / "examples") if f.is_dir()), ROOT / "examples")
 WEB = PACKAGE / "data" / "web"
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -80,7 +80,7 @@ def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int) -> gr.
         layout = build(
             choices=[(gui_text.model_choice(one), one.name) for one in catalogue.entries],
             chosen=entry.name,
-            models=gui_text.models_table(catalogue.entries),
+            models=gui_text.models_table(catalogue.entries, catalogue.dirs),
             count=count,
             examples=EXAMPLES,
         )

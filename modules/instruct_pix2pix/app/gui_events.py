@@ -276,7 +276,7 @@ class Desk:
         return {
             **self._chosen(entry),
             self.ui.checkpoint: gr.update(choices=choices, value=entry.name),
-            self.ui.models: gui_text.models_table(entries),
+            self.ui.models: gui_text.models_table(entries, self.catalogue.dirs),
         }
 
     # --- infotext ---

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import Image
 
@@ -139,13 +140,16 @@ def model_choice(entry: Entry) -> str:
     return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
 
 
-def models_table(entries: Iterable[Entry]) -> str:
-    """All models and what is known of them."""
+def models_table(entries: Iterable[Entry], dirs: Iterable[Path]) -> str:
+    """All models and what is known of them, and where more may be put; `dirs` are named without what is above them."""
+    folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
     rows = "".join(_model_row(entry) for entry in entries)
     return (
         '<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead><tr>'
         "<th>Name</th><th>Folder</th><th>What it is</th><th>Size</th><th>Precision</th><th>How that is known</th>"
         f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<p class="ip2p-hint">These are the models in the folders {folders}, and those in folders inside them. Put '
+        "another one there, then look again.</p>"
     )
 
 
