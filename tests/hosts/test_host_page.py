@@ -134,16 +134,18 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_panel_follows_the_checkpoint_that_is_chosen(page: Page) -> None:
+def test_the_panel_follows_the_checkpoint_that_is_chosen(page: Page, editor: Host) -> None:
     page.status("instruct-pix2pix, SD1, 8 channels")
     page.is_open(True)
     page.choose_checkpoint(checkpoints.PLAIN)
     page.status(f"{checkpoints.PLAIN}: Stable Diffusion, SD1, 4 channels")
     page.status("pick an instruct-pix2pix checkpoint")
     page.is_open(False)
+    editor.wait_for_checkpoint(checkpoints.PLAIN)
     page.choose_checkpoint(checkpoints.EDITS)
     page.status("instruct-pix2pix, SD1, 8 channels")
     page.is_open(True)
+    editor.wait_for_checkpoint(checkpoints.EDITS)  # a page that is closed takes back what the host has not begun
 
 
 def test_a_scale_never_stands_twice(page: Page) -> None:
