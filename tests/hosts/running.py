@@ -173,13 +173,6 @@ class Host:
         """Choose a checkpoint as a person does."""
         self.post("options", {"sd_model_checkpoint": f"{checkpoint}.safetensors"})
 
-    def wait_for_checkpoint(self, checkpoint: str) -> None:
-        """Wait until its settings name this checkpoint."""
-        deadline = time.monotonic() + JOB_SECONDS
-        while not str(self.get("options")["sd_model_checkpoint"]).startswith(checkpoint):
-            assert time.monotonic() < deadline, f"{self.name} does not take {checkpoint}"
-            time.sleep(0.5)
-
     def job(self, kind: str = "img2img", **changes: object) -> Answer:
         """Run a small job: 2 steps, 64 px, unless `changes` to the body say otherwise. Raises RefusedError."""
         body: dict[str, Any] = {

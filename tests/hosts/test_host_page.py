@@ -92,6 +92,11 @@ class Page:
         self.page.locator(CHECKPOINT).first.click()
         self.page.locator(OPTIONS).filter(has_text=f"{name}.safetensors").first.click()
 
+    def settle(self, host: Host) -> None:
+        """Wait until the host has loaded what was chosen: at its end AUTOMATIC1111 sets the dropdown once more."""
+        host.job()
+        self.page.wait_for_timeout(3000)
+
     def tab(self, group: str, name: str) -> None:
         self.page.locator(f"{group} > .tab-nav button, {group} button[role=tab]").filter(has_text=name).first.click()
 
@@ -141,11 +146,12 @@ def test_the_panel_follows_the_checkpoint_that_is_chosen(page: Page, editor: Hos
     page.status(f"{checkpoints.PLAIN}: Stable Diffusion, SD1, 4 channels")
     page.status("pick an instruct-pix2pix checkpoint")
     page.is_open(False)
-    editor.wait_for_checkpoint(checkpoints.PLAIN)
+    page.settle(editor)
     page.choose_checkpoint(checkpoints.EDITS)
     page.status("instruct-pix2pix, SD1, 8 channels")
     page.is_open(True)
-    editor.wait_for_checkpoint(checkpoints.EDITS)  # a page that is closed takes back what the host has not begun
+    page.settle(editor)
+    page.is_open(True)
 
 
 def test_a_scale_never_stands_twice(page: Page) -> None:
@@ -210,7 +216,8 @@ def test_the_batch_tab_keeps_names_and_metadata(page: Page, editor: Host, tmp_pa
     made.mkdir()
     for name, size in (("one", 64), ("two", 64), ("three", 96)):
         picture(size, size).save(given / f"{name}.png")
-    editor.post("options", {"samples_save": True})
+    wanted = {"samples_save": True, "img2img_batch_use_original_name": True}  # the second where there is such an option
+    editor.post("options", {name: value for name, value in wanted.items() if name in editor.get("options")})
     try:
         page.page.locator("#img2img_prompt textarea").fill("make it snow")
         page.small()
