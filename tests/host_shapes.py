@@ -363,8 +363,11 @@ class _ForgeSampler:
                 one = compile_conditions(torch.cat([parts[k][0] for parts in p.prompts]))
                 cond.append({**one[0], "strength": p.prompts[0][k][1]})
             uncond = None if negative is None else compile_conditions(negative)
-            for one in [*cond, *(uncond or [])]:
-                one["model_conds"]["c_concat"] = Concat(image_cond)
+            params = SimpleNamespace(x=x, image_cond=image_cond, denoiser=self.model_wrap_cfg)
+            cfg_denoiser.on_denoiser(params)
+            if params.image_cond.shape[2:] == x.shape[2:]:  # else a host takes the step without the picture
+                for one in [*cond, *(uncond or [])]:
+                    one["model_conds"]["c_concat"] = Concat(params.image_cond)
             given: tuple[Any, ...] = (None, x, sigma, uncond, cond, scale, unet.model_options, 0)
             for modifier in unet.model_options["conditioning_modifiers"]:
                 given = modifier(*given)

@@ -120,6 +120,22 @@ def test_only_rows_that_count_are_evaluated(
     assert sum(host.rows) == rows * 2
 
 
+def test_a_sampler_that_takes_a_step_at_another_size_sees_the_picture_at_that_size(
+    host: Shape, picture: Tensor, model: EditModel
+) -> None:
+    text, negative = say(model, "make it winter")[0], empty(model)
+    p = host.p([[(text, 1.0)]], negative, image_cfg_scale=2.0)
+    denoise = host.begin(p, picture, draw(1), Controls())
+    x, sigma = draw(1)[..., ::2, ::2] * 3, torch.tensor([3.0])
+    small = denoise(x, sigma, 1)  # as the samplers with 'Dy' in their names
+    seen = torch.nn.functional.interpolate(model.encode_image(picture), size=(4, 4), mode="bilinear")
+    null = model(x, sigma, negative, torch.zeros_like(seen))
+    image_only, full = model(x, sigma, negative, seen), model(x, sigma, text, seen)
+    expected = null + 2.0 * (image_only - null) + 7.5 * (full - image_only)
+    torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-4)
+    assert denoise(draw(1) * 3, sigma, 1).shape == (1, 4, 8, 8)
+
+
 def test_the_condition_is_the_vaes_mode_unscaled(host: Shape, picture: Tensor) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
     job.begin(host.adapter, p, Controls(), is_img2img=True)

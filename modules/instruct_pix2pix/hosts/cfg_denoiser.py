@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..guidance import Scales, rescale_noise, rows, same_length
-from .job import Job
+from .job import Job, fitting
 
 Weights = Sequence[Sequence[tuple[int, float]]]
 """For each picture of a batch, (row, weight) of its sub-prompts."""
@@ -65,6 +65,7 @@ class _Guide:
     def prepare(self, params: Any) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
         try:
+            params.image_cond = fitting(params.image_cond, params.x)  # some samplers sample at other sizes in between
             self.skipped = self._host_skips(params.sigma)
             if self.skipped:  # the host will drop the negative rows of x and sigma, and forget those of the picture
                 params.image_cond = params.image_cond[: -len(self.denoiser.init_latent)]

@@ -79,7 +79,7 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
     p.image_cfg_scale = None
 
     def condition(source: Tensor, latent: Tensor, *_: object) -> Tensor:
-        return _fitting(host.encode(p, source), latent)
+        return fitting(host.encode(p, source), latent)
 
     _override(p, "img2img_image_conditioning", condition)
     if controls.from_noise:
@@ -169,7 +169,7 @@ def _note_scale(p: Any, job: Job) -> None:
     p.extra_generation_params["Image CFG scale"] = job.image_cfg
 
 
-def _fitting(condition: Tensor, latent: Tensor) -> Tensor:
+def fitting(condition: Tensor, latent: Tensor) -> Tensor:
     """Return the picture's latent at the height, width and batch of what is sampled."""
     if condition.shape[-2:] != latent.shape[-2:]:
         condition = torch.nn.functional.interpolate(condition.float(), size=latent.shape[-2:], mode="bilinear")

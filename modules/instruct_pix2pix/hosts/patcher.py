@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance import Scales, rescale_noise, rows
-from .job import Job
+from .job import Job, fitting
 
 Condition = dict[str, Any]
 
@@ -52,6 +52,15 @@ class PatcherHost:
         if job.controls.rescale:
             unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
         p.sd_model.forge_objects.unet = unet
+        p.sampler.model_wrap_cfg.instruct_pix2pix = _Sizes()
+
+
+class _Sizes:
+    """Fits the picture to the latent before a step: some samplers take steps at another size in between."""
+
+    def prepare(self, params: Any) -> None:
+        """See `cfg_denoiser.on_denoiser`."""
+        params.image_cond = fitting(params.image_cond, params.x)
 
 
 def combine(
