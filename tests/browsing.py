@@ -24,11 +24,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @contextmanager
-def served_page(folder: Path, models: Path | None = None) -> Iterator[tuple[str, Worker]]:
-    """Serve the page with the demo model, and the models of a folder; gives its address and the worker."""
+def served_page(folder: Path, models: Path | None = None, **options: Any) -> Iterator[tuple[str, Worker]]:
+    """Serve the page with the demo model, and the models of a folder; gives its address and the worker.
+
+    `options` are those of `server.build`.
+    """
     with Worker(choose_machine("cpu", "fp32")) as worker, socket.create_server(("127.0.0.1", 0)) as listener:
         catalogue = Catalogue([models] if models else [])
-        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder))
+        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder), **options)
         server = make_server(app, worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

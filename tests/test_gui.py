@@ -11,6 +11,7 @@ from browsing import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from instruct_pix2pix.app.guard import Credentials
 from instruct_pix2pix.app.library import DEMO
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -304,6 +305,24 @@ def test_a_narrow_screen_scrolls_only_down(site) -> None:
         visited.page.wait_for_function("!document.body.classList.contains('dark')")
         visited.reload()
         assert not visited.page.evaluate("document.body.classList.contains('dark')")
+
+
+def test_behind_a_password_the_page_works_and_without_it_there_is_none(site, tmp_path: Path) -> None:
+    browser = site[0]
+    with served_page(tmp_path, credentials=Credentials("ann", "pass word")) as (address, worker):
+        known = {"username": "ann", "password": "pass word"}
+        with visit(browser, address, worker, http_credentials=known) as visited:
+            visited.drop(EXAMPLES / "house.png")
+            visited.write("make it winter")
+            visited.set("img2img_steps", 2)
+            visited.set("img2img_batch_count", 1)
+            visited.generate()
+            assert len(visited.results()) == 1
+            assert visited.errors == []
+            shown = visited.locate("#img2img_gallery img").get_attribute("src")
+        with browser.new_context() as stranger:
+            assert stranger.request.get(address).status == 401
+            assert stranger.request.get(shown).status == 401
 
 
 def test_every_control_has_a_name_for_those_who_listen(at_page: Visit) -> None:
