@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .settings import EditSettings
+from .conditioning import fit
+from .prompts import split_and
+from .settings import SEEDS, EditSettings
+
+MOST_TOGETHER = 16
+PIXELS_TOGETHER = 4 * 512 * 512
+"""How many results share a model batch where nobody says: by the pixels that the model sees."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Shot:
     @property
     def settings(self) -> EditSettings:
         """The settings of this one result: its own seed and scales."""
-        return self.item.settings.for_image(self.item.settings.seeds()[self.index])
+        return self.item.settings.for_image((self.item.settings.seed + self.index) % SEEDS)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,17 @@ class Unit:
     shots: tuple[Shot, ...]
     batch_size: int
     """Frames of an animation to compute at once; at least `len(shots)` for still pictures."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One result of a unit that was begun, as the journal remembers it."""
+
+    name: str
+    index: int
+    fingerprint: str
+    wanted: bool
+    """False where it was there already."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +91,16 @@ class Made:
     """Model rows evaluated for it."""
     seconds: float = 0.0
     """Its share of the unit's time in the model."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the picture was read, a sentence each."""
 
 
-Executor = Callable[[Iterator["Unit | None"]], Iterator[Made]]
+Executor = Callable[[Iterator["Unit | None"]], Generator[Made, None, None]]
 """Makes units: takes them one by one, no more than it can keep busy with, and yields what is made, in any order.
 
 None among the units means: hand over all that is on its way before asking for the next (the run pauses there). Every
 wanted shot of every unit taken is yielded exactly once, except for units that a stopped `Control` made it drop. What a
-picture does wrong is a Made with a reason; what it raises itself ends the run.
+picture does wrong is a Made with a reason; what it raises itself ends the run. Closing the generator gives up the rest.
 """
 
 
@@ -130,3 +149,76 @@ class Control:
     def wait(self) -> None:
         """Return when the run is not paused."""
         self._going.wait()
+
+
+def make_units(
+    items: Sequence[Item],
+    pending: Collection[tuple[str, int]],
+    begun: Sequence[Sequence[Member]],
+    *,
+    size: int,
+    factor: int,
+    batch_size: int | None = None,
+) -> list[Unit]:
+    """Return the units that make the pending (name, index) of the items, for a model of this size and VAE factor.
+
+    What was `begun` together before is made together again, as long as nothing about it has changed; the others are
+    grouped in order. So a run that was cut off and goes on computes what it would have computed, and no more.
+    """
+    by_name = {item.name: item for item in items}
+    left = set(pending)
+    units = []
+    for members in begun:
+        if not any((member.name, member.index) in left for member in members):
+            continue
+        company = [by_name.get(member.name) for member in members]
+        shots = [
+            Shot(item, member.index, (item.name, member.index) in left)
+            for item, member in zip(company, members, strict=True)
+            if item and item.fingerprint == member.fingerprint and member.index < len(item.outputs)
+        ]
+        if len(shots) == len(members):
+            units.append(Unit(tuple(shots), _batch_size(shots[0].item, size, factor, batch_size)))
+            left.difference_update((member.name, member.index) for member in members)
+    return units + list(_grouped(items, left, size, factor, batch_size))
+
+
+def _grouped(
+    items: Sequence[Item], left: Collection[tuple[str, int]], size: int, factor: int, batch_size: int | None
+) -> Iterator[Unit]:
+    open_: dict[Hashable, list[Shot]] = {}
+    for item in items:
+        most = _batch_size(item, size, factor, batch_size)
+        for index in range(len(item.outputs)):
+            if (item.name, index) not in left:
+                continue
+            shot = Shot(item, index)
+            if item.frames > 1:
+                yield Unit((shot,), most)
+                continue
+            kind = _kind(shot, size, factor)
+            group = open_.setdefault(kind, [])
+            group.append(shot)
+            if len(group) >= most:
+                yield Unit(tuple(open_.pop(kind)), most)
+    for group in open_.values():
+        yield Unit(tuple(group), _batch_size(group[0].item, size, factor, batch_size))
+
+
+def _kind(shot: Shot, size: int, factor: int) -> Hashable:
+    """What results must have in common to be computed together."""
+    settings = shot.settings
+    weights = tuple(weight for _, weight in split_and(settings.instruction))
+    same = replace(settings, instruction="", negative="", seed=0, count=1, batch_size=1, size="auto")
+    return _padded(shot.item, size, factor), same, weights, shot.item.mask is None
+
+
+def _padded(item: Item, size: int, factor: int) -> tuple[int, int]:
+    return fit(*item.size, item.settings.target_size or size, factor).padded
+
+
+def _batch_size(item: Item, size: int, factor: int, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    width, height = _padded(item, size, factor)
+    return max(1, min(MOST_TOGETHER, PIXELS_TOGETHER // (width * height)))
