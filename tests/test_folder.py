@@ -24,7 +24,7 @@ def add(path: Path, size: tuple[int, int] = (8, 8), infotext: str | None = None)
     info = PngInfo()
     if infotext:
         info.add_text("parameters", infotext)
-    Image.new("RGB", size, "red").save(path, **({"pnginfo": info} if path.suffix == ".png" else {}))
+    Image.new("RGB", size, "red").save(path, pnginfo=info)
     return path
 
 

@@ -67,9 +67,8 @@ def test_lines_that_make_no_sense_are_passed_over(tmp_path: Path, line: str) -> 
 
 
 def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:
-    with Journal(tmp_path, {}):
-        with pytest.raises(UserError, match="Another run"):
-            Journal(tmp_path, {})
+    with Journal(tmp_path, {}), pytest.raises(UserError, match="Another run"):
+        Journal(tmp_path, {})
     Journal(tmp_path, {}).close()
 
 
