@@ -23,6 +23,7 @@ from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.job import Controls
+from instruct_pix2pix.hosts.patcher import pass_errors_on
 from instruct_pix2pix.settings import random_scales
 
 ROOT = Path(__file__).parent.parent
@@ -270,6 +271,42 @@ def test_a_sampler_that_is_there_already_is_stopped_too(host: Shape, picture: Te
     job.stop(p, UserError("Say this."))
     with pytest.raises(UserError, match="Say this"):
         p.sampler.sample_img2img()
+
+
+class Thread:
+    """The thread of reForge and Forge Classic that runs jobs, and prints what they raise."""
+
+    @staticmethod
+    def run_and_wait_result(function: Any, *args: object) -> object:
+        try:
+            return function(*args)
+        except Exception:
+            return None
+
+
+def test_what_ends_a_job_in_another_thread_is_said_where_it_was_asked_for() -> None:
+    class Host(Thread):
+        pass
+
+    for _ in range(2):  # the UI was reloaded
+        pass_errors_on(Host)
+
+    def fail(text: str) -> object:
+        raise UserError(text)
+
+    with pytest.raises(UserError, match="Say this"):
+        Host.run_and_wait_result(fail, "Say this.")
+    assert Host.run_and_wait_result(lambda a, b: a + b, 1, 2) == 3
+    pass_errors_on(None)  # a host without such a thread
+
+
+def test_a_host_that_passes_errors_on_by_itself_is_left_alone() -> None:
+    class Forge(Thread):
+        last_exception = None
+
+    before = Forge.run_and_wait_result
+    pass_errors_on(Forge)
+    assert Forge.run_and_wait_result is before
 
 
 def test_what_a_callback_swallows_is_said_by_the_step(model: EditModel, picture: Tensor) -> None:

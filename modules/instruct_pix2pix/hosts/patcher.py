@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -61,6 +62,36 @@ class _Sizes:
     def prepare(self, params: Any) -> None:
         """See `cfg_denoiser.on_denoiser`."""
         params.image_cond = fitting(params.image_cond, params.x)
+
+
+def pass_errors_on(main_thread: Any) -> None:
+    """Let what ends a job reach the page that asked for it; `main_thread` is the host's module, or None.
+
+    reForge and Forge Classic run jobs in a thread of their own that prints an exception and hands over nothing, which
+    the page then calls a TypeError. Forge passes it on by itself.
+    """
+    wait = getattr(main_thread, "run_and_wait_result", None)
+    if wait is None or hasattr(main_thread, "last_exception") or hasattr(wait, "instruct_pix2pix"):
+        return
+
+    def run_and_wait_result(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        raised: list[Exception] = []
+
+        @wraps(function)
+        def task(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        result = wait(task, *args, **kwargs)
+        if raised:
+            raise raised[0]
+        return result
+
+    vars(run_and_wait_result)["instruct_pix2pix"] = True
+    main_thread.run_and_wait_result = run_and_wait_result
 
 
 def combine(
