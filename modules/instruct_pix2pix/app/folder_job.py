@@ -32,6 +32,7 @@ class Stage(str, Enum):
     BEFORE = "done before"
     SKIPPED = "skipped"
     FAILED = "failed"
+    LEFT = "left"  # when all is over
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class Table:
             others = (place for place in self._ended if self.rows[place].stage is not Stage.FAILED)
             place = failed[0] if len(failed) > MOST_ROWS // 2 else next(others, failed[0] if failed else -1)
             del self._ended[place], self.rows[place]
+
+
+    def end(self) -> None:
+        """Nothing more will happen: what has not ended is left."""
+        for row in [row for row in self.rows.values() if row.stage in (Stage.WAITING, Stage.WORKING)]:
+            self.put(replace(row, stage=Stage.LEFT), row.stage)
+        self.counts[Stage.LEFT] += self.counts.pop(Stage.WAITING, 0)
 
 
 class FolderJob(Turn[FolderStatus]):
@@ -175,6 +183,7 @@ class FolderJob(Turn[FolderStatus]):
 
     def _forget(self) -> None:
         self._unpause()
+        self._table.end()
         self._places.clear()
         self._wrote.clear()
 

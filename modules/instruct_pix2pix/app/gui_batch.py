@@ -100,17 +100,16 @@ class FolderDesk:
             raise UserError("There are no pictures to edit: drop some into the field, or name an input folder.")
         masks = str(fields["masks"] or "").strip()
         table = data[self.ui.batch.instructions]
-        quality = fields["quality"]
         request = Request(
             source,
             Path(),
             canonical(replace(settings, batch_size=1)),
-            batch_size=settings.batch_size if settings.batch_size > 1 else None,
+            batch_size=_whole(fields["together"], 0, 16) or None,
             instructions=Path(table["path"]) if isinstance(table, dict) and table.get("path") else None,
             recursive=bool(fields["recursive"]) or not typed,
             overwrite=bool(fields["overwrite"]),
             fmt=None if fields["format"] in (None, AS_EACH) else str(fields["format"]),
-            quality=int(quality) if isinstance(quality, (int, float)) else 95,
+            quality=_whole(fields["quality"], 1, 100),
             masks=self.places.find(masks, here=here) if masks else None,
             contact_sheet=bool(fields["contact_sheet"]),
             use_infotext=bool(fields["use_infotext"]),
@@ -223,3 +222,10 @@ class FolderDesk:
     def entered(self, mode: str) -> Updates:
         """A sub-tab was chosen: examples are for single edits."""
         return {self.ui.mode: mode, self.ui.examples: gr.update(visible=mode != "batch" and self.ui.has_examples)}
+
+
+def _whole(value: object, least: int, most: int) -> int:
+    """The number of a slider. Raises UserError for what no slider sends."""
+    if isinstance(value, (int, float)) and least <= value <= most and value == int(value):
+        return int(value)
+    raise UserError(f"A slider says {str(value)[:20]}, but must lie between {least} and {most}: move it.")

@@ -67,9 +67,9 @@ def build_tab() -> dict[str, Any]:
             max_lines=1,
         )
         with gr.Row(elem_id="ip2p_batch_checks"):
-            fields["recursive"] = _check(False, "Folders inside it too", "recursive")
+            fields["recursive"] = _check(False, "Subfolders too", "recursive")
             fields["overwrite"] = _check(False, "Overwrite", "overwrite")
-            fields["use_infotext"] = _check(True, "Use instructions in the pictures", "use_infotext")
+            fields["use_infotext"] = _check(True, "Use infotext", "use_infotext")
             fields["contact_sheet"] = _check(False, "Contact sheet", "contact_sheet")
         with gr.Row():
             fields["format"] = gr.Dropdown(
@@ -80,9 +80,12 @@ def build_tab() -> dict[str, Any]:
                 100,
                 value=95,
                 step=1,
-                label="Quality of JPEG, WebP, AVIF",
+                label="Quality",
                 elem_id="ip2p_batch_quality",
-                min_width=180,
+                min_width=140,
+            )
+            fields["together"] = gr.Slider(
+                0, 16, value=0, step=1, label="At once (0: as fits)", elem_id="ip2p_batch_together", min_width=140
             )
         with gr.Accordion("An instruction or a mask for each picture", open=False, elem_id="ip2p_batch_each"):
             instructions = gr.File(

@@ -9,7 +9,7 @@ from ..folder import Request
 from .places import Places
 
 OPTIONS = (
-    (" (--recursive looks into its folders too)", " (“Folders inside it too” looks there)"),
+    (" (--recursive looks into its folders too)", " (“Subfolders too” looks there)"),
     ("--overwrite replaces it.", "“Overwrite” replaces it."),
     ("give the same command again", "press Generate again"),
     ("--size or --batch-size", "size or batch size"),
