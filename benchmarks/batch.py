@@ -26,7 +26,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
-from instruct_pix2pix.app.batch import ModelFacts, run_batch  # noqa: E402 - after the path
+from instruct_pix2pix.app.batch_run import ModelFacts, run_batch  # noqa: E402 - after the path
 from instruct_pix2pix.app.edit import infotext_of  # noqa: E402
 from instruct_pix2pix.app.library import model_dirs, model_hash, resolve  # noqa: E402
 from instruct_pix2pix.app.making import Maker, local_executor  # noqa: E402

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from instruct_pix2pix.app import cli
-from instruct_pix2pix.app.batch import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
+from instruct_pix2pix.app.batch_run import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.app.making import Maker, local_executor, paths_of
 from instruct_pix2pix.batch import Control, make_units

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import instruct_pix2pix.app.batch as command
+import instruct_pix2pix.app.batch_run as command
 from instruct_pix2pix.app import cli
 from instruct_pix2pix.images import open_picture
 from tests.batches import QUICK, contents, ends, lines, picture
