@@ -431,8 +431,8 @@ def test_a_run_pauses_goes_on_and_stops_when_told(tmp_path: Path, model: EditMod
                 control.stop()
 
     def watch() -> None:
-        paused.wait(60)
-        for _ in range(600):  # what is on its way is handed over while the run is paused
+        paused.wait(300)
+        for _ in range(6000):  # what is on its way is handed over while the run is paused
             if len(ended) == 3:
                 break
             threading.Event().wait(0.05)

@@ -26,7 +26,6 @@ UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
 """Pictures all the same: they are told of, not passed over."""
 
 
-
 @dataclass(frozen=True)
 class Request:
     """All that a person can ask of a batch."""
