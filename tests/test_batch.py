@@ -277,7 +277,7 @@ def test_sidecars_and_earlier_edits_give_instructions_and_it_is_told(tmp_path: P
     folder = small(tmp_path / "in", "side.png", "plain.png")
     (folder / "side.txt").write_text("make it night\nNegative prompt: green\n")
     assert batch(folder, tmp_path / "first", "make it winter") == 0
-    assert "1 pictures have an instruction in a text file" in capsys.readouterr().err
+    assert "Instructions: 1 from text files beside the pictures, 1 from the command." in capsys.readouterr().err
     read = parse(read_infotext(tmp_path / "first" / "side.png") or "")
     assert (read.instruction, read.negative) == ("make it night", "green")
     assert batch(tmp_path / "first", tmp_path / "second", "make it sunset") == 0

@@ -143,18 +143,15 @@ class _Shown:
 
 
 def _origins(told: Mapping[str, int], request: Request) -> list[str]:
-    """Say where instructions came from, where that was not the command."""
-    lines = []
-    if told.get("infotext"):
-        lines.append(
-            f"{told['infotext']} pictures carry the instruction of an earlier edit, which is used again "
-            "(--ignore-infotext: not so)."
-        )
-    if told.get("sidecar"):
-        lines.append(f"{told['sidecar']} pictures have an instruction in a text file beside them.")
-    if request.instructions and told.get("table"):
-        lines.append(f"{told['table']} pictures have an instruction in {request.instructions.name}.")
-    return lines
+    """Say where instructions came from, where that was not the command alone."""
+    places = {
+        "table": request.instructions.name if request.instructions else "",
+        "sidecar": "text files beside the pictures",
+        "infotext": "earlier edits of the pictures (--ignore-infotext prevents that)",
+        "command": "the command",
+    }
+    found = [f"{told[origin]} from {place}" for origin, place in places.items() if told.get(origin)]
+    return [] if set(told) <= {"command"} else [f"Instructions: {', '.join(found)}."]
 
 
 def _told(summary: Summary, request: Request) -> list[str]:
