@@ -72,7 +72,9 @@ def draw(folder: Path, count: int) -> None:
         (folder / f"{number:05}.txt").write_text(chance.choice(INSTRUCTIONS))
 
 
-def measure(folder: Path, maker: Maker, facts: ModelFacts, settings: EditSettings) -> list[Stretch]:
+def measure(
+    folder: Path, maker: Maker, facts: ModelFacts, settings: EditSettings, *, show: bool = True
+) -> list[Stretch]:
     """Run one batch over a folder and, in its pauses, the other two ways."""
     stretches: list[Stretch] = []
     control = Control()
@@ -97,7 +99,8 @@ def measure(folder: Path, maker: Maker, facts: ModelFacts, settings: EditSetting
             memory = resident_mb()
             times = seconds, _model_alone(maker, taken), _singly(maker, taken, folder / "singly")
             stretches.append(Stretch(count, len(taken), *times, memory))
-            _print_row(stretches[-1])
+            if show:
+                _print_row(stretches[-1])
 
     summary = run_batch(Request(folder, folder / "out", settings), facts, execute, control=control)
     if not summary.ok:
@@ -164,13 +167,9 @@ def main() -> int:
         folder = Path(name)
         (folder / "warm").mkdir()
         draw(folder / "warm", min(16, args.pictures))
+        measure(folder / "warm", maker, facts, settings, show=False)
         print("| pictures | units | batch, s each | model alone | edit each | batch / model | gain | MB |")
-        print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-        sys.stdout.flush()
-        quiet = sys.stdout
-        sys.stdout = sys.stderr  # the first stretch warms up and is not counted
-        measure(folder / "warm", maker, facts, settings)
-        sys.stdout = quiet
+        print("|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         (folder / "in").mkdir()
         draw(folder / "in", args.pictures)
         began = time.perf_counter()
