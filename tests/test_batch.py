@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from instruct_pix2pix.app import cli
-from instruct_pix2pix.app.batch import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
+from instruct_pix2pix.app.batch_run import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.app.making import Maker, local_executor, paths_of
 from instruct_pix2pix.batch import Control, make_units
@@ -277,7 +277,7 @@ def test_sidecars_and_earlier_edits_give_instructions_and_it_is_told(tmp_path: P
     folder = small(tmp_path / "in", "side.png", "plain.png")
     (folder / "side.txt").write_text("make it night\nNegative prompt: green\n")
     assert batch(folder, tmp_path / "first", "make it winter") == 0
-    assert "1 pictures have an instruction in a text file" in capsys.readouterr().err
+    assert "Instructions: 1 from text files beside the pictures, 1 from the command." in capsys.readouterr().err
     read = parse(read_infotext(tmp_path / "first" / "side.png") or "")
     assert (read.instruction, read.negative) == ("make it night", "green")
     assert batch(tmp_path / "first", tmp_path / "second", "make it sunset") == 0
@@ -431,8 +431,8 @@ def test_a_run_pauses_goes_on_and_stops_when_told(tmp_path: Path, model: EditMod
                 control.stop()
 
     def watch() -> None:
-        paused.wait(60)
-        for _ in range(600):  # what is on its way is handed over while the run is paused
+        paused.wait(300)
+        for _ in range(6000):  # what is on its way is handed over while the run is paused
             if len(ended) == 3:
                 break
             threading.Event().wait(0.05)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-import instruct_pix2pix.app.batch as command
+import instruct_pix2pix.app.batch_run as command
 from instruct_pix2pix.app import cli
 from instruct_pix2pix.images import open_picture
 from tests.batches import QUICK, contents, ends, lines, picture
 
 ROOT = Path(__file__).parent.parent
 COUNT = 16
+PATIENCE = 300.0
+"""Seconds; for machines under load."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def with_seed_of(folder: Path, out: str, like: str) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> dict[str, bytes]:
-    said, _ = (run := start(folder, "whole")).communicate(timeout=120)
+    said, _ = (run := start(folder, "whole")).communicate(timeout=PATIENCE)
     assert run.returncode == 1 and f"{COUNT + 1} done, 1 failed" in said
     return contents(folder / "whole")
 
@@ -80,7 +82,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bits(folder: Path, 
         run = start(folder, "killed")
         begun = journal.read_bytes().count(b"started")
         least = len(kept) + draw.randrange(6)  # somewhere in the next stretch of the work
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and run.poll() is None:
             if len(contents(folder / "killed")) >= least and journal.read_bytes().count(b"started") > begun:
                 break
@@ -98,7 +100,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bits(folder: Path, 
         done = [name for line in ends(folder / "killed").values() for name in line.get("outputs", ())]
         kept |= {name: (final[name], (folder / "killed" / name).stat().st_mtime_ns) for name in done}
     time.sleep(1)
-    said, _ = (run := start(folder, "killed")).communicate(timeout=120)
+    said, _ = (run := start(folder, "killed")).communicate(timeout=PATIENCE)
     assert (run.returncode == 1 and f"{COUNT + 1} done" in said) or "done before" in said
     assert contents(folder / "killed") == undisturbed
     assert contents(folder / "in") == inputs
@@ -114,7 +116,7 @@ def here(folder: Path, undisturbed) -> dict[str, bytes]:
     return contents(folder / "here")
 
 
-@pytest.mark.parametrize("moment", [2, 3, 7, 10])
+@pytest.mark.parametrize("moment", [2, 5, 10])
 def test_out_of_disk_it_stops_with_a_sentence_and_goes_on_when_there_is_room(
     folder: Path, here: dict[str, bytes], monkeypatch, capsys, moment: int
 ) -> None:
@@ -163,11 +165,11 @@ def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(folder: Path, here, monkey
 def test_a_real_ctrl_c_leaves_no_thread_behind(folder: Path, undisturbed) -> None:
     run = start(folder, "signalled")
     journal = folder / "signalled" / "batch.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not (journal.exists() and b'"done"' in journal.read_bytes()):
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    said, _ = run.communicate(timeout=30)
+    said, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130 and "The same command goes on" in said and "Traceback" not in said
 
 

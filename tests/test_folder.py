@@ -11,8 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 from instruct_pix2pix.batch import Member, make_units
 from instruct_pix2pix.engine.edit import canonical
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.folder import Plan, Request, find_pictures, make_plan, output_names, read_instructions
+from instruct_pix2pix.folder import Plan, Request, find_pictures, make_plan, output_names
 from instruct_pix2pix.infotext import build
+from instruct_pix2pix.instructions import read_instructions
 from instruct_pix2pix.settings import EditSettings
 
 EDITED = build(EditSettings("make it night"), seed=5, size=(8, 8), model_name="m", model_hash=None)
