@@ -135,7 +135,7 @@ class FolderJob(Turn[FolderStatus]):
     def pause(self) -> None:
         """Begin no further picture until `resume`."""
         with self._changed:
-            if self._status.state.ended or self._status.paused or self._control.stopping:
+            if self._status.state is not State.RUNNING or self._status.paused or self._control.stopping:
                 return
             self._control.pause()
             self._paused_at = time.monotonic()
@@ -219,8 +219,8 @@ class FolderJob(Turn[FolderStatus]):
         self._worked = self._stepped = time.monotonic()
         execute = local_executor(Maker(loaded.model, loaded.hash), self._control)
         summary = run_batch(self.request, facts, execute, report=self._take, control=self._control)
-        with self._changed:
-            self._change(summary=summary)
+        summary.reasons = {}  # they are in the rows and in the journal
+        self._change(summary=summary)
         if summary.left:
             raise Interrupted
 
@@ -247,7 +247,7 @@ class FolderJob(Turn[FolderStatus]):
                 self._table.put(Row(place, name, Stage.WAITING, 0, source=sources.get(name)), None)
             else:
                 self._table.counts[Stage.WAITING] += 1
-        self._worked = self._stepped = time.monotonic()
+        self._worked = self._stepped = self._paused_at = time.monotonic()
         told = tuple(sorted(plan.told.items()))
         self._change(planned=True, pictures=len(names), steps=event.results, told=told)
 

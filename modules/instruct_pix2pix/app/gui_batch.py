@@ -25,6 +25,7 @@ from .gui_form import settings_of
 from .gui_layout import Layout
 from .jobs import Worker
 from .places import Places
+from .turns import State
 
 Updates = dict[Any, Any]
 LOOK_EVERY = 0.5
@@ -38,7 +39,7 @@ class FolderDesk:
         self, worker: Worker, catalogue: Catalogue, layout: Layout, *, drops: Drops, places: Places, outputs: Path
     ) -> None:
         self.worker, self.catalogue, self.ui = worker, catalogue, layout
-        self.drops, self.places, self.outputs = drops, places, outputs
+        self.drops, self.places, self.outputs = drops, places, outputs.resolve()
 
     def is_here(self, request: gr.Request) -> bool:
         """Whether who asks sits at this machine."""
@@ -134,7 +135,7 @@ class FolderDesk:
     async def follow(self, job: FolderJob, here: bool) -> AsyncIterator[tuple[str, str]]:
         """Say how a folder stands until it has ended, and give another word for each change of the buttons."""
         names = gui_words.names_for(job.request, self.places, here=here)
-        where = self.places.name_of(job.request.output, here=here)
+        where = gui_words.printable(self.places.name_of(job.request.output, here=here))
         done = asyncio.wrap_future(job.done)
         began = time.monotonic()
         while True:
@@ -167,7 +168,7 @@ class FolderDesk:
         summary = status.summary
         results = bool(summary and (summary.done or summary.before))
         failed = bool(summary and summary.failed)
-        steering = running and not status.stopping and not status.interrupted
+        steering = status.state is State.RUNNING and not status.stopping and not status.interrupted
         return {
             ui.generate: gr.update(visible=not running),
             ui.stopping: gr.update(visible=running),

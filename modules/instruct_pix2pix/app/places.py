@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ class Places:
     @classmethod
     def beside(cls, outputs: Path, more: tuple[Path, ...] = (), *, private: bool = True) -> Places:
         """Return those of a server that saves in `outputs`: that, inputs/ beside it, and `more` are for everybody."""
-        return cls(outputs.parent, (outputs, outputs.parent / "inputs", *more), private)
+        home = outputs.absolute().parent.resolve()
+        return cls(home, (home / outputs.name, home / "inputs", *(folder.absolute() for folder in more)), private)
 
     def is_here(self, client: str | None, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from somebody at this machine, as far as can be told.
@@ -42,10 +44,16 @@ class Places:
         """Return the folder that was typed, links followed; it need not exist. Raises UserError for one not allowed."""
         typed = text.strip().strip('"')
         try:
-            path = (self.home / Path(typed).expanduser()).resolve() if here else (self.home / typed).resolve()
+            if here:
+                return (self.home / Path(typed).expanduser()).resolve()
+            # Twice: what is not allowed by its mere name is not even looked at, since it may be another machine's.
+            path = Path(os.path.normpath(self.home / typed))
+            if sound := any(path.is_relative_to(one) for folder in self.allowed for one in (folder, folder.resolve())):
+                path = path.resolve()
+                sound = any(path.is_relative_to(folder.resolve()) for folder in self.allowed)
         except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL, a user who is not
             raise UserError("This is no name of a folder: check it.") from error
-        if not here and not any(path.is_relative_to(folder.resolve()) for folder in self.allowed):
+        if not sound:
             names = ", ".join(f"{folder.name}/" for folder in self.allowed)
             raise UserError(
                 f"From another machine only folders in {names} can be used: put the pictures there, or start the "
