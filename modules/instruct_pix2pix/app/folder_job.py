@@ -13,7 +13,7 @@ from ..batch import Control, Item
 from ..errors import Interrupted
 from ..folder import Request
 from ..journal import State as Came
-from .batch import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
+from .batch_run import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
 from .making import Maker, local_executor
 from .turns import Line, Loaded, State, Turn, TurnStatus
 
