@@ -31,6 +31,11 @@ from .places import Places
 THUMB = 96
 """Pixels of a thumbnail's longest side, twice what is shown."""
 MOST_THUMBS = 1000
+NOTHING = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><path d="M14 14 34 34M34 14 14 34" '
+    b'stroke="#888" stroke-width="2" fill="none"/></svg>'
+)
+"""What is shown of a picture that cannot be."""
 CHUNK = 1 << 20
 ROOM = 64 << 20
 """Bytes to leave free on the disk."""
@@ -101,8 +106,8 @@ def add_routes(app: FastAPI, worker: Worker, drops: Drops, places: Places) -> No
             raise HTTPException(404)
         try:
             data = thumbs.get(job, row, side)
-        except UserError as error:
-            raise HTTPException(404) from error
+        except UserError:
+            return Response(NOTHING, media_type="image/svg+xml")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @app.get("/folders/{job_id}/results.zip", include_in_schema=False)
