@@ -85,7 +85,7 @@ def build_tab() -> dict[str, Any]:
                 min_width=140,
             )
             fields["together"] = gr.Slider(
-                0, 16, value=0, step=1, label="At once (0: as fits)", elem_id="ip2p_batch_together", min_width=140
+                0, 16, value=0, step=1, label="At once (0: auto)", elem_id="ip2p_batch_together", min_width=140
             )
         with gr.Accordion("An instruction or a mask for each picture", open=False, elem_id="ip2p_batch_each"):
             instructions = gr.File(
