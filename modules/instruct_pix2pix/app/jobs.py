@@ -6,6 +6,7 @@ First come, first served. Every method may be called from any thread; none but `
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..checkpoints import inspect, model_files
 from ..conditioning import Fit
@@ -41,6 +41,10 @@ MOST_RESULT_PIXELS = 300_000_000
 """Pixels of the results that one job may make, and of those that are kept, all together."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
+PREVIEW_PAUSE = 40
+"""How many times as long as a preview took until the next: the edit is to be hardly slower for being watched."""
+PREVIEW_PATIENCE = 1.0
+"""Seconds that who asks for a preview waits for the step to end."""
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +160,9 @@ class Job:
         self._began = self._stepped = 0.0  # time.monotonic()
         self._computed = 0  # picture-steps computed, that is without the skipped
         self._skip: int | None = None  # the batch to skip, by the pictures before it
-        self._latents: tuple[int, Tensor, Fit, EditModel] | None = None
-        self._preview: tuple[int, Image.Image] | None = None
+        self._preview: Image.Image | None = None
+        self._preview_wanted = False
+        self._preview_due = 0.0  # time.monotonic()
 
     def status(self) -> Status:
         """Return how it stands now."""
@@ -184,20 +189,15 @@ class Job:
             return self.status()
 
     def preview(self) -> Image.Image | None:
-        """Return what the present batch is becoming; None where there is nothing to see. Costs the caller's time."""
+        """Return what the present batch is becoming; None where there is nothing to see.
+
+        The worker makes it after its next step, unless it made one a moment ago; the caller waits a second at most.
+        """
         with self._changed:
-            latents, shown = self._latents, self._preview
-        if latents is None:
-            return None
-        version, latent, plan, model = latents
-        if shown is None or shown[0] != version:
-            try:
-                shown = (version, preview(model, latent, plan))
-            except (UserError, RuntimeError):  # numbers out of bounds, or no memory: the edit itself will say so
-                return None
-            with self._changed:
-                self._preview = shown if self._latents is not None else None
-        return shown[1]
+            if self._status.state is State.RUNNING and time.monotonic() >= self._preview_due:
+                self._preview_wanted = True
+                self._changed.wait_for(lambda: not self._preview_wanted, PREVIEW_PATIENCE)
+            return self._preview
 
     def interrupt(self) -> None:
         """Stop within one step; finished pictures stay. A job that waits never begins."""
@@ -223,7 +223,8 @@ class Job:
 
     def _end(self, state: State, error: str = "", unexpected: bool = False) -> None:
         seconds = time.monotonic() - self._began if self._began else 0.0
-        self._order = self._latents = self._preview = None  # pictures and models are large
+        self._order = self._preview = None  # pictures are large
+        self._preview_wanted = False
         self.ended_at = time.monotonic()
         self._change(state=state, error=error, unexpected=unexpected, seconds=seconds)
         self.done.set_result(self._status)
@@ -387,7 +388,7 @@ class Worker:
                     result = _result(edited, order, alpha, loaded)
                     places = {} if order.outputs is None else _save(result, job, order.outputs)
                     with self._changed:
-                        job._latents = None
+                        job._preview = None
                         results, passed = (*job._status.results, result), job._status.batch + 1
                         job._change(results=results, batch=passed, batch_step=0, **places)
             except _Skipped:
@@ -400,19 +401,33 @@ class Worker:
             if status.interrupted:
                 raise Interrupted
             if job._skip == status.batch:
-                job._skip = job._latents = None
+                job._skip = job._preview = None
                 passed = status.batch + size
                 job._change(batch=passed, step=passed * progress.steps, batch_step=0)
                 raise _Skipped
             job._computed += size
             job._stepped = time.monotonic()
-            job._latents = (status.version, progress.denoised, plan, model)
             job._change(
                 step=status.batch * progress.steps + progress.step * size,
                 steps=job.settings.count * progress.steps,
                 batch_step=progress.step,
                 batch_steps=progress.steps,
             )
+            wanted = job._preview_wanted
+        if wanted:
+            self._show(job, progress, plan, model)
+
+    def _show(self, job: Job, progress: Progress, plan: Fit, model: EditModel) -> None:
+        """Make a preview, here: networks that run in two threads at once halve each other's speed, and more."""
+        began = time.monotonic()
+        image = None
+        with contextlib.suppress(UserError, RuntimeError):  # of bounds or of memory: the edit itself will say so
+            image = preview(model, progress.denoised, plan)
+        now = time.monotonic()
+        with self._changed:
+            job._preview, job._preview_wanted = image, False
+            job._preview_due = now + PREVIEW_PAUSE * (now - began)
+            self._changed.notify_all()
 
     def _load(self, job: Job, path: Path) -> Loaded:
         """Return the model of this path, loaded unless it is there. Raises UserError, Interrupted."""
