@@ -37,11 +37,11 @@ class Prompt:
     """One text over the steps of a sampling: a part of an AND, or the negative prompt."""
 
     schedule: tuple[tuple[int, Tensor], ...]
-    """(until_step, embedding [1, T, C]): each holds up to and with that step, the last one to the end."""
+    """(until_step, embedding [B or 1, T, C]): each holds up to and with that step, the last one to the end."""
     weight: float = 1.0
 
     def at(self, step: int) -> Tensor:
-        """Return the embedding [1, T, C] for a step, counted from 0 (as AUTOMATIC1111 counts)."""
+        """Return the embedding [B or 1, T, C] for a step, counted from 0 (as AUTOMATIC1111 counts)."""
         return next((e for until, e in self.schedule if step <= until), self.schedule[-1][1])
 
 
@@ -153,8 +153,20 @@ class DualGuidance:
         return denoised.unflatten(0, (len(needed), batch))
 
 
+def together(prompts: Sequence[Prompt]) -> Prompt:
+    """Join the prompts of several pictures, one each and all of one weight, to that of their batch."""
+    first = prompts[0]
+    if all(prompt is first for prompt in prompts):
+        return first
+    if any(prompt.weight != first.weight for prompt in prompts):
+        raise ValueError("prompts of different weights cannot share a batch")
+    ends = sorted({until for prompt in prompts for until, _ in prompt.schedule})
+    stages = [(until, torch.cat(same_length([prompt.at(until) for prompt in prompts]))) for until in ends]
+    return Prompt(tuple(stages), first.weight)
+
+
 def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
-    """Repeat embeddings [1, T_k, C] to one common length.
+    """Repeat embeddings [B or 1, T_k, C] to one common length.
 
     Attention over a text said twice is attention over the text, so a row keeps its value beside a longer one.
     """

@@ -98,14 +98,14 @@ def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS) -> Picture:
     animation is taken. Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1;
     a JPEG above 50 megapixels is read at half size to save memory. Raises UserError for anything else.
     """
-    return _read(source, _to_picture, most_pixels)
+    return read_as(source, _to_picture, most_pixels)
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
     """The 'parameters' text of a picture, from PNG text or EXIF; None if it has none. Raises UserError."""
     if isinstance(source, Image.Image):
         return _texts(source).get(PARAMETERS)
-    return _read(source, lambda image, name: _texts(image).get(PARAMETERS), MOST_PIXELS)
+    return read_as(source, lambda image, name: _texts(image).get(PARAMETERS), MOST_PIXELS)
 
 
 def save_picture(
@@ -141,28 +141,28 @@ def encode_picture(
     name: str = "The picture",
 ) -> bytes:
     """Return the bytes that `save_picture` writes, in one of its formats; `name` is for sentences. Raises UserError."""
-    name = _shown(name)
+    name = shown(name)
     if not 1 <= quality <= 100:
         raise UserError(f"Quality is {quality}, but must lie between 1 and 100: choose one in that range.")
     if infotext is not None:
         infotext = infotext.encode("utf-8", "replace").decode().replace("\0", " ")
     options: dict[str, Any] = {"quality": quality} if fmt in ("JPEG", "WEBP", "AVIF") else {}
     if fmt == "PNG":
-        options["exif"] = _exif_bytes(exif)
+        options["exif"] = exif_bytes(exif)
         options["pnginfo"] = PngInfo()
         if infotext is not None:
             options["pnginfo"].add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
     else:
-        options["exif"] = _exif_bytes(exif, infotext)
+        options["exif"] = exif_bytes(exif, infotext)
         if fmt == "JPEG" and len(options["exif"]) > JPEG_EXIF_BYTES:
-            options["exif"] = _exif_bytes(None, infotext)  # the infotext matters more than the camera
+            options["exif"] = exif_bytes(None, infotext)  # the infotext matters more than the camera
     if icc:
         options["icc_profile"] = icc
     data = io.BytesIO()
     try:
         _writable(image, fmt).save(data, fmt, **{key: value for key, value in options.items() if value})
     except Exception as error:
-        raise UserError(f"{name} cannot be saved as {fmt} ({_reason(error)}): save it as PNG.") from error
+        raise UserError(f"{name} cannot be saved as {fmt} ({reason_of(error)}): save it as PNG.") from error
     return data.getvalue()
 
 
@@ -173,7 +173,7 @@ def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
     if chosen not in WRITABLE.values():
         endings = ", ".join(WRITABLE)
         raise UserError(
-            f"{_shown(path.name)} does not name a format that can be written: end the name in {endings}."
+            f"{shown(path.name)} does not name a format that can be written: end the name in {endings}."
         )
     return chosen
 
@@ -184,7 +184,7 @@ def write_whole(path: Path, data: bytes) -> None:
     An existing file keeps its content until the new one is complete. Raises UserError.
     """
     part = path.parent / f".{secrets.token_hex(8)}.part"
-    name = _shown(path.name)
+    name = shown(path.name)
     try:
         if path.is_dir():
             raise UserError(f"{name} is a folder: give the name of a file in it.")
@@ -203,19 +203,19 @@ def write_whole(path: Path, data: bytes) -> None:
             raise UserError(f"There is no room left on the disk for {name}: free some space.") from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{name} may not be written there: choose another folder.") from error
-        raise UserError(f"{name} could not be written ({_reason(error)}): choose another name.") from error
+        raise UserError(f"{name} could not be written ({reason_of(error)}): choose another name.") from error
 
 
-def _read(source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
-    """Open, check the header, and apply `use` to (image, name); everything that goes wrong is a UserError."""
+def read_as(source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
+    """Open a picture, check its header, and apply `use` to (image, name); whatever goes wrong is a UserError."""
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "The picture", use, most_pixels)
     if not isinstance(source, (str, os.PathLike)):
         label = getattr(source, "name", None)
-        name = _shown(Path(label).name) if isinstance(label, str) else "The picture"
+        name = shown(Path(label).name) if isinstance(label, str) else "The picture"
         return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
-    name = _shown(path.name or str(path))
+    name = shown(path.name or str(path))
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would wait for ever
@@ -224,11 +224,11 @@ def _read(source: Source, use: Callable[[Image.Image, str], Result], most_pixels
         with path.open("rb") as stream:
             return _decode(stream, name, use, most_pixels)
     except FileNotFoundError as error:
-        raise UserError(f"{_shown(str(path))} does not exist: check the name.") from error
+        raise UserError(f"{shown(str(path))} does not exist: check the name.") from error
     except PermissionError as error:
         raise UserError(f"{name} may not be read: change its permissions or copy it.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{name} could not be read ({_reason(error)}): copy it again.") from error
+        raise UserError(f"{name} could not be read ({reason_of(error)}): copy it again.") from error
 
 
 def _decode(
@@ -253,7 +253,7 @@ def _decode(
     except MemoryError as error:
         raise UserError(f"{name} does not fit into memory: make it smaller first.") from error
     except Exception as error:  # decoders raise nearly anything on hostile files
-        reason = _reason(error)
+        reason = reason_of(error)
         cut = isinstance(error, (EOFError, struct.error)) or "truncated" in reason.lower()
         state = "cut short" if cut else f"damaged ({reason})"
         raise UserError(f"{name} is {state}: copy it again from its source.") from error
@@ -280,13 +280,13 @@ def _to_picture(image: Image.Image, name: str) -> Picture:
         image.draft(None, (width // 2, height // 2))
         notes.append(f"{name} is {width} x {height} pixels: it was read at half size.")
     texts = _texts(image)
-    exif = _exif_of(image)
-    base, alpha, stretched = _split(image)
+    exif = exif_of(image)
+    base, alpha, stretched = split_alpha(image)
     if stretched:
         notes.append(f"{name} has an unusual range of values: its darkest became black, its lightest white.")
-    rgb, icc = _to_rgb(base, image.info.get("icc_profile"))
+    rgb, icc = to_rgb(base, image.info.get("icc_profile"))
     if alpha is not None:
-        rgb = _on_white(rgb, alpha)
+        rgb = on_white(rgb, alpha)
     turn = UPRIGHT.get(exif.get(ORIENTATION, 1))
     if turn is not None and image.format != "TIFF":  # which Pillow turns itself while loading
         rgb = rgb.transpose(turn)
@@ -295,10 +295,10 @@ def _to_picture(image: Image.Image, name: str) -> Picture:
     # A camera's MPO holds the same photo several times. Asked last: it may move on to the next frame.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(f"{name} has several frames: the first one is used.")
-    return Picture(rgb, name, alpha, _exif_bytes(exif) or None, icc, texts, tuple(notes))
+    return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes))
 
 
-def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
     """8-bit picture without transparency, its alpha (L) unless opaque, and whether values were stretched."""
     alpha = None
     stretched = False
@@ -335,7 +335,7 @@ def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.rint(scaled).astype(np.uint8), top is None
 
 
-def _to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
+def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
     """RGB, and the profile that still applies to it.
 
     An RGB profile is kept beside the numbers; grey and CMYK ones cannot be, so they are applied (to sRGB).
@@ -356,7 +356,8 @@ def _to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes |
     return image.convert("RGB"), None
 
 
-def _on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
+def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Lay a picture on white by its alpha (L)."""
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=alpha)
     return white
@@ -364,10 +365,10 @@ def _on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 def _writable(image: Image.Image, chosen: str) -> Image.Image:
     """A copy in a mode that the format stores, without the metadata that Pillow would write unasked."""
-    base, alpha, _ = _split(image)
+    base, alpha, _ = split_alpha(image)
     rgb = base.copy() if base.mode in ("RGB", "L") else base.convert("RGB")
     if alpha is not None and chosen == "JPEG":
-        rgb = _on_white(rgb, alpha)
+        rgb = on_white(rgb, alpha)
     elif alpha is not None:
         rgb = rgb.convert("RGB")
         rgb.putalpha(alpha)
@@ -378,14 +379,16 @@ def _writable(image: Image.Image, chosen: str) -> Image.Image:
 def _texts(image: Image.Image) -> dict[str, str]:
     image.load()  # a PNG may hold its texts behind the pixels
     texts = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
+    if image.format == "GIF" and isinstance(comment := image.info.get("comment"), bytes):
+        texts.setdefault(PARAMETERS, comment.decode("utf-8", "replace"))
     if PARAMETERS not in texts:
-        comment = _comment_text(_exif_of(image).get_ifd(EXIF_IFD).get(USER_COMMENT))
+        comment = comment_text(exif_of(image).get_ifd(EXIF_IFD).get(USER_COMMENT))
         if comment.strip():
             texts[PARAMETERS] = comment
     return texts
 
 
-def _exif_of(image: Image.Image) -> Image.Exif:
+def exif_of(image: Image.Image) -> Image.Exif:
     """The EXIF of a picture, empty where there is none or it cannot be read."""
     try:
         exif = image.getexif()
@@ -396,7 +399,7 @@ def _exif_of(image: Image.Image) -> Image.Exif:
     return exif
 
 
-def _exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) -> bytes:
+def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) -> bytes:
     """The EXIF worth keeping, with `comment` as its UserComment; empty bytes for none of both."""
     kept = Image.Exif()
     try:
@@ -430,7 +433,7 @@ def _undefined(value: Any) -> Any:  # noqa: ANN401 - whatever Pillow read
     return [bytearray(value)] if isinstance(value, bytes) else value
 
 
-def _comment_text(value: object) -> str:
+def comment_text(value: object) -> str:
     """The text of an EXIF UserComment, whose first eight bytes name its encoding (Exif 2.3, 4.6.5)."""
     if not isinstance(value, bytes):
         return value if isinstance(value, str) else ""
@@ -446,11 +449,12 @@ def _comment_text(value: object) -> str:
     return text.strip("\0\ufeff")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error says, short and without what could upset a terminal."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return _shown(text)[:120]
+    return shown(text)[:120]
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Text that cannot upset a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -330,8 +330,11 @@ KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for
 """The knob of each field of EditSettings, in order."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per knob that has a flag; an option not given is None (see from_namespace)."""
+def add_arguments(parser: argparse.ArgumentParser, **defaults: str) -> None:
+    """Add one option per knob that has a flag; an option not given is None (see from_namespace).
+
+    `defaults` are words for what a command takes in place of a knob's own default.
+    """
     for name, one in KNOBS.items():
         if one.flag is None:
             continue
@@ -339,7 +342,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if isinstance(one.default, bool):
             parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
             continue
-        shown = number_text(one.default) if isinstance(one.default, (int, float)) else one.default or "none"
+        default = number_text(one.default) if isinstance(one.default, (int, float)) else one.default or "none"
+        shown = defaults.get(name, default)
         limits = f"; {one.range_text}" if one.range_text else ""
         parser.add_argument(
             one.flag,

@@ -16,6 +16,7 @@ from ..settings import add_arguments
 EXAMPLES = """examples:
   edit photo.jpg "make it winter"
   edit photo.jpg "turn the horse into a dragon" --count 4 --text-cfg 9 -o dragon.png
+  batch photos winter "make it winter" --recursive
   inspect instruct-pix2pix.safetensors
 """
 
@@ -106,6 +107,25 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_arguments(edit)
 
+    about = "Edit a folder of pictures; the same command again goes on where it was cut off."
+    batch = command("batch", about, _batch, models, machine)
+    batch.add_argument("input", type=Path, metavar="IN_DIR")
+    batch.add_argument("output", type=Path, metavar="OUT_DIR", help="another folder, also one inside IN_DIR")
+    about = "what to change, where nothing nearer says so: see --instructions"
+    batch.add_argument("instruction", nargs="?", metavar="INSTRUCTION", help=about)
+    about = "CSV or JSONL: name, instruction, any setting; else NAME.txt beside the picture, else its own infotext"
+    batch.add_argument("--instructions", type=Path, metavar="FILE", help=about)
+    batch.add_argument("--ignore-infotext", action="store_true", help="take no instruction out of the pictures")
+    batch.add_argument("--recursive", action="store_true", help="look into the folders in IN_DIR too")
+    batch.add_argument("--masks", type=Path, metavar="DIR", help="masks of the pictures' names: white is edited")
+    batch.add_argument("--format", metavar="ENDING", help="png, jpg, webp, tif or avif (default: as each picture)")
+    batch.add_argument("--quality", type=int, default=95, help="of jpg, webp and avif, 1 to 100 (default 95)")
+    batch.add_argument("--contact-sheet", action="store_true", help="also make a sheet of all, before and after")
+    batch.add_argument("--overwrite", action="store_true", help="replace files that come from other settings")
+    batch.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    batch.add_argument("--json", action="store_true", help="print one JSON object for each picture")
+    add_arguments(batch, batch_size="by the size of the pictures")
+
     listing = command("models", "List the models that are here.", _models, models)
     listing.add_argument("--json", action="store_true", help="print JSON")
 
@@ -147,6 +167,12 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _edit(args: argparse.Namespace) -> int:
     from .edit import run
+
+    return run(args)
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from .batch import run
 
     return run(args)
 

@@ -54,9 +54,18 @@ class EditModel:
         )
 
     @torch.inference_mode()
+    def encode_instruction(self, instruction: str, steps: int) -> tuple[Prompt, ...]:
+        """Return the instruction's sub-prompts, embedded, with their step schedules."""
+        return tuple(encode_prompt(self.prompts, instruction, steps))
+
+    @torch.inference_mode()
+    def encode_negative(self, negative: str, steps: int) -> Prompt:
+        """Return the negative prompt, embedded, with its step schedule."""
+        return encode_schedule(self.prompts, negative, steps)
+
     def encode_text(self, instruction: str, negative: str, steps: int) -> tuple[tuple[Prompt, ...], Prompt]:
-        """Return the instruction's sub-prompts and the negative prompt, embedded, with their step schedules."""
-        return tuple(encode_prompt(self.prompts, instruction, steps)), encode_schedule(self.prompts, negative, steps)
+        """Return both: the instruction's sub-prompts and the negative prompt."""
+        return self.encode_instruction(instruction, steps), self.encode_negative(negative, steps)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
