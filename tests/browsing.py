@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, Route, sync_playwright
 from instruct_pix2pix.app import gui
 from instruct_pix2pix.app.catalogue import Catalogue
 from instruct_pix2pix.app.jobs import Worker
+from instruct_pix2pix.app.places import Places
 from instruct_pix2pix.app.server import build, make_server
 from instruct_pix2pix.engine.precision import choose_machine
 
@@ -24,14 +25,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @contextmanager
-def served_page(folder: Path, models: Path | None = None, **options: Any) -> Iterator[tuple[str, Worker]]:
+def served_page(
+    folder: Path, models: Path | None = None, places: Places | None = None, **options: Any
+) -> Iterator[tuple[str, Worker]]:
     """Serve the page with the demo model, and the models of a folder; gives its address and the worker.
 
     `options` are those of `server.build`.
     """
     with Worker(choose_machine("cpu", "fp32")) as worker, socket.create_server(("127.0.0.1", 0)) as listener:
         catalogue = Catalogue([models] if models else [])
-        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder), **options)
+        app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder, places), **options)
         server = make_server(app, worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -5,14 +5,22 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tests.browsing import EXAMPLES, Visit, chromium, served_page, visit
+from PIL import Image
 
+from tests.browsing import EXAMPLES, Visit, chromium, served_page, visit
+from tools.demo_model import world
+
+NAMES = ("beach", "garden", "hills", "house", "road", "sunset", "village", "walk")
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
     """Edit an example and look at it: in the light, in the dark while it works, and on a narrow screen."""
-    with tempfile.TemporaryDirectory() as folder, served_page(Path(folder)) as (address, worker), chromium() as browser:
+    with (
+        tempfile.TemporaryDirectory() as folder_name,
+        served_page(Path(folder_name) / "outputs") as (address, worker),
+        chromium() as browser,
+    ):
         with visit(browser, address, worker, viewport={"width": 1280, "height": 1000}) as visited:
             edit(visited, "house.png", "make it winter")
             visited.generate()
@@ -34,6 +42,32 @@ def main() -> None:
             visited.generate()
             settle(visited)
             visited.page.screenshot(path=DOCS / "gui-narrow.png", full_page=True)
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 900}) as visited:
+            folder(visited, Path(folder_name) / "inputs" / "holiday")
+            visited.page.screenshot(path=DOCS / "gui-batch.png")
+            visited.locate("#img2img_interrupt").click()
+            visited.wait_for_end()
+
+
+def folder(visited: Visit, pictures: Path) -> None:
+    """Edit a folder of drawn landscapes, one of them cut short, up to its middle."""
+    pictures.mkdir(parents=True)
+    for number in range(24):
+        name = f"{NAMES[number % len(NAMES)]} {1 + number // len(NAMES)}.jpg"
+        Image.fromarray(world.draw(world.scene(number + 30))).resize((192, 192)).save(pictures / name)
+    (pictures / "beach 4.jpg").write_bytes((pictures / "beach 1.jpg").read_bytes()[:700])
+    visited.open_tab("Batch")
+    visited.locate("#img2img_batch_input_dir :is(input, textarea)").fill("inputs/holiday")
+    visited.write("make it winter")
+    visited.set("img2img_batch_count", 1)
+    visited.set("img2img_seed", 7)
+    visited.set("ip2p_batch_together", 1)
+    visited.generate(wait=False)
+    visited.page.wait_for_function(
+        "document.querySelectorAll('#ip2p_board [data-stage=done]').length >= 6", timeout=120_000
+    )
+    settle(visited, images="#ip2p_board img")
+    visited.page.evaluate("scrollTo(0, 0); document.querySelector('#ip2p_board').scrollTo(0, 0)")
 
 
 def edit(visited: Visit, name: str, instruction: str) -> None:

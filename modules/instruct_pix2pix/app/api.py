@@ -35,8 +35,9 @@ from .api_shapes import (
     timestamp,
 )
 from .catalogue import Catalogue
-from .jobs import Busy, Job, State, Status, Worker
+from .jobs import Job, Status, Worker
 from .memory import cuda, ram
+from .turns import Busy, State, Turn, TurnStatus
 
 ABOUT = (
     "Edits pictures by instruction. The paths and shapes are those of the AUTOMATIC1111 web UI; what differs is said "
@@ -233,19 +234,20 @@ async def _ended(job: Job, request: Request, *, give_up: bool) -> Status:
     return done.result()
 
 
-def _progress(job: Job | None, shown: Any, queued: int) -> dict[str, Any]:  # noqa: ANN401 - a picture or None
-    status = job.status() if job else Status()
-    settings = job.settings if job else None
+def _progress(turn: Turn[Any] | None, shown: Any, queued: int) -> dict[str, Any]:  # noqa: ANN401 - a picture or None
+    status = turn.status() if turn else TurnStatus()
+    done, rounds = turn.rounds if turn else (0, 0)
+    of_batch = status if isinstance(status, Status) else Status()
     state = {
         "skipped": False,
         "interrupted": status.interrupted,
         "stopping_generation": False,
-        "job": f"img2img {job.id}" if job else "",
-        "job_count": -(-settings.count // settings.batch_size) if settings else 0,
-        "job_timestamp": timestamp(job) if job else "0",
-        "job_no": status.batch // settings.batch_size if settings else 0,
-        "sampling_step": status.batch_step,
-        "sampling_steps": status.batch_steps,
+        "job": f"{turn.kind} {turn.id}" if turn else "",
+        "job_count": rounds,
+        "job_timestamp": timestamp(turn) if turn else "0",
+        "job_no": done,
+        "sampling_step": of_batch.batch_step,
+        "sampling_steps": of_batch.batch_steps,
     }
     text = ["Loading the model"] if status.state is State.LOADING else []
     text += [f"{queued - 1} more in the queue"] if queued > 1 else []
@@ -255,7 +257,7 @@ def _progress(job: Job | None, shown: Any, queued: int) -> dict[str, Any]:  # no
         "state": state,
         "current_image": base64.b64encode(encode_picture(shown, "PNG")).decode() if shown else None,
         "textinfo": ", ".join(text) or None,
-        "current_task": job.id if job else None,
+        "current_task": turn.id if turn else None,
     }
 
 

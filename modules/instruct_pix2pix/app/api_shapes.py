@@ -22,8 +22,9 @@ from ..images import Picture, open_picture
 from ..infotext import parse, settings_from
 from ..settings import KNOBS, EditSettings
 from .catalogue import Catalogue
-from .jobs import Job, Order, State, Status
+from .jobs import Job, Order, Status
 from .library import Entry
+from .turns import State, Turn
 
 MOST_PIXELS = 50_000_000
 """Pixels of a picture that comes over the network: three bytes of memory each."""
@@ -313,9 +314,9 @@ def _info(job: Job, status: Status, notes: list[str]) -> dict[str, Any]:
     }
 
 
-def timestamp(job: Job) -> str:
+def timestamp(turn: Turn[Any]) -> str:
     """When a job came, as the web UI writes it: '20260131235959'."""
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(job.submitted_at))
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(turn.submitted_at))
 
 
 def png_info(picture: Picture) -> dict[str, Any]:

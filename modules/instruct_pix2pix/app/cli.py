@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--insecure", action="store_true", help="allow --listen without --auth")
     about = "a name by which others call this machine, such as that of a tunnel"
     serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "a folder that visitors from elsewhere may edit too, besides outputs/ and inputs/"
+    serve.add_argument("--allow-dir", type=Path, action="append", default=[], metavar="DIR", help=about)
 
     edit = command("edit", "Edit a picture.", _edit, models, machine)
     edit.add_argument("image", type=Path, metavar="IMAGE")

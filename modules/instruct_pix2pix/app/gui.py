@@ -15,12 +15,16 @@ from starlette.types import ASGIApp
 
 from . import gui_text
 from .catalogue import Catalogue
+from .drops import Drops
+from .folder_routes import add_routes
+from .gui_batch import FolderDesk
 from .gui_events import Desk
 from .gui_gate import Gate
 from .gui_layout import build
 from .gui_wiring import connect
 from .jobs import Worker
 from .library import DEMO, PACKAGE
+from .places import Places
 from .server import Page
 
 ROOT = PACKAGE.parents[1]
@@ -37,14 +41,20 @@ FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
 
 
-def page(worker: Worker, catalogue: Catalogue, outputs: Path) -> Page:
-    """Return what `server.build` takes as its page; `outputs` is where it saves results."""
+def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | None = None) -> Page:
+    """Return what `server.build` takes as its page; `outputs` is where it saves results.
+
+    `places` are the folders that visitors may name, by default those of a server for this machine alone.
+    """
+    places = places or Places.beside(outputs)
 
     def mount(app: FastAPI) -> ASGIApp:
         _set_up_gradio()
+        drops = Drops(Path(get_upload_folder()) / "drops")
+        add_routes(app, worker, drops, places)
         fast = worker.machine.device.type != "cpu" or catalogue.default.path == DEMO
-        blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1)
-        script = _text("instruct_pix2pix.js", "paint.js", "page.js")
+        blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1, drops, places)
+        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "page.js")
         served = gr.mount_gradio_app(
             app,
             blocks,
@@ -70,7 +80,7 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path) -> Page:
     return mount
 
 
-def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int) -> gr.Blocks:
+def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int, drops: Drops, places: Places) -> gr.Blocks:
     """Make the page; `count` is how many pictures an edit makes unless told otherwise."""
     entry = catalogue.default
     hours = KEPT_HOURS * 3600
@@ -85,7 +95,8 @@ def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int) -> gr.
             examples=EXAMPLES,
         )
         desk = Desk(worker, catalogue, layout, cache=Path(get_upload_folder()), examples=EXAMPLES, outputs=outputs)
-        connect(blocks, layout, desk, count)
+        folders = FolderDesk(worker, catalogue, layout, drops=drops, places=places, outputs=outputs)
+        connect(blocks, layout, desk, folders, count)
     return blocks
 
 

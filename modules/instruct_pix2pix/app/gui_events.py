@@ -170,14 +170,15 @@ class Desk:
         ui = self.ui
         updates: Updates = {ui.generate: gr.update(visible=not running), ui.stopping: gr.update(visible=running)}
         if running:
+            updates |= {ui.skip: gr.update(visible=True), ui.batch.results: gr.update(visible=False)}
             empty = gr.update(value=[], visible=False)
             updates |= {ui.gallery: empty, ui.details: gr.update(visible=False), ui.selected: None}
         return updates
 
     def interrupt(self, job_id: str | None) -> None:
-        """Stop the job of this page within one step."""
-        if job := self._job(job_id):
-            job.interrupt()
+        """Stop the job of this page, an edit or a folder, within one step."""
+        if turn := self.worker.find(job_id or ""):
+            turn.interrupt()
 
     def skip(self, job_id: str | None) -> None:
         """Give up the present batch."""
@@ -185,7 +186,8 @@ class Desk:
             job.skip()
 
     def _job(self, job_id: object) -> Job | None:
-        return self.worker.find(job_id) if isinstance(job_id, str) else None
+        turn = self.worker.find(job_id) if isinstance(job_id, str) else None
+        return turn if isinstance(turn, Job) else None
 
     def _found(self, job_id: object) -> tuple[Job | None, Shown | None]:
         return self._job(job_id), self._shown.get(job_id) if isinstance(job_id, str) else None

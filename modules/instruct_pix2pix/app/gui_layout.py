@@ -12,6 +12,7 @@ from ..engine.samplers import SAMPLERS
 from ..engine.schedules import SCHEDULE_NAMES
 from ..settings import KNOBS, LONGEST_SIDE, SHORTEST_SIDE
 from . import panel
+from .gui_batch_layout import BatchLayout, build_results, build_tab
 from .gui_form import AUTOMATIC, BY_HAND, LONGEST, SIZINGS
 
 Component = Any  # gradio's own classes get their events when it is imported
@@ -66,11 +67,14 @@ class Layout:
     skip: Component
     img2img_tab: Component
     inpaint_tab: Component
+    batch: BatchLayout
+    modes: Component
     mode: Component
     picture: Component
     arrival: Component
     mask: Component
     examples: Component
+    has_examples: bool
     by_hand: Component
     swap: Component
     dice: Component
@@ -98,7 +102,7 @@ class Layout:
 
 def build(*, choices: list[tuple[str, str]], chosen: str, models: str, count: int, examples: Path) -> Layout:
     """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise."""
-    made: dict[str, Any] = {"form": {}}
+    made: dict[str, Any] = {"form": {}, "batch": {}}
     made["job_id"] = gr.BrowserState(None, storage_key="ip2p_job", secret="ip2p")
     made["memory"] = gr.BrowserState(None, storage_key="ip2p_settings", secret="ip2p")
     made["following"] = gr.Textbox("", visible="hidden", label="Job")
@@ -126,6 +130,7 @@ def build(*, choices: list[tuple[str, str]], chosen: str, models: str, count: in
             made["models_refresh"] = gr.Button("Look again", elem_id="ip2p_models_refresh", size="md", scale=0)
         with gr.Tab("Settings", id="settings", elem_id="tab_settings"):
             _preferences(made)
+    made["batch"] = BatchLayout(**made["batch"])
     return Layout(**made)
 
 
@@ -186,14 +191,15 @@ def picture_input(label: str, elem_id: str) -> Component:
 def _pictures(made: dict[str, Any], examples: Path) -> None:
     made["mode"] = gr.State("img2img")
     made["arrival"] = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image"])
-    with gr.Tabs(elem_id="mode_img2img"):
+    with gr.Tabs(elem_id="mode_img2img") as made["modes"]:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as made["img2img_tab"]:
             made["picture"] = picture_input("Picture to edit", "img2img_image")
         with gr.Tab("Inpaint", id="inpaint", elem_id="img2img_inpaint_tab") as made["inpaint_tab"]:
             gr.HTML(EASEL, elem_id="ip2p_paint")
+        made["batch"].update(build_tab())
     made["mask"] = gr.Textbox(visible="hidden", elem_id="ip2p_mask", label="Mask")
     files = [(str(examples / name), text) for name, text in EXAMPLES]
-    found = all((examples / name).is_file() for name, _ in EXAMPLES)
+    made["has_examples"] = found = all((examples / name).is_file() for name, _ in EXAMPLES)
     made["examples"] = gr.Gallery(
         files if found else None,
         visible=found,
@@ -276,6 +282,7 @@ def sides_shown(sizing: str) -> dict[str, bool]:
 
 def _results(made: dict[str, Any]) -> None:
     made["progress"] = gr.HTML("", elem_id="img2img_progress")
+    made["batch"].update(build_results())
     made["gallery"] = gr.Gallery(
         label="Results",
         elem_id="img2img_gallery",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -15,8 +15,10 @@ from ..engine.tokenizer import Tokenizer
 from ..errors import UserError
 from ..prompts import BREAK, parse_attention, schedule, split_and
 from ..settings import EditSettings, number_text
-from .jobs import State, Status
+from .folder_job import FolderStatus, Stage
+from .jobs import Status
 from .library import Entry
+from .turns import State
 
 PREVIEW_QUALITY = 80
 
@@ -43,16 +45,20 @@ def progress(status: Status, model: str, waited: float, preview: Image.Image | N
         return line(_ended(status)) + (line(status.unsaved, "problem") if status.unsaved else "")
     share = status.step / status.steps if status.state is State.RUNNING and status.steps else None
     says, left = _going(status, model, waited)
-    shown = "" if preview is None else _picture(preview)
+    return bar(share, says, left, "" if preview is None else _picture(preview))
+
+
+def bar(share: float | None, says: str, left: str, shown: str = "") -> str:
+    """A bar with a share of it filled, None where that is not known, what it says, and HTML below."""
     known = "" if share is None else f' aria-valuenow="{share * 100:.0f}"'
-    bar = (
+    inside = (
         '<div class="ip2p-bar waiting">'
         if share is None
         else f'<div class="ip2p-bar" style="width:{share * 100:.1f}%">'
     )
     return (
         '<div class="ip2p-going"><div class="ip2p-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
-        f'{known} aria-label="{escape(says)}">{bar}</div></div>'
+        f'{known} aria-label="{escape(says)}">{inside}</div></div>'
         f'<p class="ip2p-line"><span>{escape(says)}</span><span>{escape(left)}</span></p>{shown}</div>'
     )
 
@@ -102,6 +108,90 @@ def _picture(image: Image.Image) -> str:
         f'<img class="ip2p-preview" width="{image.width}" height="{image.height}" '
         f'alt="What the pictures are becoming" src="data:image/jpeg;base64,{encoded}">'
     )
+
+
+# --- a folder ---
+
+
+def folder_progress(
+    status: FolderStatus,
+    counts: Mapping[Stage, int],
+    version: int,
+    waited: float,
+    where: str,
+    said: Callable[[str], str],
+) -> str:
+    """How a folder stands, with the version of its table for the script that shows it.
+
+    `where` is what the output folder is called, `said` puts a sentence of the command into the page's words.
+    """
+    mark = f'<span hidden data-version="{version}"></span>'
+    if status.state is State.FAILED:
+        return line(said(status.error), "problem") + mark
+    if status.state.ended:
+        return line(_folder_ended(status, where)) + mark
+    running = status.state is State.RUNNING
+    share = (status.step / status.steps if status.steps else 0.0) if running and status.planned else None
+    says, left = _folder_going(status, counts, waited)
+    return bar(share, says, left) + mark
+
+
+def _folder_going(status: FolderStatus, counts: Mapping[Stage, int], waited: float) -> tuple[str, str]:
+    if status.state is State.QUEUED and status.position:
+        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+    if status.state is not State.RUNNING:
+        return ("Loading the model …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    if not status.planned:
+        return "Looking at the pictures …", ""
+    ended = status.pictures - counts.get(Stage.WAITING, 0) - counts.get(Stage.WORKING, 0)
+    how = f"{ended} of {_count(status.pictures, 'picture')}"
+    if counts.get(Stage.FAILED):
+        how += f" · {counts[Stage.FAILED]} failed"
+    if status.interrupted or status.stopping:
+        return f"Stopping after this picture … {how}", ""
+    if status.paused:
+        return f"Paused after {how}", ""
+    return how, "" if status.eta is None else f"{duration(status.eta)} left"
+
+
+def _folder_ended(status: FolderStatus, where: str) -> str:
+    summary = status.summary
+    if summary is None:
+        return "Interrupted before a picture was done."
+    counts = [
+        (summary.done, "done"),
+        (summary.before, "done before"),
+        (summary.skipped + summary.unasked, "skipped"),
+        (summary.failed, "failed"),
+        (summary.left, "left"),
+    ]
+    parts = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
+    text = f"{_count(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
+    if summary.done or summary.before:
+        text += f" Saved in {where}."
+    if summary.left:
+        text += " Generate goes on where it was."
+    elif summary.before and not (summary.done or summary.failed or summary.skipped):
+        text += " Another seed or output folder makes new ones."
+    return text
+
+
+def board(job_id: str) -> str:
+    """The table of a folder, which batch.js fills."""
+    heads = "".join(
+        f'<th scope="col" role="columnheader">{name}</th>'
+        for name in ("Before", "After", "Name", "State", "Seconds", "Reason")
+    )
+    return (
+        f'<div class="ip2p-scroll" id="ip2p_board" data-job="{job_id}" tabindex="0" role="region" '
+        'aria-label="Pictures of the folder"><table class="ip2p-board" role="table"><caption></caption>'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead><tbody role="rowgroup"></tbody></table></div>'
+    )
+
+
+def zip_link(job_id: str) -> str:
+    """Where a browser gets the results of a folder."""
+    return f'<a class="ip2p-button" href="folders/{job_id}/results.zip" download>Download as zip</a>'
 
 
 # --- a result, a prompt, a model ---

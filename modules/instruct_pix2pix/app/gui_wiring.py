@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from .gui_events import Desk
+from .gui_batch import FolderDesk
+from .gui_events import Desk, Updates
 from .gui_layout import Layout
 
 
-def connect(page: gr.Blocks, ui: Layout, desk: Desk, count: int) -> None:
+def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count: int) -> None:
     """Connect the components with the handlers, inside the page that is open."""
-    form = ui.form
+    form, batch = ui.form, ui.batch
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     quick: dict[str, Any] = {**hidden, "concurrency_limit": None}
     unread: dict[str, Any] = {**quick, "preprocess": False}  # gradio must not open pictures: our limits come first
@@ -21,23 +24,49 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, count: int) -> None:
 
     sides = {ui.by_hand, ui.swap, form["longest"], form["width"], form["height"]}
     details = {ui.details, ui.compare, ui.infotext, ui.download, ui.selected}
-    running = {ui.generate, ui.stopping, ui.gallery, *details}
+    steering = {batch.steering, batch.pause, batch.resume, batch.after, batch.retry, batch.download}
+    running = {ui.generate, ui.stopping, ui.skip, ui.gallery, batch.results, batch.board, *steering, *details}
     model = {ui.checkpoint, ui.status, ui.chosen}
     settings = {*form.values(), *sides, *model}
 
-    wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live, ui.save}
+    # An edit or a folder: what is submitted is told by the sub-tab, what is followed by its job.
+
+    def submit(data: Mapping[Any, Any], request: gr.Request) -> Updates:
+        if data[ui.mode] == "batch":
+            return folders.submit(data, folders.is_here(request))
+        return desk.submit(data)
+
+    async def follow(job_id: str, live: bool, request: gr.Request) -> AsyncIterator[tuple[str, str]]:
+        folder = folders.found(job_id)
+        said = folders.follow(folder, folders.is_here(request)) if folder else desk.follow(job_id, live)
+        async for one in said:
+            yield one
+
+    def show(job_id: str, selected: int | None) -> Updates:
+        folder = folders.found(job_id)
+        return folders.show(folder) if folder else desk.show(job_id, selected)
+
+    def opened_again(memory: object, job_id: object) -> Updates:
+        return {**desk.opened(memory, job_id), **folders.opened(memory, job_id)}
+
+    about_folder = {*batch.fields.values(), batch.instructions}
+    wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live, ui.save, *about_folder}
     submitted = {ui.following, ui.job_id, ui.memory, ui.progress, *running}
+    again = {ui.modes, ui.mode, ui.examples, *batch.fields.values()}
     # gradio takes sets here too, but its types do not say so
-    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *settings, *running}
+    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *again, *settings, *running}
     begun = [
-        ui.generate.click(desk.submit, wanted, submitted, **unread),
-        page.load(desk.opened, [ui.memory, ui.job_id], opened, **quick),
+        ui.generate.click(submit, wanted, submitted, **unread),
+        batch.retry.click(folders.retry, ui.following, submitted, **quick),
+        page.load(opened_again, [ui.memory, ui.job_id], opened, **quick),
     ]
     for event in begun:
-        event.then(desk.follow, [ui.following, ui.live], [ui.progress, ui.news], **quick)
-    ui.news.change(desk.show, [ui.following, ui.selected], running, **quick)
+        event.then(follow, [ui.following, ui.live], [ui.progress, ui.news], **quick)
+    ui.news.change(show, [ui.following, ui.selected], running, **quick)
     ui.interrupt.click(desk.interrupt, ui.following, None, **at_once)
     ui.skip.click(desk.skip, ui.following, None, **at_once)
+    for button, handler in ((batch.pause, folders.pause), (batch.resume, folders.resume), (batch.stop, folders.stop)):
+        button.click(handler, ui.following, None, **at_once)
 
     ui.gallery.select(desk.select, ui.following, {*details, ui.progress}, **quick)
     ui.use_as_input.click(desk.use_as_input, [ui.following, ui.selected], {ui.picture, ui.progress}, **quick)
@@ -55,8 +84,8 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, count: int) -> None:
         admit = desk.admit if place is ui.picture else desk.arrive
         place.upload(admit, place, {ui.picture, ui.progress, ui.arrival}, **unread)
     ui.examples.select(desk.example, None, {ui.picture, form["instruction"], ui.examples}, **quick)
-    ui.inpaint_tab.select(lambda: "inpaint", None, ui.mode, **quick)
-    ui.img2img_tab.select(lambda: "img2img", None, ui.mode, **quick)
+    for mode, tab in (("inpaint", ui.inpaint_tab), ("img2img", ui.img2img_tab), ("batch", batch.tab)):
+        tab.select(partial(folders.entered, mode), None, {ui.mode, ui.examples}, **quick)
 
     ui.checkpoint.input(desk.choose, [ui.checkpoint, ui.chosen], model, **quick)
     for button in (ui.refresh, ui.models_refresh):

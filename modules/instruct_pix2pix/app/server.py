@@ -22,6 +22,7 @@ from .catalogue import Catalogue
 from .guard import MOST_BODY, Credentials, Guard
 from .jobs import Worker
 from .library import PACKAGE, model_dirs, resolve
+from .places import Places
 
 PORT, PORTS_TRIED = 7860, 20
 
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     machine = choose_machine(args.device, args.precision)
     dirs, outputs = model_dirs(args.models_dir), outputs_folder()
     catalogue = Catalogue(dirs, resolve(args.model, dirs) if args.model else None)
+    places = Places.beside(outputs, tuple(args.allow_dir), private=not args.listen)
     with bound_socket("0.0.0.0" if args.listen else "127.0.0.1", args.port) as listener, Worker(machine) as worker:
         port = listener.getsockname()[1]
         if args.port is None and port != PORT:
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             worker,
             catalogue,
             outputs=outputs,
-            page=page(worker, catalogue, outputs),
+            page=page(worker, catalogue, outputs, places),
             credentials=credentials,
             host_names=[own, own.partition(".")[0] + ".local", *args.allow_host],
             listen=args.listen,

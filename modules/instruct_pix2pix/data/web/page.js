@@ -59,11 +59,17 @@
     }
 
     document.addEventListener("paste", (event) => {
+        if (ip2pDropped(event.clipboardData)) return event.preventDefault();
         const file = pictureIn(event.clipboardData);
         if (file && arrive(file)) event.preventDefault();
     }, true);
     document.addEventListener("dragover", (event) => event.preventDefault());
     document.addEventListener("drop", (event) => {
+        if (ip2pDropped(event.dataTransfer)) {
+            event.preventDefault();
+            event.stopPropagation();
+            return;
+        }
         const file = pictureIn(event.dataTransfer);
         if (file && arrive(file)) {
             event.preventDefault();
@@ -84,6 +90,7 @@
         const wanted = bar ? `${share ? `[${share}%] ` : "[…] "}${title}` : title;
         if (document.title !== wanted) document.title = wanted;
         ip2pPaint();
+        ip2pBatch();
     }
 
     let asked = false;

@@ -1,0 +1,52 @@
+"""Sentences of the batch command as the page says them: its own names for options, and no path of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..folder import Request
+from .places import Places
+
+OPTIONS = (
+    (" (--recursive looks into its folders too)", " (“Subfolders too” looks there)"),
+    ("--overwrite replaces it.", "“Overwrite” replaces it."),
+    ("give the same command again", "press Generate again"),
+    ("--size or --batch-size", "size or batch size"),
+    ("--format", "format"),
+    ("--masks", "masks folder"),
+    ("--instructions", "instructions file"),
+)
+"""What the command says, and what the page does."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The folders of a request by the names under which a visitor knows them."""
+
+    paths: tuple[tuple[str, str], ...]
+
+    def said(self, sentence: str) -> str:
+        """Return a sentence of the command as it is said on the page."""
+        for path, name in self.paths:
+            sentence = sentence.replace(path, name)
+        for theirs, ours in OPTIONS:
+            sentence = sentence.replace(theirs, ours)
+        return printable(sentence)
+
+
+def names_for(request: Request, places: Places, *, here: bool) -> Names:
+    """Return what the folders of a request are called."""
+    folders = [path for path in (request.input, request.output, request.masks) if path is not None]
+    known = {str(path): places.name_of(path, here=here) for path in folders}
+    if request.instructions is not None:
+        known[str(request.instructions)] = request.instructions.name
+    if not here:
+        known[f"{places.home}/"] = ""
+        known[str(Path.home())] = "~"
+    return Names(tuple(sorted(known.items(), key=lambda pair: -len(pair[0]))))
+
+
+def printable(text: str) -> str:
+    """Text without what cannot be shown or sent."""
+    return "".join(c if c.isprintable() else "?" for c in text)
