@@ -21,7 +21,7 @@ from ..checkpoints import inspect
 from ..engine.edit import canonical
 from ..engine.loader import find_config
 from ..engine.model import EditModel
-from ..engine.precision import choose_machine
+from ..engine.precision import Machine, choose_machine
 from ..errors import UserError
 from ..folder import Plan, Request, check_folders, make_plan
 from ..images import write_whole
@@ -293,10 +293,29 @@ def run(args: argparse.Namespace) -> int:
     request = request_of(args)
     check_folders(request)
     canonical(request.settings)
-    machine = choose_machine(args.device, args.precision)
     path = resolve(args.model, model_dirs(args.models_dir))
     facts = facts_of(path)
     control = Control()
+    if args.cluster:
+        from .cluster import cluster_executor  # Ray need not be there
+
+        execute = cluster_executor(args.cluster, path, facts.hash, args.device, args.precision, control, say=_say)
+    else:
+        execute = _here(path, facts, choose_machine(args.device, args.precision), control)
+    shown = _Shown(request, as_json=args.json)
+    try:
+        with shown:
+            summary = run_batch(request, facts, execute, report=shown, control=control)
+    except KeyboardInterrupt:
+        _say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
+        return 130
+    for line in _told(summary, request):
+        _say(line)
+    return 0 if summary.ok else 1
+
+
+def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> Executor:
+    """Return the executor of this machine, which loads its model when there is something to make."""
 
     def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
         first = next(units, None)
@@ -311,16 +330,7 @@ def run(args: argparse.Namespace) -> int:
 
         yield from local_executor(maker, control)(all_units())
 
-    shown = _Shown(request, as_json=args.json)
-    try:
-        with shown:
-            summary = run_batch(request, facts, execute, report=shown, control=control)
-    except KeyboardInterrupt:
-        _say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
-        return 130
-    for line in _told(summary, request):
-        _say(line)
-    return 0 if summary.ok else 1
+    return execute
 
 
 def request_of(args: argparse.Namespace) -> Request:
