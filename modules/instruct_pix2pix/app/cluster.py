@@ -44,8 +44,8 @@ BYTES_EACH = 2 << 30
 CHUNK = 256 << 20
 """Bytes in which a model is sent to machines that do not have it."""
 
-TICK, LOOK_ROUND, PATIENCE = 0.5, 5.0, 600.0
-"""Seconds: between looks at `Control`; between looks at the machines; to wait for machines when all are lost."""
+TICK, LOOK_ROUND, SILENCE, PATIENCE = 0.5, 5.0, 60.0, 600.0
+"""Seconds: between looks at `Control` and at the machines; until a wait is told of; to wait when all are lost."""
 
 INSTALL = "pip install 'instruct-pix2pix-studio[cluster]'"
 
@@ -255,7 +255,10 @@ class _Crew:
         self._lost: list[Made] = []
         self._parts: list[Any] | None = None
         self._looked = float("-inf")
-        self._alone_since = time.monotonic()
+        self._alone_since = self._idle_since = time.monotonic()
+        self._told = False
+        self._missed = False
+        """Whether a machine that could work has left, and may come back."""
         self._stopped = False
 
     @property
@@ -275,12 +278,17 @@ class _Crew:
         idle = [hand for hand in self.hands if not hand.loading and not hand.jobs]
         while self.again and idle:
             self.hand(self.again.popleft(), idle.pop())
+        if any(not hand.loading for hand in self.hands):
+            self._idle_since, self._told = now, False
+        elif not self._told and now - self._idle_since > SILENCE:
+            self._told = True
+            self.say("No worker is ready yet: models are loading, others use the cluster, or its machines are gone.")
         if self.hands:
             self._alone_since = now
             return
         reasons = sorted({f"{machine.name}: {machine.out}" for machine in self.machines.values() if machine.out})
         waiting = any(not machine.out for machine in self.machines.values())
-        if not waiting or now - self._alone_since > PATIENCE:
+        if not (waiting or self._missed) or now - self._alone_since > PATIENCE:
             why = f" ({'; '.join(reasons[:3])})" if reasons else ""
             raise UserError(f"No machine of the cluster can work{why}: mend that, then give the same command again.")
 
@@ -348,6 +356,7 @@ class _Crew:
         nodes = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
         for id in self.machines.keys() - nodes.keys():
             machine = self.machines.pop(id)
+            self._missed = self._missed or not machine.out
             self.say(f"{machine.name} has left the cluster.")
         with_gpus = self.order.device == "cuda" or (
             self.order.device == "auto" and any(node["Resources"].get("GPU", 0) for node in nodes.values())
@@ -405,7 +414,8 @@ class _Crew:
         machine.losses += 1
         reason = _first_line(cause) if cause else "killed, or its machine lost"
         jobs = [] if self._stopped else list(hand.jobs.values())
-        self.say(f"A worker on {machine.name} has ended ({reason}); its {len(jobs)} units are made again.")
+        follows = f": what it had in hand ({len(jobs)} batches) is made again" if jobs else ""
+        self.say(f"A worker on {machine.name} has ended ({reason}){follows}.")
         for job in jobs:
             self._try_again(job)
         if machine.losses >= MOST_TRIES * machine.seats:
@@ -513,8 +523,12 @@ def joined(address: str, say: Callable[[str], None] = lambda _: None) -> Iterato
     except (Exception, SystemExit) as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        where = "on this machine could not be started" if named is None else f"at {named} cannot be joined"
-        raise UserError(f"A cluster {where}: {_first_line(error)}") from error
+        if named is None:
+            raise UserError(f"Ray could not be started ({_first_line(error)}): leave out --cluster.") from error
+        raise UserError(
+            f"The cluster at {named} cannot be joined ({_first_line(error)}): this machine has to be one of its own, "
+            "with the same Ray and Python, and RAY_AUTH_MODE=token if the head asks for it (docs/many-machines.md)."
+        ) from error
     try:
         if named is None and ray.nodes()[0]["NodeManagerAddress"] not in ("127.0.0.1", "::1"):
             raise UserError("Ray was imported before, and would let other machines in: start this program by itself.")
