@@ -27,7 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 
 from instruct_pix2pix import journal as journal_module
-from instruct_pix2pix.app import batch as driver
+from instruct_pix2pix.app import batch_run as driver
 from instruct_pix2pix.app import cluster
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.batch import Control, Executor, Made, Unit

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from instruct_pix2pix.app import cli
-from instruct_pix2pix.app.batch import Event, Summary, Wrote, facts_of, run_batch
+from instruct_pix2pix.app.batch_run import Event, Summary, Wrote, facts_of, run_batch
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.app.making import Maker, local_executor
 from instruct_pix2pix.batch import Control, Executor

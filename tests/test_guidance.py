@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instruct_pix2pix.guidance import Conditions, DualGuidance, Prompt, Row, Scales, rows, same_length
+from instruct_pix2pix.guidance import Conditions, DualGuidance, Prompt, Row, Scales, rows, same_length, together
 from tests.networks import random_model
 
 SIGMAS = torch.tensor([14.6, 7.7, 3.1, 1.0, 0.2, 0.0])
@@ -220,3 +220,21 @@ def test_texts_are_repeated_whole_to_one_length(chunks):
     assert len({text.shape for text in longer}) == 1
     for text, long in zip(texts, longer, strict=True):
         assert all(torch.equal(part, text) for part in long.split(text.shape[1], dim=1))
+
+
+def test_prompts_of_a_batch_keep_their_own_schedules_and_lengths() -> None:
+    short, long = torch.randn(1, 2, 4), torch.randn(1, 6, 4)
+    first = Prompt(((3, short), (9, short + 1)), 0.5)
+    second = Prompt(((1, long), (5, long + 1), (9, long + 2)), 0.5)
+    joined = together([first, second])
+    assert joined.weight == 0.5
+    for step in range(12):
+        both = joined.at(step)
+        assert torch.equal(both[0], first.at(step).repeat(1, both.shape[1] // 2, 1)[0])
+        assert torch.equal(both[1], second.at(step)[0])
+
+
+def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
+    text = torch.zeros(1, 2, 4)
+    with pytest.raises(ValueError):
+        together([Prompt(((9, text),), 1.0), Prompt(((9, text),), 0.5)])

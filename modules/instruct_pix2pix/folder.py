@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,14 +17,13 @@ from .batch import Item
 from .errors import UserError
 from .images import WRITABLE
 from .infotext import parse
+from .instructions import match, plain_name, read_instructions, sidecar_of
 from .journal import State
-from .settings import KNOBS, SEEDS, EditSettings
+from .settings import SEEDS, EditSettings
 
 PICTURES = (*WRITABLE, ".jfif", ".bmp", ".gif")
 UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
 """Pictures all the same: they are told of, not passed over."""
-
-MOST_SIDECAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def make_plan(
         more = "" if request.recursive else " (--recursive looks into its folders too)"
         raise UserError(f"There are no pictures in {request.input.name or request.input}{more}.")
     table = read_instructions(request.instructions) if request.instructions else {}
-    rows, unmatched = _match(table, names, request.instructions)
+    rows, unmatched = match(table, names, request.instructions)
     masks = _by_name(request.masks) if request.masks else None
     refused += [Refused(name, State.FAILED, reason) for name, reason in unmatched]
     told: Counter[str] = Counter()
@@ -182,99 +179,6 @@ def find_pictures(
 # --- what is asked for each ---
 
 
-def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a table of instructions, name -> settings by their names in EditSettings, checked.
-
-    CSV with a line of titles (separated by commas, semicolons or tabs) or JSONL, one object a line. Raises UserError
-    that names the line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the name.") from error
-    except ValueError as error:
-        raise UserError(f"{path.name} is not UTF-8 text: save it as CSV in UTF-8, or as JSONL.") from error
-    lines = _json_lines(text) if text.lstrip().startswith("{") else _csv_lines(text)
-    table: dict[str, dict[str, Any]] = {}
-    try:
-        for number, line in lines:
-            try:
-                name, values = _row(line)
-            except UserError as error:
-                raise UserError(f"Line {number} of {path.name}: {error}") from error
-            if name in table:
-                raise UserError(f"Line {number} of {path.name}: '{name}' has a line before this one: keep one of them.")
-            table[name] = values
-    except csv.Error as error:
-        raise UserError(f"{path.name} is not a table that can be read ({error}): save it as CSV in UTF-8.") from error
-    if not table:
-        raise UserError(f"{path.name} holds no instructions: write 'name,instruction', then a line for each picture.")
-    return table
-
-
-def _json_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            yield number, value if isinstance(value, dict) else {"": ""}
-
-
-def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    titles = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=titles.count), strict=True)
-    keys = [title.strip() for title in next(reader, [])]
-    for cells in reader:
-        if len(cells) > len(keys) and any(cells[len(keys) :]):
-            yield reader.line_num, {"": ""}
-        elif any(cell.strip() for cell in cells):
-            yield reader.line_num, {key: cell for key, cell in zip(keys, cells, strict=False) if key and cell.strip()}
-
-
-def _row(line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if "" in line:
-        raise UserError("it does not have the form of the others: a comma in an instruction needs quotation marks.")
-    values: dict[str, Any] = {}
-    for title, value in line.items():
-        key = title.strip().lower().replace(" ", "_").replace("-", "_")
-        if value is None:
-            continue
-        if key in ("name", "file", "file_name", "filename"):
-            values["name"] = _plain(str(value))
-        elif key in KNOBS:
-            values[key] = KNOBS[key].parse(value) if isinstance(value, str) else KNOBS[key].check(value)
-        else:
-            raise UserError(f"there is no setting '{title[:40]}': the settings are {', '.join(KNOBS)}.")
-    if not values.get("name"):
-        raise UserError("it names no picture: its column 'name' is empty or missing.")
-    values.pop("batch_size", None)
-    return values.pop("name"), values
-
-
-def _match(
-    table: Mapping[str, dict[str, Any]], names: Sequence[str], path: Path | None
-) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
-    """Return the settings by the pictures' own names, and the names that are none here with a reason."""
-    file = path.name if path else ""
-    whole = {_plain(name): name for name in names}
-    last: dict[str, list[str]] = {}
-    for name in names:
-        last.setdefault(_plain(name).rpartition("/")[2], []).append(name)
-    rows: dict[str, dict[str, Any]] = {}
-    unmatched = []
-    for asked, values in sorted(table.items(), key=lambda row: row[0] not in whole):
-        found = [whole[asked]] if asked in whole else [name for name in last.get(asked, []) if name not in rows]
-        if len(found) > 1:
-            raise UserError(f"'{asked}' in {file} may be {found[0]} or {found[1]}: write the folder too.")
-        if found:
-            rows[found[0]] = values
-        else:
-            unmatched.append((asked, f"{asked} is named in {file}, but there is no such picture."))
-    return rows, unmatched
-
-
 def _settings_of(
     request: Request, source: Path, row: Mapping[str, Any], head: Head, name: str, run_seed: int
 ) -> tuple[EditSettings | None, str]:
@@ -282,7 +186,7 @@ def _settings_of(
     values = dict(row)
     origin = "table" if values.get("instruction", "").strip() else ""
     if not origin:
-        nearest = [(_sidecar(source), "sidecar")]
+        nearest = [(sidecar_of(source), "sidecar")]
         if request.use_infotext and head.infotext and "Image CFG scale" in parse(head.infotext).fields:
             nearest.append((head.infotext, "infotext"))
         for text, where in nearest:
@@ -304,22 +208,8 @@ def _settings_of(
 
 def seed_of(run_seed: int, name: str) -> int:
     """Return the seed of a picture without one, from the run's seed and its name alone."""
-    digest = hashlib.sha256(f"{run_seed}:{_plain(name)}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(f"{run_seed}:{plain_name(name)}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % SEEDS
-
-
-def _sidecar(source: Path) -> str:
-    for path in (source.with_suffix(".txt"), source.with_name(source.name + ".txt")):
-        try:
-            if not path.is_file():
-                continue
-            with path.open("rb") as file:
-                return file.read(MOST_SIDECAR_BYTES).decode("utf-8-sig").strip()
-        except OSError as error:
-            raise UserError(f"{path.name} cannot be read ({error.strerror}): look to its rights.") from error
-        except ValueError as error:
-            raise UserError(f"{path.name} is not UTF-8 text: save it as such.") from error
-    return ""
 
 
 # --- masks ---
@@ -329,12 +219,12 @@ def _by_name(folder: Path) -> dict[str, Path]:
     """Return the masks below a folder by their names without endings."""
     masks: dict[str, Path] = {}
     for name in find_pictures(folder, recursive=True)[0]:
-        masks.setdefault(_plain(name).rpartition(".")[0], folder / name)
+        masks.setdefault(plain_name(name).rpartition(".")[0], folder / name)
     return masks
 
 
 def _mask_of(name: str, masks: Mapping[str, Path], folder: Path | None) -> Path:
-    stem = _plain(name).rpartition(".")[0]
+    stem = plain_name(name).rpartition(".")[0]
     mask = masks.get(stem) or masks.get(stem.rpartition("/")[2])
     if mask is None:
         where = folder.name if folder else ""
@@ -414,11 +304,6 @@ def _state_of(path: Path) -> str:
     except OSError:  # whoever opens it will say more
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _plain(name: str) -> str:
-    """A name in the one spelling in which names are compared: file systems differ in how they write an umlaut."""
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 
 def _folded(name: str) -> str:

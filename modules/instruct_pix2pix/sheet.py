@@ -19,16 +19,19 @@ MARGIN, LINE = 8, 14
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
-def write_sheets(done: Sequence[tuple[Item, Path]], folder: Path) -> list[Path]:
-    """Write `contact-sheet.jpg`, or -1, -2 … for many pictures, and return the paths.
+def write_sheets(done: Sequence[Item], folder: Path) -> list[Path]:
+    """Write `contact-sheet.jpg`, or -1, -2 … for many pictures, beside the results; return the paths.
 
-    `done` are the items with the folder of their results. What cannot be read any more is left out. Raises UserError.
+    What cannot be read any more is left white. Raises UserError.
     """
-    pairs = [(item, where / name) for item, where in done for name in item.outputs]
+    pairs = [(item, folder / name) for item in done for name in item.outputs]
+    stem = NAME
+    while any(name.startswith(stem) for item in done for name in item.outputs):
+        stem += "~"  # a picture has that name
     pages = [pairs[start : start + COLUMNS * ROWS] for start in range(0, len(pairs), COLUMNS * ROWS)]
     paths = []
     for number, page in enumerate(pages, 1):
-        path = folder / (f"{NAME}.jpg" if len(pages) == 1 else f"{NAME}-{number}.jpg")
+        path = folder / (f"{stem}.jpg" if len(pages) == 1 else f"{stem}-{number}.jpg")
         paths.append(save_picture(_sheet(page), path, quality=88))
     return paths
 

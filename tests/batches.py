@@ -1,0 +1,31 @@
+"""Folders of pictures for the tests of `batch`, and what to look at afterwards."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from tools.demo_model import world
+
+QUICK = ["--steps", "1", "--model", "demo", "--precision", "fp32"]
+
+
+def picture(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
+    """Return a drawn landscape, RGB."""
+    return Image.fromarray(world.draw(world.scene(seed))).resize(size)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder but the journal, by its name there."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "batch.jsonl")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def lines(folder: Path) -> list[dict]:
+    """Return the lines of a folder's journal."""
+    return [json.loads(line) for line in (folder / "batch.jsonl").read_text("utf-8").splitlines()]
+
+
+def ends(folder: Path) -> dict[str, dict]:
+    """Return the last word of a folder's journal on each picture."""
+    return {line["name"]: line for line in lines(folder) if "state" in line}
