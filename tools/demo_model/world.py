@@ -628,9 +628,9 @@ _STYLE_NOUNS: dict[str, tuple[str, ...]] = {
     "black and white": ("black and white", "a black and white picture"),
     "sketch": ("a pencil sketch", "a sketch", "a pencil drawing"),
 }
-_VERBS = frozenset(
-    "add change color colour cover delete draw erase exchange get insert make paint place put remove replace show "
-    "swap take turn".split()
+_VERBS = (
+    *("add", "change", "color", "colour", "cover", "delete", "draw", "erase", "exchange", "get", "insert"),
+    *("make", "paint", "place", "put", "remove", "replace", "show", "swap", "take", "turn"),
 )
 _APART = frozenset({("time", "replace"), ("season", "colour"), ("add", "colour"), ("remove", "replace")})
 """Kinds that training never joins in one sentence, in either order; held-out phrasings do."""
@@ -697,7 +697,7 @@ def two_edit(scene: Scene, rng: Chance, held_out_phrasing: bool = False) -> Edit
             made += [say.colour(scene, thing)] if thing.kind != "tree" else []
         return made
 
-    first, second = (things + [None, None])[:2]
+    first, second = [*things, None, None][:2]
     wholes = [say.time(scene), say.season(scene)]
     pairs = [(whole, part) for whole in wholes for part in local(first, first_new)]
     if second is not None and rng.random() < 0.5:
