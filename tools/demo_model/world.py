@@ -269,17 +269,25 @@ def _sketched(picture: Image.Image, scale: float) -> Image.Image:
     The hatching repeats every eight pixels at `SIZE`, which is the side of a cell of the latent: it looks the same
     in every cell, so that an autoencoder need not remember where its lines run.
     """
-    reach = 2 * round(0.4 * scale) + 3
-    light, dark = (
-        np.log1p(np.asarray(picture.filter(kind(reach)), dtype=np.float32) / 30)
-        for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
-    )
+    reach = round(0.4 * scale) + 1
+    pixels = np.asarray(picture)
+    logarithm = np.log1p(np.arange(256, dtype=np.float32) / 30)
+    light = logarithm[_spread(pixels, reach, np.maximum)]
+    dark = logarithm[_spread(pixels, reach, np.minimum)]
     line = np.clip((light - dark).max(axis=2) * 11 - 0.8, 0, 1)  # by ratios, so that lines show by night too
     shade = np.clip(1.23 - np.asarray(picture.convert("L"), dtype=np.float32) / 178, 0, 1)
     place = np.arange(picture.width) / scale
     hatched = np.abs((place[:, None] + place) % 8 - 4) < 1.76
     paper = 250 - shade * (44 + 72 * hatched)
     return Image.fromarray((paper + (48 - paper) * line).round().astype(np.uint8)).convert("RGB")
+
+
+def _spread(pixels: np.ndarray, reach: int, extreme: np.ufunc) -> np.ndarray:
+    """Return the largest or smallest value of each channel in the square of pixels up to `reach` away."""
+    height, width, _ = pixels.shape
+    padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    rows = extreme.reduce([padded[k : k + height] for k in range(2 * reach + 1)])
+    return extreme.reduce([rows[:, k : k + width] for k in range(2 * reach + 1)])
 
 
 def _gradient(side: int, start: float, stop: float, first: Rgb, last: Rgb) -> Image.Image:
