@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -232,14 +231,20 @@ def main() -> None:
         if args.check:
             sys.exit(not _holds(model, args.first_seed, args.count))
         samplers = list(SAMPLERS) if args.sampler == ["all"] else args.sampler
+        setups = [
+            EditSettings(text_cfg=text_cfg, image_cfg=image_cfg, steps=steps, sampler=sampler)
+            for sampler in samplers
+            for steps in args.steps
+            for text_cfg in args.text_cfg
+            for image_cfg in args.image_cfg
+        ]
         results = []
         for phrasing in args.phrasings:
             wanted = cases(args.first_seed, args.count, phrasing == "unseen", args.kinds)
-            for sampler, steps, text_cfg, image_cfg in product(samplers, args.steps, args.text_cfg, args.image_cfg):
-                settings = EditSettings(text_cfg=text_cfg, image_cfg=image_cfg, steps=steps, sampler=sampler)
+            for settings in setups:
                 edited = run(model, wanted, settings)
                 figures = _judged(wanted, edited)
-                made = {"sampler": sampler, "steps": steps, "text_cfg": text_cfg, "image_cfg": image_cfg}
+                made = {name: getattr(settings, name) for name in ("sampler", "steps", "text_cfg", "image_cfg")}
                 results.append({"phrasings": phrasing, **made, "figures": figures})
                 if not args.json:
                     print(f"\n{describe(settings)}, {phrasing} phrasings\n\n{table(figures)}", flush=True)
