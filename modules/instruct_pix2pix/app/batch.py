@@ -60,7 +60,7 @@ def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> 
     """Return the executor of this machine, which loads its model when there is something to make."""
 
     def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
-        first = next(units, None)
+        first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return  # nothing to make: no reason to load a model
         _say(f"Loading {path.stem} …")
