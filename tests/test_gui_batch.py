@@ -105,6 +105,13 @@ def ended(visited: Visit) -> str:
     return visited.says()
 
 
+def refused(visited: Visit, sentence: str) -> None:
+    """Press Generate and be told why nothing happens; a click before the page has settled would be lost."""
+    visited.page.wait_for_timeout(300)
+    visited.locate("#img2img_generate").click()
+    visited.locate("#img2img_progress").get_by_text(sentence).wait_for(timeout=60_000)
+
+
 def outputs_of(site: tuple[Any, ...], name: str) -> Path:
     (found,) = (site[3] / "batch").glob(f"{name}-*")
     return found
@@ -179,7 +186,7 @@ def test_forty_pictures_go_through_the_page(site, at_page: Visit, tmp_path: Path
 @in_browser
 def test_a_stop_finishes_the_picture_and_generate_goes_on_there(site, at_page: Visit, tmp_path: Path) -> None:
     few(tmp_path / "stopped", 12)
-    ask(at_page, str(tmp_path / "stopped"), img2img_steps=12)
+    ask(at_page, str(tmp_path / "stopped"), img2img_steps=8)
     at_page.locate("#ip2p_batch_contact_sheet input").check()
     at_page.generate(wait=False)
     until(at_page, "done", 1)
@@ -227,8 +234,7 @@ def test_dropped_pictures_are_edited_with_the_texts_beside_them(site, at_page: V
     (tmp_path / "tool.exe").write_bytes(b"MZ")
     files = [*sorted((tmp_path / "a").iterdir()), tmp_path / "b" / "p0.png", tmp_path / "tool.exe"]
     ask(at_page, "")
-    at_page.locate("#img2img_generate").click()
-    at_page.locate("#img2img_progress").get_by_text("drop some into the field").wait_for()
+    refused(at_page, "drop some into the field")
     at_page.locate("#ip2p_pick_files").set_input_files(files)
     at_page.locate(".ip2p-dropped").get_by_text("4 pictures ready").wait_for()
     at_page.locate(".ip2p-dropped").get_by_text("1 refused: tool.exe is not a picture").wait_for()
@@ -253,14 +259,11 @@ def test_a_visitor_from_elsewhere_reaches_only_what_is_allowed(site, tmp_path: P
     with served_page(outputs, places=places) as (address, worker), visit(site[0], address, worker) as visited:
         for wrong in (str(tmp_path / "secret"), "inputs/link", "inputs/../../secret", str(tmp_path / "nothing")):
             ask(visited, wrong)
-            visited.locate("#img2img_generate").click()
-            visited.locate("#img2img_progress").get_by_text("only folders in outputs/, inputs/").wait_for()
+            refused(visited, "only folders in outputs/, inputs/")
             visited.locate("#img2img_batch_input_dir :is(input, textarea)").fill("")
-            visited.locate("#img2img_generate").click()
-            visited.locate("#img2img_progress").get_by_text("drop some into the field").wait_for()
+            refused(visited, "drop some into the field")
         ask(visited, "inputs/gone")
-        visited.locate("#img2img_generate").click()
-        visited.locate("#img2img_progress").get_by_text("The input folder inputs/gone does not exist").wait_for()
+        refused(visited, "The input folder inputs/gone does not exist")
         ask(visited, "inputs/mine")
         visited.generate()
         assert "Saved in outputs/batch/mine-" in visited.says()
