@@ -1,20 +1,23 @@
-"""What does the page cost? The same edit through the page in a browser and by the engine alone, in turns.
+"""What do the page and the API cost? The same edit through each and by the engine alone, in turns.
 
-    python -m benchmarks.page [--steps 20] [--count 4] [--rounds 9]
+    python -m benchmarks.page [--model FILE --size 256] [--steps 20] [--count 4] [--rounds 9]
 
-Both have the demo model loaded. The page's time runs from the click on Generate until all results are shown and
-Generate can be pressed again; the other's from the open picture until the last file is written, as the command `edit`
-does it. The machine is shared by the browser, the server and the engine, one of them at work at a time.
+Both have the model loaded. The page's time runs from the click on Generate until all results are shown and
+Generate can be pressed again; that of the API until the answer is there; the engine's from the open picture until the
+last file is written, as the command `edit` does it. All are on one machine: the browser takes its share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, cast
+
+import httpx
 
 from benchmarks.soak import serving
 from instruct_pix2pix.app.edit import infotext_of
@@ -32,23 +35,36 @@ INSTRUCTION = "make it winter"
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("--size", type=int, help="longest side of the edit (default: the model's)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
 
     machine = choose_machine("auto", "auto")
-    model, hash_ = EditModel.load(DEMO, machine), model_hash(DEMO)
-    settings = EditSettings(instruction=INSTRUCTION, steps=args.steps, count=args.count, seed=1)
-    ours: list[float] = []
-    page: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, serving() as (port, _), chromium() as browser:
+    model, hash_ = EditModel.load(args.model, machine), model_hash(args.model)
+    size = str(args.size or "auto")
+    settings = EditSettings(instruction=INSTRUCTION, steps=args.steps, count=args.count, seed=1, size=size)
+    times: dict[str, list[float]] = {"engine": [], "API": [], "page": []}
+    with tempfile.TemporaryDirectory() as folder, serving(args.model) as (port, _), chromium() as browser:
 
         def alone() -> float:
             began = time.perf_counter()
             picture = open_picture(EXAMPLES / "house.png")
             for i, result in enumerate(edit(model, picture.image, settings)):
                 save_picture(result.image, Path(folder, f"{i}.png"), infotext_of(result, model.name, hash_))
+            return time.perf_counter() - began
+
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False)
+        asked: dict[str, Any] = {"prompt": INSTRUCTION, "steps": args.steps, "n_iter": args.count, "seed": 1}
+        if args.size:
+            asked |= {"width": args.size, "height": args.size}  # the example is a square
+        asked["init_images"] = [base64.b64encode((EXAMPLES / "house.png").read_bytes()).decode()]
+
+        def through_api() -> float:
+            began = time.perf_counter()
+            assert len(client.post("/sdapi/v1/img2img", json=asked).json()["images"]) == args.count
             return time.perf_counter() - began
 
         no_worker = cast(Any, None)  # it is in the other process
@@ -58,24 +74,31 @@ def main() -> None:
             for control, value in (("img2img_steps", args.steps), ("img2img_batch_count", args.count)):
                 visited.set(control, value)
             visited.set("img2img_seed", 1)
+            if args.size:
+                visited.page.get_by_label("Longest side").first.check()
+                visited.locate("#img2img_longest input[type=number]").wait_for()
+                visited.set("img2img_longest", args.size)
 
             def through_page() -> float:
                 began = time.perf_counter()
-                visited.generate()
+                visited.generate(wait=False)
+                visited.locate("#img2img_generate").wait_for(timeout=600_000)
                 visited.page.wait_for_function("[...document.images].every((one) => one.complete)")
                 return time.perf_counter() - began
 
             for round_ in range(args.rounds + 1):
-                times = (alone(), through_page())
-                if round_:  # the first one warms up
-                    ours.append(times[0])
-                    page.append(times[1])
+                for name, way in (("engine", alone), ("API", through_api), ("page", through_page)):
+                    seconds = way()
+                    if round_:  # the first one warms up
+                        times[name].append(seconds)
             shown = visited.locate("#img2img_gallery .thumbnail-item").count()
     assert shown == args.count
-    ratios = [b / a for a, b in zip(ours, page, strict=True)]
-    a, b = statistics.median(ours), statistics.median(page)
-    print(f"{args.count} pictures, {args.steps} steps, {machine.dtype}: engine {a:.2f} s, page {b:.2f} s (medians)")
-    print(f"ratio of medians {b / a:.3f}; ratios of the rounds {min(ratios):.3f} to {max(ratios):.3f}")
+    print(f"{model.name}, {args.count} pictures, {args.steps} steps, {machine.dtype}, {args.rounds} rounds")
+    base = statistics.median(times["engine"])
+    for name, values in times.items():
+        middle = statistics.median(values)
+        spread = f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{name:6} median {middle:.2f} s ({spread}), {middle / base:.3f} of the engine")
 
 
 if __name__ == "__main__":

@@ -217,11 +217,11 @@ def _refused(answer: httpx.Response, *expected: int) -> tuple[int, str]:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def serving(model: str | Path = "demo") -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run the server as a program; yields its port and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["-m", "instruct_pix2pix.app.cli", "--port", str(port), "--model", "demo"]
+    words = ["-m", "instruct_pix2pix.app.cli", "--port", str(port), "--model", str(model)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules")}
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
     try:

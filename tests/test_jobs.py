@@ -1,6 +1,7 @@
 """The worker as those who wait for it see it: turns, progress, results, stopping, and what can go wrong."""
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,7 +207,8 @@ def test_old_jobs_are_forgotten():
         assert worker.find(job.id) is None
 
 
-def test_the_preview_shows_what_the_picture_is_becoming(worker):
+def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
+    monkeypatch.setattr(jobs, "PREVIEW_PAUSE", 0)
     job = worker.submit(order(steps=12, count=1))
     shown = []
     follow(job, lambda status: shown.append(job.preview()) or False)
@@ -216,6 +218,20 @@ def test_the_preview_shows_what_the_picture_is_becoming(worker):
     assert np.abs(seen[-1] - final).mean() < np.abs(seen[0] - final).mean()
     assert np.abs(seen[-1] - final).mean() < 8
     assert job.preview() is None
+
+
+def test_who_watches_all_the_time_gets_previews_now_and_then(worker, monkeypatch):
+    made = []
+
+    def slow(*_: object) -> None:
+        made.append(time.monotonic())
+        time.sleep(0.01)
+
+    monkeypatch.setattr(jobs, "preview", slow)
+    job = worker.submit(order(steps=40))
+    follow(job, lambda status: job.preview() and False)
+    assert 1 <= len(made) < 10
+    assert min(np.diff(made), default=1) >= 0.4
 
 
 def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker):

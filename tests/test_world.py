@@ -10,14 +10,20 @@ import pytest
 from tools.demo_model import world
 
 SEEDS = range(120)
+# as they were when the model that ships was judged: figures stay comparable
+FIRST = [
+    "turn the picture into dusk",
+    "what if it was winter",
+    "i want the car to be orange",
+    "take away the ball",
+    "i want a pink cube instead of the car",
+]
 
 
 def _edits(held_out: bool = False) -> list[tuple[world.Scene, world.Edit]]:
     scenes = [world.scene(seed) for seed in SEEDS]
     return [
-        (scene, edit)
-        for seed, scene in enumerate(scenes)
-        for edit in world.edits(scene, random.Random(seed), held_out)
+        (scene, edit) for seed, scene in enumerate(scenes) for edit in world.edits(scene, random.Random(seed), held_out)
     ]
 
 
@@ -183,6 +189,90 @@ def test_an_edit_of_something_absent_changes_nothing(held_out: bool) -> None:
         assert edit.kind == "absent"
         assert edit.after == scene
         assert not {thing.kind for thing in scene.things} & set(edit.instruction.split())
+
+
+def _twos(held_out: bool) -> list[tuple[world.Scene, world.Edit]]:
+    scenes = [world.scene(seed) for seed in SEEDS]
+    return [(scene, world.two_edit(scene, random.Random(seed), held_out)) for seed, scene in enumerate(scenes)]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_two_instructions_in_one_sentence_are_both_said_and_both_done(held_out: bool) -> None:
+    for before, edit in _twos(held_out):
+        one, two = edit.halves
+        assert {one.kind, two.kind} <= set(world.KINDS)
+        first, second = (edit.instruction.find(half.instruction) for half in (one, two))
+        assert 0 <= first < first + len(one.instruction) < second
+        assert len({before, one.after, two.after, edit.after}) == 4
+        for half in (one, two):
+            for part in ("time", "season"):
+                if getattr(half.after, part) != getattr(before, part):
+                    assert getattr(edit.after, part) == getattr(half.after, part)
+            assert set(half.after.things) - set(before.things) <= set(edit.after.things)
+            assert not (set(before.things) - set(half.after.things)) & set(edit.after.things)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_two_instructions_in_one_sentence_are_about_different_things(held_out: bool) -> None:
+    for before, edit in _twos(held_out):
+        slots = [{thing.slot for thing in set(before.things) ^ set(half.after.things)} for half in edit.halves]
+        assert not slots[0] & slots[1]
+        assert slots[0] or slots[1]
+        kinds = [thing.kind for thing in edit.after.things]
+        assert len(set(kinds)) == len(kinds)
+
+
+def test_some_pairs_of_kinds_are_only_joined_where_training_does_not_see_it() -> None:
+    def joined(held_out: bool) -> set[frozenset[str]]:
+        return {frozenset(half.kind for half in edit.halves) for _, edit in _twos(held_out)}
+
+    aside = joined(True) - joined(False)
+    assert {frozenset(("time", "replace")), frozenset(("season", "colour"))} <= aside
+    assert {frozenset(("time", "colour")), frozenset(("season", "replace"))} <= joined(False)
+
+
+def test_black_and_white_keeps_the_light_and_drops_the_colours() -> None:
+    for seed in range(6):
+        scene = world.scene(seed)
+        grey = world.draw(replace(scene, style="black and white")).astype(float)
+        assert (grey == grey[..., :1]).all()
+        luminance = world.draw(scene).astype(float) @ [0.299, 0.587, 0.114]
+        assert np.abs(grey[..., 0] - luminance).max() < 2
+
+
+@pytest.mark.parametrize("time", world.TIMES)
+def test_a_sketch_is_grey_and_mostly_paper_with_dark_lines_around_every_thing(time: str) -> None:
+    for seed in range(6):
+        scene = replace(world.scene(seed), time=time, style="sketch")
+        sketch = world.draw(scene)
+        assert (sketch == sketch[..., :1]).all()
+        assert np.median(sketch) > 120
+        for thing in scene.things:
+            around = sketch[:, world.slot_columns(thing.slot), 0][48:]
+            assert (around < 100).mean() > 0.02
+            bare = replace(scene, things=tuple(other for other in scene.things if other != thing))
+            assert _changed(bare, scene)[:, world.slot_columns(thing.slot)].mean() > 0.05
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_an_edit_of_style_names_the_style_and_leaves_the_scene(held_out: bool) -> None:
+    seen = set()
+    for seed in SEEDS:
+        scene = world.scene(seed)
+        edit = world.style_edit(scene, random.Random(seed), held_out)
+        assert replace(edit.after, style="plain") == scene
+        assert ("black and white" in edit.instruction) == (edit.after.style == "black and white")
+        seen.add(edit.after.style)
+    assert seen == {"black and white", "sketch"}
+
+
+def test_new_kinds_of_edit_leave_those_of_old_seeds_alone() -> None:
+    for seed in range(20):
+        scene = world.scene(seed)
+        every = world.every_edit(scene, seed)
+        assert [edit for edit in every if edit.kind in world.KINDS] == world.edits(scene, random.Random(seed))
+        assert [edit.kind for edit in every[-3:]] == ["style", "two", "absent"]
+    assert [edit.instruction for edit in world.edits(world.scene(0), random.Random(0))] == FIRST
 
 
 def test_training_and_held_out_phrasings_are_many_and_never_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def main() -> None:
 def folder(visited: Visit, pictures: Path) -> None:
     """Edit a folder of drawn landscapes, one of them cut short, up to its middle."""
     pictures.mkdir(parents=True)
-    for number in range(24):
+    scenes = (scene for scene in map(world.scene, itertools.count(30)) if scene.season != "winter")
+    for number, scene in enumerate(itertools.islice(scenes, 24)):
         name = f"{NAMES[number % len(NAMES)]} {1 + number // len(NAMES)}.jpg"
-        Image.fromarray(world.draw(world.scene(number + 30))).resize((192, 192)).save(pictures / name)
+        Image.fromarray(world.draw(scene)).resize((192, 192)).save(pictures / name)
     (pictures / "beach 4.jpg").write_bytes((pictures / "beach 1.jpg").read_bytes()[:700])
     visited.open_tab("Batch")
     visited.locate("#img2img_batch_input_dir :is(input, textarea)").fill("inputs/holiday")

@@ -1,6 +1,8 @@
 """Judges the demo model on scenes that it never saw: per kind of edit, how many come out right.
 
     python -m tools.demo_model.evaluate --first-seed 0 --count 200 --sheet docs/demo-model.png
+    python -m tools.demo_model.evaluate --steps 10 20 --sampler "Euler a" DDIM --phrasings trained unseen
+    python -m tools.demo_model.evaluate --count 400 --check
 
 The judge is not a model: it compares the edited picture with the true after-picture, which the world can draw.
 """
@@ -9,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +20,23 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from tqdm import tqdm
 
 from instruct_pix2pix.conditioning import to_images
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.noise import ImageNoise
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.engine.samplers import find_sampler
+from instruct_pix2pix.engine.samplers import SAMPLERS, find_sampler
 from instruct_pix2pix.engine.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance import Conditions, DualGuidance, Prompt, Scales
 from instruct_pix2pix.settings import EditSettings
 
-from . import world
+from . import check, world
 from .train import DEMO, FIRST_TRAINING_SEED, to_tensor
+
+UNMOVED = 6.0
+"""What counts as no change: less than this, of 255, on average. The autoencoder alone makes 4 to 5."""
 
 LOCAL = ("colour", "add", "remove", "replace")
 """Kinds of edit that change one thing and should leave the rest alone."""
@@ -46,6 +51,8 @@ class Case:
     instruction: str
     before: np.ndarray
     after: np.ndarray
+    halves: tuple[np.ndarray, ...] = ()
+    """Of two instructions in one: the pictures in which only one was obeyed."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,13 @@ class Verdict:
 
     kind: str
     success: bool
-    """In the edited region, closer to the true after-picture than to the before-picture."""
+    """In the edited region, closer to the true after-picture than to the before-picture. Of two instructions in one,
+    the same for each of them: where it changes what the other leaves. Of an edit of something absent, that the
+    picture moved by less than `UNMOVED`."""
     exact: bool
-    """A success whose distance to the true after-picture, in the edited region, is at most 40."""
+    """A success whose distance to the true after-picture, in each such region, is at most 40."""
     error: float
-    """Distance to the true after-picture in the edited region."""
+    """Distance to the true after-picture in the edited region; without one, in the whole picture."""
     outside: float
     """Distance to the before-picture outside the edited region."""
     moved: float
@@ -67,8 +76,10 @@ class Verdict:
     """The same as a root mean square over pixels and channels, to which strong changes count more."""
 
 
-def cases(first_seed: int, count: int, held_out_phrasing: bool = False) -> list[Case]:
-    """Return one edit of each possible kind for `count` scenes.
+def cases(
+    first_seed: int, count: int, held_out_phrasing: bool = False, kinds: Sequence[str] = world.KINDS
+) -> list[Case]:
+    """Return one edit of each possible of these kinds for `count` scenes.
 
     Raises UserError for seeds that training uses.
     """
@@ -78,17 +89,19 @@ def cases(first_seed: int, count: int, held_out_phrasing: bool = False) -> list[
     for seed in range(first_seed, first_seed + count):
         scene = world.scene(seed)
         before = world.draw(scene)
-        for edit in world.edits(scene, random.Random(seed), held_out_phrasing):
-            found.append(Case(seed, edit.kind, edit.instruction, before, world.draw(edit.after)))
+        for edit in world.every_edit(scene, seed, held_out_phrasing):
+            if edit.kind in kinds:
+                halves = tuple(world.draw(half.after) for half in edit.halves)
+                found.append(Case(seed, edit.kind, edit.instruction, before, world.draw(edit.after), halves))
     return found
 
 
 def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch: int = 32) -> list[np.ndarray]:
-    """Edit every case with its own seed, many cases at a time -> uint8 pictures [96, 96, 3]."""
+    """Edit every case with its own seed, many cases at a time -> uint8 pictures [96, 96, 3]; shows progress."""
     edited: list[np.ndarray] = []
     sampler, _ = find_sampler(settings.sampler)
     sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, settings.sampler)
-    for i in range(0, len(wanted), batch):
+    for i in tqdm(range(0, len(wanted), batch), desc=describe(settings), disable=None, leave=False):
         some = wanted[i : i + batch]
         latent = model.encode_image(to_tensor(np.stack([case.before for case in some])))
         texts = [model.encode_text(case.instruction, settings.negative, settings.steps) for case in some]
@@ -103,6 +116,12 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
     return edited
 
 
+def describe(settings: EditSettings) -> str:
+    """Return what the edits were made with, in words."""
+    scales = f"Text CFG {settings.text_cfg:g}, Image CFG {settings.image_cfg:g}"
+    return f"{settings.sampler}, {settings.steps} steps, {scales}"
+
+
 def _stack(prompts: Sequence[Prompt]) -> Prompt:
     """Join plain prompts of one length each into one whose embedding has a row for each picture."""
     embeddings: list[Tensor] = [prompt.schedule[-1][1] for prompt in prompts]
@@ -111,13 +130,20 @@ def _stack(prompts: Sequence[Prompt]) -> Prompt:
 
 def judge(case: Case, edited: np.ndarray) -> Verdict:
     """Compare an edited picture with what it should be."""
-    region = world.mask(case.before, case.after)
     to_after, to_before = _distance(edited, case.after), _distance(edited, case.before)
-    error = float(to_after[region].mean())
-    success = error < float(to_before[region].mean())
-    outside = float(to_before[~region].mean()) if not region.all() else 0.0
+    moved = float(to_before.mean())
     rms = float(np.sqrt(np.square(edited.astype(np.float32) - case.before).mean()))
-    return Verdict(case.kind, success, success and error <= 40, error, outside, float(to_before.mean()), rms)
+    region = world.mask(case.before, case.after)
+    if not region.any():
+        return Verdict(case.kind, moved < UNMOVED, moved < UNMOVED, moved, moved, moved, rms)
+    success, exact = True, True
+    for rival in case.halves or (case.before,):
+        where = world.mask(rival, case.after)
+        away = float(to_after[where].mean())
+        success &= away < float(_distance(edited, rival)[where].mean())
+        exact &= success and away <= 40
+    outside = float(to_before[~region].mean()) if not region.all() else 0.0
+    return Verdict(case.kind, success, exact, float(to_after[region].mean()), outside, moved, rms)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -125,10 +151,10 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
-    """Return the figures per kind of edit, for the local kinds together and for all."""
-    groups = {kind: [v for v in verdicts if v.kind == kind] for kind in world.KINDS}
+    """Return the figures per kind of edit, for the local kinds together and for all of `world.KINDS`."""
+    groups = {kind: [v for v in verdicts if v.kind == kind] for kind in world.ALL_KINDS}
     groups["local"] = [v for v in verdicts if v.kind in LOCAL]
-    groups["all"] = list(verdicts)
+    groups["all"] = [v for v in verdicts if v.kind in world.KINDS]
     return {
         name: {
             "edits": len(group),
@@ -175,44 +201,76 @@ def sheet(wanted: Sequence[Case], edited: Sequence[np.ndarray], columns: int = 6
     return page
 
 
+def examples(wanted: Sequence[Case], each: int) -> list[int]:
+    """Return the places of the first `each` cases of every kind, kind by kind."""
+    return [i for kind in world.ALL_KINDS for i in [i for i, case in enumerate(wanted) if case.kind == kind][:each]]
+
+
 def main() -> None:
-    """Judge, print the table, write the sheet."""
+    """Judge, print the tables, write the sheet; with --check, exit with 1 if a promise does not hold."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.evaluate", description=about)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200, help="scenes; each is edited in every way it allows")
+    parser.add_argument("--kinds", nargs="+", choices=world.ALL_KINDS, default=world.ALL_KINDS, help="only these edits")
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--text-cfg", type=float, nargs="+", default=[7.5])
     parser.add_argument("--image-cfg", type=float, nargs="+", default=[1.5])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--sampler", default="Euler a")
-    parser.add_argument("--held-out-phrasing", action="store_true", help="only wordings that were never trained on")
+    parser.add_argument("--steps", type=int, nargs="+", default=[20])
+    parser.add_argument("--sampler", nargs="+", default=["Euler a"], help="names, or all")
+    parser.add_argument("--phrasings", nargs="+", choices=["trained", "unseen"], default=["trained"])
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--check", action="store_true", help="measure what is promised instead; takes hours on a CPU")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--sheet", type=Path, help="write a picture of the first edits here")
+    parser.add_argument("--sheet", type=Path, help="write a picture of the first edits of every kind here")
+    parser.add_argument("--each", type=int, default=4, help="how many edits of a kind the sheet shows")
     args = parser.parse_args()
     try:
         model = EditModel.load(args.model, choose_machine(args.device, args.precision))
-        wanted = cases(args.first_seed, args.count, args.held_out_phrasing)
+        if args.check:
+            sys.exit(not _holds(model, args.first_seed, args.count))
+        samplers = list(SAMPLERS) if args.sampler == ["all"] else args.sampler
+        setups = [
+            EditSettings(text_cfg=text_cfg, image_cfg=image_cfg, steps=steps, sampler=sampler)
+            for sampler in samplers
+            for steps in args.steps
+            for text_cfg in args.text_cfg
+            for image_cfg in args.image_cfg
+        ]
         results = []
-        for text_cfg in args.text_cfg:
-            for image_cfg in args.image_cfg:
-                settings = EditSettings(
-                    text_cfg=text_cfg, image_cfg=image_cfg, steps=args.steps, sampler=args.sampler
-                )
+        for phrasing in args.phrasings:
+            wanted = cases(args.first_seed, args.count, phrasing == "unseen", args.kinds)
+            for settings in setups:
                 edited = run(model, wanted, settings)
-                figures = summary([judge(case, picture) for case, picture in zip(wanted, edited, strict=True)])
-                results.append({"text_cfg": text_cfg, "image_cfg": image_cfg, "figures": figures})
+                figures = _judged(wanted, edited)
+                made = {name: getattr(settings, name) for name in ("sampler", "steps", "text_cfg", "image_cfg")}
+                results.append({"phrasings": phrasing, **made, "figures": figures})
                 if not args.json:
-                    print(f"\nText CFG {text_cfg:g}, Image CFG {image_cfg:g}, {args.steps} steps, {args.sampler}\n")
-                    print(table(figures), flush=True)
+                    print(f"\n{describe(settings)}, {phrasing} phrasings\n\n{table(figures)}", flush=True)
+                if args.sheet and len(results) == 1:
+                    shown = examples(wanted, args.each)
+                    sheet([wanted[i] for i in shown], [edited[i] for i in shown]).save(args.sheet)
         if args.json:
             print(json.dumps(results, indent=1))
-        if args.sheet:
-            sheet(wanted[:24], edited[:24]).save(args.sheet)  # pyright: ignore[reportPossiblyUnboundVariable]
     except UserError as error:
         sys.exit(str(error))
+
+
+def _judged(wanted: Sequence[Case], edited: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    return summary([judge(case, picture) for case, picture in zip(wanted, edited, strict=True)])
+
+
+def _holds(model: EditModel, first_seed: int, count: int) -> bool:
+    def measure(settings: EditSettings, scenes: int, unseen: bool) -> dict[str, dict[str, float]]:
+        wanted = cases(first_seed, scenes, unseen, world.ALL_KINDS)
+        return _judged(wanted, run(model, wanted, settings))
+
+    held = True
+    for holds, line in check.promises(measure, count):
+        print("pass" if holds else "FAIL", line, flush=True)
+        held &= holds
+    return held
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,12 +45,26 @@ CONFIG = load_config(DEMO.with_suffix(".yaml"))
 FIRST_TRAINING_SEED = 10_000_000
 """Scenes with smaller seeds are never trained on: they are for evaluation."""
 
-KIND_WEIGHTS = {"time": 1.0, "season": 1.0, "colour": 2.0, "add": 2.5, "remove": 1.5, "replace": 2.5, "absent": 0.3}
+KIND_WEIGHTS = {
+    "time": 1.0,
+    "season": 1.0,
+    "colour": 2.0,
+    "add": 2.5,
+    "remove": 1.5,
+    "replace": 2.5,
+    "style": 1.0,
+    "two": 2.5,
+    "absent": 0.5,
+}
 """How often each kind of edit is seen: the hard ones more often."""
 
 PUSHED = ("colour", "add", "replace", "absent")
 """Kinds whose answer without an instruction is the picture as it was. Guidance then pushes from there to the edit in
-every step, where it would stop as soon as the edit can be guessed; other kinds would be pushed too far."""
+every step, where it would stop as soon as the edit can be guessed; other kinds would be pushed too far. Of two
+instructions in one, the answer without them has the halves that are not pushed."""
+
+PUSHED_FROM = 0
+"""Timestep (0..1000) from which on that holds; below, where there is less noise, the answer is always the edit."""
 
 
 # ------------------------------------------------------------------------------------------------ the loop
@@ -63,37 +78,50 @@ def fit(
     steps: int,
     lr: float,
     runs: Path,
-    save_every: int = 500,
+    more: int | None = None,
+    save_every: int = 200,
 ) -> dict[str, Tensor]:
-    """Train `parts` for `steps` steps of `loss_of(step)` and return the averaged weights, named 'part.key'.
+    """Train `parts` with `loss_of(step)` and return the averaged weights, named 'part.key'.
 
-    AdamW with a warm-up and a cosine to zero, gradients clipped to norm 1, an exponential average of the weights.
+    AdamW, gradients clipped to norm 1, an exponential average of the weights. Training comes in sittings, each with a
+    warm-up and a cosine to zero: the first has `steps` steps, and when one is over, `more` asks for another, which
+    begins with the averaged weights. The state file keeps module, optimizer, average, step, and the sitting as
+    (first, last, peak rate): one that was stopped goes on as it was planned, whatever is asked for.
     """
     module = nn.ModuleDict(parts)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    learnt = [value for value in module.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
     state_file, curve_file = runs / f"{name}.pt", runs / f"{name}-loss.json"
-    start, curve = 0, []
+    start, first, last, curve = 0, 0, steps, []
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         average, start = state["average"], state["step"]
+        first, last, peak = state.get("sitting", (0, start, lr))
+        if start < last:
+            lr = peak
+        elif more:
+            first, last = start, start + more
+            module.load_state_dict(average)
+            average = {key: value.clone() for key, value in average.items()}
         curve = [row for row in json.loads(curve_file.read_text()) if row["step"] <= start]
-        print(f"{name}: going on at step {start}", flush=True)
+        print(f"{name}: going on at step {start}, in a sitting from {first} to {last}", flush=True)
 
-    warmup = min(300, steps // 10)
+    warmup = max(1, min(300, (last - first) // 10))
     began, losses = time.perf_counter(), []
-    for step in range(start, steps):
-        rate = min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * step / steps))
+    for step in range(start, last):
+        done = step - first
+        rate = min(1.0, (done + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * done / (last - first)))
         for group in optimizer.param_groups:
             group["lr"] = lr * float(rate)
         loss = loss_of(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
-        decay = min(0.999, (step + 1) / (step + 10))
+        decay = min(0.999, (done + 1) / (done + 10), 1 - 10 / (last - first))
         with torch.no_grad():
             current = module.state_dict()
             for key, value in average.items():
@@ -101,14 +129,14 @@ def fit(
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             each = (time.perf_counter() - began) / (step + 1 - start)
-            left = each * (steps - step - 1) / 60
+            left = each * (last - step - 1) / 60
             mean = float(np.mean(losses))
             curve.append({"step": step + 1, "loss": mean})
-            print(f"{name} {step + 1}/{steps} loss {mean:.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
+            print(f"{name} {step + 1}/{last} loss {mean:.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
             losses = []
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+        if (step + 1) % save_every == 0 or step + 1 == last:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-            _save(state_file, {**state, "average": average, "step": step + 1})
+            _save(state_file, {**state, "average": average, "step": step + 1, "sitting": (first, last, lr)})
             curve_file.write_text(json.dumps(curve))
     return average
 
@@ -122,16 +150,48 @@ def _save(path: Path, state: dict[str, object]) -> None:
 # ------------------------------------------------------------------------------------------------ the autoencoder
 
 
-def pictures(seeds: Iterable[int]) -> Tensor:
-    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1."""
+def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) -> Tensor:
+    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1.
+
+    A part `styled` of them is in black and white or a sketch, and another part `doodled` shows nothing in particular.
+    """
     drawn = []
     for seed in seeds:
         rng = random.Random(seed)
         scene = world.scene(seed)
         if rng.random() < 0.5:
             scene = rng.choice(world.edits(scene, rng)).after
+        lot = rng.random()
+        if lot < styled:
+            scene = world.style_edit(scene, rng).after
+        elif lot > 1 - doodled:
+            drawn.append(doodle(rng))
+            continue
         drawn.append(world.draw(scene))
     return to_tensor(np.stack(drawn))
+
+
+def doodle(rng: random.Random) -> np.ndarray:
+    """Draw discs, boxes and triangles of any colour on any ground -> uint8 [96, 96, 3]."""
+    side = 4 * world.SIZE
+    picture = Image.new("RGB", (side, side), _any_colour(rng))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(rng.randrange(2, 9)):
+        x, y, reach = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.06, 0.25) * side
+        points = [(x + rng.uniform(-reach, reach), y + rng.uniform(-reach, reach)) for _ in range(3)]
+        box, colour = (x - reach, y - reach, x + reach, y + reach), _any_colour(rng)
+        draw = rng.choice(("disc", "box", "triangle"))
+        if draw == "disc":
+            pen.ellipse(box, fill=colour)
+        elif draw == "box":
+            pen.rectangle(box, fill=colour)
+        else:
+            pen.polygon(points, fill=colour)
+    return np.asarray(picture.reduce(4))
+
+
+def _any_colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -183,13 +243,40 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
     save_file(vae.state_dict(), runs / "vae.safetensors", metadata={"scale_factor": f"{scale:.5f}"})
 
 
+def train_decoder(machine: Machine, runs: Path, steps: int) -> None:
+    """Go on with the decoder alone, on pictures of every style, and save it; latents stay what they were.
+
+    For an autoencoder that learnt from plain scenes: a UNet that was trained on its latents stays valid.
+    """
+    vae, scale = load_vae(runs)
+    vae.to(machine.device)
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+
+    def loss_of(step: int) -> Tensor:
+        seeds = range(2 * FIRST_TRAINING_SEED + step * 8, 2 * FIRST_TRAINING_SEED + step * 8 + 8)
+        x = pictures(seeds, styled=0.5, doodled=0.1).to(machine.device)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            with torch.no_grad():
+                latents = vae.moments(x)[0]
+            y = vae.decode(latents).float()
+        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+        return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges
+
+    weights = fit("decoder", {"vae": decoder}, loss_of, steps=steps, lr=5e-4, runs=runs)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()}, strict=False)
+    save_file(vae.state_dict(), runs / "vae-styles.safetensors", metadata={"scale_factor": f"{scale:.5f}"})
+
+
 def load_vae(runs: Path) -> tuple[VAE, float]:
     """Return the trained autoencoder and one over the deviation of its latents."""
     from safetensors import safe_open
 
     vae = VAE(CONFIG.vae).eval().requires_grad_(False)
-    vae.load_state_dict(load_file(runs / "vae.safetensors"))
-    with safe_open(runs / "vae.safetensors", "pt") as file:
+    found = runs / "vae-styles.safetensors"
+    if not found.exists():
+        found = runs / "vae.safetensors"
+    vae.load_state_dict(load_file(found))
+    with safe_open(found, "pt") as file:
         return vae, float(file.metadata()["scale_factor"])
 
 
@@ -199,13 +286,14 @@ def load_vae(runs: Path) -> tuple[VAE, float]:
 def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> None:
     """Draw and encode `scenes` scenes with `rounds` edits of each kind, once, into pairs.pt.
 
-    Keeps latents [N, 4, 12, 12] float16 (unscaled modes), the indices of before and after, kinds and instructions.
+    Keeps latents [N, 4, 12, 12] float16 (unscaled modes), the indices of before, after and of the answer without an
+    instruction, kinds and instructions.
     """
     vae, _ = load_vae(runs)
     vae.to(machine.device)
     latents: list[Tensor] = []
     pending: list[np.ndarray] = []
-    pairs: list[tuple[int, int, str, str]] = []
+    pairs: list[tuple[int, int, int, str, str]] = []
     count = 0
 
     def flush() -> None:
@@ -226,27 +314,55 @@ def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> 
             pending.append(world.draw(scene))
             before = count
             count += 1
-            for edit in [e for _ in range(rounds) for e in world.edits(scene, rng)]:
-                pending.append(world.draw(edit.after))
-                pairs.append((before, count, edit.kind, edit.instruction))
-                count += 1
+            made = [e for _ in range(rounds) for e in world.edits(scene, rng)]
             if scene.things:
-                absent = world.absent_edit(scene, rng)
-                pairs.append((before, before, absent.kind, absent.instruction))
+                made.append(world.absent_edit(scene, rng))
+            for edit in [*made, *more_edits(scene, seed, rounds)]:
+                known = {scene: before}
+                for wanted in (edit.after, untold(scene, edit)):
+                    if wanted not in known:
+                        pending.append(world.draw(wanted))
+                        known[wanted] = count
+                        count += 1
+                pairs.append((before, known[edit.after], known[untold(scene, edit)], edit.kind, edit.instruction))
             if len(pending) >= 64:
                 flush()
             if (i + 1) % 500 == 0:
                 print(f"pairs: {i + 1}/{scenes} scenes, {time.perf_counter() - began:.0f} s", flush=True)
         flush()
-    before_, after_, kinds, texts = zip(*pairs, strict=True)
-    kept = {"latents": torch.cat(latents), "before": torch.tensor(before_), "after": torch.tensor(after_)}
-    _save(runs / "pairs.pt", {**kept, "kinds": list(kinds), "texts": list(texts)})
+    before_, after_, untold_, kinds, texts = zip(*pairs, strict=True)
+    kept = {"before": torch.tensor(before_), "after": torch.tensor(after_), "untold": torch.tensor(untold_)}
+    _save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": list(kinds), "texts": list(texts)})
+
+
+def more_edits(scene: world.Scene, seed: int, rounds: int) -> list[world.Edit]:
+    """Return what a scene is trained on beside `world.edits`, from a random stream of its own."""
+    rng = random.Random(f"more {seed}")
+    twos = [world.two_edit(scene, rng) for _ in range(rounds)]
+    return [*twos, world.style_edit(scene, rng)]
+
+
+def untold(scene: world.Scene, edit: world.Edit) -> world.Scene:
+    """Return the answer without the instruction: the scene with those parts of the edit that are not `PUSHED`."""
+    if not edit.halves:
+        return scene if edit.kind in PUSHED else edit.after
+    plain = [half.after for half in edit.halves if half.kind not in PUSHED]
+    return edit.after if len(plain) == 2 else plain[0] if plain else scene
 
 
 # ------------------------------------------------------------------------------------------------ the UNet
 
 
-def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: float = 8e-4) -> None:
+def train_unet(
+    machine: Machine,
+    runs: Path,
+    steps: int,
+    *,
+    more: int | None = None,
+    lr: float = 8e-4,
+    pushed_from: int = PUSHED_FROM,
+    batch: int = 64,
+) -> None:
     """Train the UNet and the text encoder together on the encoded pairs."""
     torch.manual_seed(1)
     _, scale = load_vae(runs)
@@ -262,11 +378,10 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
     text.to(machine.device)
 
     data = torch.load(runs / "pairs.pt", weights_only=True)
-    latents, before, after = data["latents"], data["before"], data["after"]
+    latents, before, after, without = data["latents"], data["before"], data["after"], data["untold"]
     tokens = tokenize(data["texts"])
     empty = tokenize([""])[0]
     weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])
-    pushed = torch.tensor([kind in PUSHED for kind in data["kinds"]])
     for kind in KIND_WEIGHTS:
         chosen = torch.tensor([k == kind for k in data["kinds"]])
         weights[chosen] /= max(1, int(chosen.sum()))
@@ -277,17 +392,16 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        target = latents[after[index]].float() * scale
         image = latents[before[index]].float()
         words = tokens[index].clone()
         drop = torch.rand(batch, generator=generator)
-        untold, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
-        words[untold] = empty
+        silent, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
+        words[silent] = empty
         image[unseen] = 0
-        unchanged = untold & ~unseen & pushed[index]
-        target[unchanged] = latents[before[index[unchanged]]].float() * scale
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
+        answer = torch.where(silent & ~unseen & (t >= pushed_from), without[index], after[index])
+        target = latents[answer].float() * scale
         alpha = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn(target.shape, generator=generator)
         x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
@@ -300,7 +414,7 @@ def train_unet(machine: Machine, runs: Path, steps: int, batch: int = 64, lr: fl
         loss = (predicted - noise).square().mean(dim=(1, 2, 3))
         return (loss * snr.clamp(max=5.0) / snr).mean()
 
-    average = fit("unet", {"unet": unet, "text": text}, loss_of, steps=steps, lr=lr, runs=runs)
+    average = fit("unet", {"unet": unet, "text": text}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
     save_file({key: value.contiguous() for key, value in average.items()}, runs / "unet.safetensors")
 
 
@@ -340,24 +454,30 @@ def main() -> None:
     """Run the stages asked for."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=about)
-    parser.add_argument("--stage", choices=["vae", "pairs", "unet", "export"], help="only this stage")
+    parser.add_argument("--stage", choices=["vae", "decoder", "pairs", "unet", "export"], help="only this stage")
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=4360, help="steps of the UNet, 64 samples each")
+    parser.add_argument("--more", type=int, help="when the UNet's last sitting is over, another of so many steps")
+    parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
+    parser.add_argument("--pushed-from", type=int, default=PUSHED_FROM, help="see PUSHED_FROM, to compare short runs")
+    parser.add_argument("--decoder-steps", type=int, default=600)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--out", type=Path, default=DEMO)
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     machine = choose_machine(args.device, args.precision)
-    stages = [args.stage] if args.stage else ["vae", "pairs", "unet", "export"]
+    stages = [args.stage] if args.stage else ["vae", "decoder", "pairs", "unet", "export"]
     if "vae" in stages and not (args.runs / "vae.safetensors").exists():
         train_vae(machine, args.runs, args.vae_steps)
+    if "decoder" in stages and not (args.runs / "vae-styles.safetensors").exists():
+        train_decoder(machine, args.runs, args.decoder_steps)
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:
-        train_unet(machine, args.runs, args.steps)
+        train_unet(machine, args.runs, args.steps, more=args.more, lr=args.lr, pushed_from=args.pushed_from)
     if "export" in stages:
         export(args.runs, args.out)
 

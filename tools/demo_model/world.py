@@ -21,10 +21,14 @@ SIZE = 96
 """Side in pixels at which the model works; lengths below are in these pixels and scale with the picture."""
 
 KINDS = ("time", "season", "colour", "add", "remove", "replace")
+ALL_KINDS = (*KINDS, "style", "two", "absent")
+"""The kinds of `edits`, then those of `style_edit`, `two_edit` and `absent_edit`."""
+
 THINGS = ("house", "tree", "ball", "cube", "car")
 TIMES = ("day", "night", "sunset")
 SEASONS = ("summer", "autumn", "winter")
 SKIES = ("clear", "clouds")
+STYLES = ("plain", "black and white", "sketch")
 PLACES = ("on the left", "in the middle", "on the right")
 
 Rgb = tuple[int, int, int]
@@ -79,15 +83,18 @@ class Scene:
     sky: str
     things: tuple[Thing, ...]
     look: Look
+    style: str = "plain"
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A sentence, the kind of edit it asks for (one of `KINDS`, or 'absent'), and the scene that follows."""
+    """A sentence, the kind of edit it asks for (one of `ALL_KINDS`), and the scene that follows."""
 
     kind: str
     instruction: str
     after: Scene
+    halves: tuple[Edit, ...] = ()
+    """Of two instructions in one: each alone."""
 
 
 # ------------------------------------------------------------------------------------------------ scenes
@@ -238,6 +245,10 @@ def draw(scene: Scene, size: int = SIZE) -> np.ndarray:
         shadow = _mix(foot, (40, 50, 80), 0.34)
         _Pen(canvas, unit, _LIGHT[scene.time], origin).disc(0.4, 0.2, 13.8, 2.8, shadow)
         _DRAWN[thing.kind](_Pen(canvas, unit, _THING_LIGHT[scene.time], origin), thing, scene)
+    if scene.style == "black and white":
+        picture = picture.convert("L").convert("RGB")
+    elif scene.style == "sketch":
+        picture = _sketched(picture, scale)
     return np.asarray(picture.reduce(fine))
 
 
@@ -250,6 +261,33 @@ def mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     reach = max(1, before.shape[1] // 48)
     grown = Image.fromarray(differs.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * reach + 1))
     return np.asarray(grown) > 0
+
+
+def _sketched(picture: Image.Image, scale: float) -> Image.Image:
+    """Return the picture as pencil on paper: a dark line wherever its colours part, hatching for its shade.
+
+    The hatching repeats every eight pixels at `SIZE`, which is the side of a cell of the latent: it looks the same
+    in every cell, so that an autoencoder need not remember where its lines run.
+    """
+    reach = round(0.4 * scale) + 1
+    pixels = np.asarray(picture)
+    logarithm = np.log1p(np.arange(256, dtype=np.float32) / 30)
+    light = logarithm[_spread(pixels, reach, np.maximum)]
+    dark = logarithm[_spread(pixels, reach, np.minimum)]
+    line = np.clip((light - dark).max(axis=2) * 11 - 0.8, 0, 1)  # by ratios, so that lines show by night too
+    shade = np.clip(1.23 - np.asarray(picture.convert("L"), dtype=np.float32) / 178, 0, 1)
+    place = np.arange(picture.width) / scale
+    hatched = np.abs((place[:, None] + place) % 8 - 4) < 1.76
+    paper = 250 - shade * (44 + 72 * hatched)
+    return Image.fromarray((paper + (48 - paper) * line).round().astype(np.uint8)).convert("RGB")
+
+
+def _spread(pixels: np.ndarray, reach: int, extreme: np.ufunc) -> np.ndarray:
+    """Return the largest or smallest value of each channel in the square of pixels up to `reach` away."""
+    height, width, _ = pixels.shape
+    padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    rows = extreme.reduce([padded[k : k + height] for k in range(2 * reach + 1)])
+    return extreme.reduce([rows[:, k : k + width] for k in range(2 * reach + 1)])
 
 
 def _gradient(side: int, start: float, stop: float, first: Rgb, last: Rgb) -> Image.Image:
@@ -394,7 +432,8 @@ _DRAWN: dict[str, Callable[[_Pen, Thing, Scene], None]] = {
 
 # ------------------------------------------------------------------------------------------------ edits
 # {x} a thing in the scene, {old} its colour, {c} a colour, {a} a new thing with its article and colour,
-# {p} a place, {t} {s} a time or season, {at} a time with its preposition, {was} the time or season before.
+# {p} a place, {t} {s} a time or season, {at} a time with its preposition, {was} the time or season before,
+# {n} a style as a noun or adjective, {as} a style as an adverb, {one} {two} instructions that begin with a verb.
 
 TRAINING: dict[str, tuple[str, ...]] = {
     "time": (
@@ -502,6 +541,30 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "i want {a} instead of the {x}",
         "the {x} should be {a}",
     ),
+    "style": (
+        "{as}",
+        "make it {n}",
+        "turn it into {n}",
+        "turn the picture into {n}",
+        "make it look like {n}",
+        "it should be {n}",
+        "show the scene {as}",
+        "show it {as}",
+        "draw it {as}",
+        "make it look {as}",
+        "what would it look like {as}",
+        "change the picture to {n}",
+    ),
+    "two": (
+        "{one} and {two}",
+        "{one}, and {two}",
+        "{one}, {two}",
+        "{one} and then {two}",
+        "{one} then {two}",
+        "{one} and also {two}",
+        "first {one} then {two}",
+        "{one}, and then {two}",
+    ),
 }
 """Phrasings that training draws from, by kind of edit."""
 
@@ -538,6 +601,8 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "replace the {old} {x} with {a}",
         "change the {x} to {a}",
     ),
+    "style": ("turn the scene into {n}", "let it be {n}", "draw the scene {as}", "show the picture {as}"),
+    "two": ("first {one} and then {two}", "{one}, then {two}", "first {one}, then {two}", "{one}, and also {two}"),
 }
 """Phrasings that training never sees, made of words that it does see."""
 
@@ -563,6 +628,20 @@ _AT: dict[str, tuple[str, ...]] = {
     "night": ("at night", "by night"),
     "sunset": ("at sunset", "at dusk"),
 }
+_STYLE_AS: dict[str, tuple[str, ...]] = {
+    "black and white": ("in black and white",),
+    "sketch": ("as a pencil sketch", "as a sketch", "as a pencil drawing", "in pencil"),
+}
+_STYLE_NOUNS: dict[str, tuple[str, ...]] = {
+    "black and white": ("black and white", "a black and white picture"),
+    "sketch": ("a pencil sketch", "a sketch", "a pencil drawing"),
+}
+_VERBS = (
+    *("add", "change", "color", "colour", "cover", "delete", "draw", "erase", "exchange", "get", "insert"),
+    *("make", "paint", "place", "put", "remove", "replace", "show", "swap", "take", "turn"),
+)
+_APART = frozenset({("time", "replace"), ("season", "colour"), ("add", "colour"), ("remove", "replace")})
+"""Kinds that training never joins in one sentence, in either order; held-out phrasings do."""
 
 
 def edits(scene: Scene, rng: Chance, held_out_phrasing: bool = False) -> list[Edit]:
@@ -602,11 +681,64 @@ def absent_edit(scene: Scene, rng: Chance, held_out_phrasing: bool = False) -> E
     return Edit("absent", said.instruction, scene)
 
 
-class _Speaker:
-    """Makes edits and words them from one set of phrasings."""
+def style_edit(scene: Scene, rng: Chance, held_out_phrasing: bool = False) -> Edit:
+    """Return an edit of kind 'style': the whole picture in black and white, or as a pencil sketch."""
+    say = _Speaker(rng, HELD_OUT if held_out_phrasing else TRAINING)
+    return say.style(scene)
 
-    def __init__(self, rng: Chance, phrasings: dict[str, tuple[str, ...]]) -> None:
-        self.rng, self.phrasings = rng, phrasings
+
+def two_edit(scene: Scene, rng: Chance, held_out_phrasing: bool = False) -> Edit:
+    """Return an edit of kind 'two': two instructions in one sentence, about different things.
+
+    The time or the season and one thing, or two things. Each half is as if it were alone: an added thing that is
+    given no place stands in the left-most slot that was free before.
+    """
+    say = _Speaker(rng, HELD_OUT if held_out_phrasing else TRAINING, verbs_only=True)
+    things = _shuffled(rng, scene.things)
+    first_new, second_new = _shuffled(rng, [kind for kind in THINGS if all(thing.kind != kind for thing in things)])[:2]
+    free = [slot for slot in range(3) if all(thing.slot != slot for thing in scene.things)]
+
+    def local(thing: Thing | None, new: str) -> list[Edit]:
+        made = [say.add(scene, new, free)] if free else []
+        if thing is not None:
+            made += [say.remove(scene, thing), say.replace(scene, thing, new)]
+            made += [say.colour(scene, thing)] if thing.kind != "tree" else []
+        return made
+
+    first, second = [*things, None, None][:2]
+    wholes = [say.time(scene), say.season(scene)]
+    pairs = [(whole, part) for whole in wholes for part in local(first, first_new)]
+    if second is not None and rng.random() < 0.5:
+        pairs = [(a, b) for a in local(first, first_new) for b in local(second, second_new)]
+        pairs = [(a, b) for a, b in pairs if not a.kind == b.kind == "add"]
+    if not held_out_phrasing:
+        pairs = [(a, b) for a, b in pairs if not {(a.kind, b.kind), (b.kind, a.kind)} & _APART]
+    one, two = _shuffled(rng, _pick(rng, pairs))
+    said = _pick(rng, say.phrasings["two"]).format(one=one.instruction, two=two.instruction)
+    gone = set(scene.things) - (set(one.after.things) & set(two.after.things))
+    come = (set(one.after.things) | set(two.after.things)) - set(scene.things)
+    both = replace(
+        scene,
+        time=two.after.time if one.after.time == scene.time else one.after.time,
+        season=two.after.season if one.after.season == scene.season else one.after.season,
+        things=_in_order([*(thing for thing in scene.things if thing not in gone), *come]),
+    )
+    return Edit("two", said, both, (one, two))
+
+
+def every_edit(scene: Scene, seed: int, held_out_phrasing: bool = False) -> list[Edit]:
+    """Return one edit of each of `ALL_KINDS` that the scene allows; each new kind draws from a stream of its own."""
+    made = edits(scene, random.Random(seed), held_out_phrasing)
+    for kind, make in (("style", style_edit), ("two", two_edit), ("absent", absent_edit)):
+        made.append(make(scene, random.Random(f"{kind} {seed}"), held_out_phrasing))
+    return made
+
+
+class _Speaker:
+    """Makes edits and words them from one set of phrasings, or only from those of them that begin with a verb."""
+
+    def __init__(self, rng: Chance, phrasings: dict[str, tuple[str, ...]], verbs_only: bool = False) -> None:
+        self.rng, self.phrasings, self.verbs_only = rng, phrasings, verbs_only
 
     def time(self, scene: Scene) -> Edit:
         new = _pick(self.rng, [time for time in TIMES if time != scene.time])
@@ -617,6 +749,11 @@ class _Speaker:
         new = _pick(self.rng, [season for season in SEASONS if season != scene.season])
         words = {"s": self._name(new), "was": self._name(scene.season)}
         return Edit("season", self._own_or_said("season", new, words), replace(scene, season=new))
+
+    def style(self, scene: Scene) -> Edit:
+        new = _pick(self.rng, [style for style in STYLES[1:] if style != scene.style])
+        words = {"as": _pick(self.rng, _STYLE_AS[new]), "n": _pick(self.rng, _STYLE_NOUNS[new])}
+        return Edit("style", self._said("style", words), replace(scene, style=new))
 
     def colour(self, scene: Scene, thing: Thing) -> Edit:
         new = _pick(self.rng, [colour for colour in COLOURS if colour != thing.colour])
@@ -641,6 +778,8 @@ class _Speaker:
 
     def _said(self, kind: str, words: dict[str, str], tree: bool = False) -> str:
         options = self.phrasings[kind]
+        if self.verbs_only:
+            options = tuple(option for option in options if option.split()[0] in _VERBS)
         if tree:  # a tree has no colour to call it by
             options = tuple(option for option in options if "{old}" not in option)
         return _pick(self.rng, options).format(**words)

@@ -8,17 +8,18 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
-from ..batch import Control, Made, Unit
+from ..batch import Control, Executor, Made, Unit
 from ..engine.edit import canonical
 from ..engine.model import EditModel
-from ..engine.precision import choose_machine
+from ..engine.precision import Machine, choose_machine
 from ..folder import Request, check_folders
 from ..journal import NAME, State
 from ..settings import EditSettings
-from .batch_run import Ended, Event, Planned, Summary, Wrote, facts_of, run_batch
+from .batch_run import Ended, Event, ModelFacts, Planned, Summary, Wrote, facts_of, run_batch
 from .library import model_dirs, resolve
 from .making import Maker, local_executor
 
@@ -34,13 +35,32 @@ def run(args: argparse.Namespace) -> int:
     request = request_of(args)
     check_folders(request)
     canonical(request.settings)
-    machine = choose_machine(args.device, args.precision)
     path = resolve(args.model, model_dirs(args.models_dir))
     facts = facts_of(path)
     control = Control()
+    if args.cluster:
+        from .cluster import cluster_executor  # Ray need not be there
+
+        execute = cluster_executor(args.cluster, path, facts.hash, args.device, args.precision, control, say=_say)
+    else:
+        execute = _here(path, facts, choose_machine(args.device, args.precision), control)
+    shown = _Shown(request, as_json=args.json)
+    try:
+        with shown:
+            summary = run_batch(request, facts, execute, report=shown, control=control)
+    except KeyboardInterrupt:
+        _say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
+        return 130
+    for line in _told(summary, request):
+        _say(line)
+    return 0 if summary.ok else 1
+
+
+def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> Executor:
+    """Return the executor of this machine, which loads its model when there is something to make."""
 
     def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
-        first = next(units, None)
+        first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return  # nothing to make: no reason to load a model
         _say(f"Loading {path.stem} …")
@@ -52,16 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
         yield from local_executor(maker, control)(all_units())
 
-    shown = _Shown(request, as_json=args.json)
-    try:
-        with shown:
-            summary = run_batch(request, facts, execute, report=shown, control=control)
-    except KeyboardInterrupt:
-        _say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
-        return 130
-    for line in _told(summary, request):
-        _say(line)
-    return 0 if summary.ok else 1
+    return execute
 
 
 def request_of(args: argparse.Namespace) -> Request:

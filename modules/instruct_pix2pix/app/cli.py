@@ -125,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--contact-sheet", action="store_true", help="also make a sheet of all, before and after")
     batch.add_argument("--overwrite", action="store_true", help="replace files that come from other settings")
     batch.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    about = "use many machines or GPUs: auto for those here, or HOST:PORT of a Ray cluster (docs/many-machines.md)"
+    batch.add_argument("--cluster", metavar="auto|ADDRESS", help=about)
     batch.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_arguments(batch, batch_size="by the size of the pictures")
 

@@ -28,7 +28,7 @@ from .places import Places
 from .turns import State
 
 Updates = dict[Any, Any]
-LOOK_EVERY = 0.5
+LOOK_EVERY = 1.0
 """Seconds between two looks at a folder."""
 
 

@@ -7,6 +7,7 @@ from any thread; none but `wait` and `close` waits.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..checkpoints import inspect, model_files
 from ..conditioning import Fit
@@ -39,6 +39,10 @@ MOST_RESULT_PIXELS = 300_000_000
 """Pixels of the results that one job may make, and of those that are kept, all together."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
+PREVIEW_PAUSE = 40
+"""How many times as long as a preview took until the next: the edit is to be hardly slower for being watched."""
+PREVIEW_PATIENCE = 1.0
+"""Seconds that who asks for a preview waits for the step to end."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ class Job(Turn[Status]):
         self._stepped = 0.0  # time.monotonic()
         self._computed = 0  # picture-steps computed, that is without the skipped
         self._skip: int | None = None  # the batch to skip, by the pictures before it
-        self._latents: tuple[int, Tensor, Fit, EditModel] | None = None
-        self._preview: tuple[int, Image.Image] | None = None
+        self._preview: Image.Image | None = None
+        self._preview_wanted = False
+        self._preview_due = 0.0  # time.monotonic()
 
     @property
     def pixels(self) -> int:
@@ -126,20 +131,15 @@ class Job(Turn[Status]):
         return self._status.batch // size, -(-self.settings.count // size)
 
     def preview(self) -> Image.Image | None:
-        """Return what the present batch is becoming; None where there is nothing to see. Costs the caller's time."""
+        """Return what the present batch is becoming; None where there is nothing to see.
+
+        The worker makes it after its next step, unless it made one a moment ago; the caller waits a second at most.
+        """
         with self._changed:
-            latents, shown = self._latents, self._preview
-        if latents is None:
-            return None
-        version, latent, plan, model = latents
-        if shown is None or shown[0] != version:
-            try:
-                shown = (version, preview(model, latent, plan))
-            except (UserError, RuntimeError):  # numbers out of bounds, or no memory: the edit itself will say so
-                return None
-            with self._changed:
-                self._preview = shown if self._latents is not None else None
-        return shown[1]
+            if self._status.state is State.RUNNING and time.monotonic() >= self._preview_due:
+                self._preview_wanted = True
+                self._changed.wait_for(lambda: not self._preview_wanted, PREVIEW_PATIENCE)
+            return self._preview
 
     def skip(self) -> None:
         """Give up the present batch and go on with the next."""
@@ -154,7 +154,8 @@ class Job(Turn[Status]):
         return max(0.0, each * (self._status.steps - self._status.step) - (time.monotonic() - self._stepped))
 
     def _forget(self) -> None:
-        self._order = self._latents = self._preview = None  # pictures and models are large
+        self._order = self._preview = None  # pictures are large
+        self._preview_wanted = False
 
     def carry_out(self, loaded: Loaded) -> None:
         """Make all pictures. Raises UserError, Interrupted, or whatever went wrong."""
@@ -179,7 +180,7 @@ class Job(Turn[Status]):
                     result = _result(edited, order, alpha, loaded)
                     places = {} if order.outputs is None else _save(result, self, order.outputs)
                     with self._changed:
-                        self._latents = None
+                        self._preview = None
                         results, passed = (*self._status.results, result), self._status.batch + 1
                         self._change(results=results, batch=passed, batch_step=0, **places)
             except _Skipped:
@@ -192,19 +193,33 @@ class Job(Turn[Status]):
             if status.interrupted:
                 raise Interrupted
             if self._skip == status.batch:
-                self._skip = self._latents = None
+                self._skip = self._preview = None
                 passed = status.batch + size
                 self._change(batch=passed, step=passed * progress.steps, batch_step=0)
                 raise _Skipped
             self._computed += size
             self._stepped = time.monotonic()
-            self._latents = (status.version, progress.denoised, plan, model)
             self._change(
                 step=status.batch * progress.steps + progress.step * size,
                 steps=self.settings.count * progress.steps,
                 batch_step=progress.step,
                 batch_steps=progress.steps,
             )
+            wanted = self._preview_wanted
+        if wanted:
+            self._show(progress, plan, model)
+
+    def _show(self, progress: Progress, plan: Fit, model: EditModel) -> None:
+        """Make a preview, here: networks that run in two threads at once halve each other's speed, and more."""
+        began = time.monotonic()
+        image = None
+        with contextlib.suppress(UserError, RuntimeError):  # of bounds or of memory: the edit itself will say so
+            image = preview(model, progress.denoised, plan)
+        now = time.monotonic()
+        with self._changed:
+            self._preview, self._preview_wanted = image, False
+            self._preview_due = now + PREVIEW_PAUSE * (now - began)
+            self._changed.notify_all()
 
 
 class Worker:

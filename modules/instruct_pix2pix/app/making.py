@@ -6,7 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from ..images import encode_picture, open_picture
 from ..settings import EditSettings
 from .edit import infotext_of
 
-AHEAD = 4
-"""Units on their way at once: one is read, one is in the model, one is encoded, and one waits."""
+AHEAD = 2
+"""Units that are read before their turn; as many may wait to be encoded."""
 
 Files = Mapping[Path, bytes]
 """Contents to take for files that this machine does not have."""
@@ -193,40 +193,50 @@ class Maker:
 
 
 def local_executor(maker: Maker, control: Control) -> Executor:
-    """Return an executor that makes units with one model, reading ahead and encoding behind it."""
+    """Return an executor that makes units with one model, reading ahead and encoding behind it.
+
+    The model runs in the calling thread, and nothing else here uses torch: OpenMP has threads for each thread that
+    does, and where there are more of them than cores, libgomp's wait asleep and the model is nearly twice as slow.
+    """
 
     def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
-        with ExitStack() as stack:
-            # Chains of futures keep their order; AHEAD bounds the memory.
-            readers = stack.enter_context(ThreadPoolExecutor(2, "batch-read"))
-            model = stack.enter_context(ThreadPoolExecutor(1, "batch-model"))
-            encoder = stack.enter_context(ThreadPoolExecutor(1, "batch-encode"))
+        with ThreadPoolExecutor(2, "batch-read") as readers, ThreadPoolExecutor(1, "batch-encode") as encoder:
+            reading: deque[Future[Reading]] = deque()
+            encoding: deque[Future[list[Made]]] = deque()
 
-            def edit(reading: Future[Reading]) -> Editing:
+            def edit_next() -> None:
+                unit = reading.popleft().result()
                 if control.stopping:
-                    raise Interrupted
-                return maker.edit(reading.result(), control)
+                    return  # dropped: the run that goes on will make it
+                with suppress(Interrupted):
+                    encoding.append(encoder.submit(maker.encode, maker.edit(unit, control)))
 
-            def encode(editing: Future[Editing]) -> list[Made]:
-                return maker.encode(editing.result())
-
-            waiting: deque[Future[list[Made]]] = deque()
             try:
                 for unit in units:
                     if unit is not None:
-                        reading = readers.submit(maker.read, unit)
-                        waiting.append(encoder.submit(encode, model.submit(edit, reading)))
-                    while waiting and (unit is None or len(waiting) >= AHEAD or waiting[0].done()):
-                        yield from _made(waiting.popleft())
-                while waiting:
-                    yield from _made(waiting.popleft())
+                        reading.append(readers.submit(maker.read, unit))
+                    while reading and (unit is None or len(reading) >= AHEAD):
+                        edit_next()
+                        yield from _ended(encoding)
+                    if unit is None:
+                        yield from _ended(encoding, wait=True)
+                while reading:
+                    edit_next()
+                    yield from _ended(encoding)
+                yield from _ended(encoding, wait=True)
             except BaseException:  # also when nobody wants more
                 control.abort()
-                for pool in (readers, model, encoder):
+                for pool in (readers, encoder):
                     pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     return execute
+
+
+def _ended(encoding: deque[Future[list[Made]]], *, wait: bool = False) -> Iterator[Made]:
+    """Take what is encoded, in order; all of it with `wait`, and so much that no more than AHEAD remain."""
+    while encoding and (wait or len(encoding) > AHEAD or encoding[0].done()):
+        yield from encoding.popleft().result()
 
 
 def paths_of(unit: Unit) -> list[Path]:
@@ -242,13 +252,6 @@ def sentence_for(error: Exception) -> str:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return "There is not enough memory: choose a smaller size or batch size."
     return f"Something went wrong in this program ({type(error).__name__}: {error})."
-
-
-def _made(future: Future[list[Made]]) -> list[Made]:
-    try:
-        return future.result()
-    except Interrupted:
-        return []  # dropped: the run that goes on will make it
 
 
 def _source(path: Path, files: Files) -> Path | io.BytesIO:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from einops import reduce
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -80,9 +82,9 @@ class Fitted:
         if mask is None:
             return cls(plan, plan.apply(image), None, None)
         padded = plan.apply(mask.convert("L").resize(plan.whole, Image.Resampling.BILINEAR))
-        edited = to_tensor(padded)[:, :1] / 2 + 0.5
-        keep = 1 - torch.nn.functional.max_pool2d(edited, factor)  # a cell that is edited in part is edited
-        return cls(plan, plan.apply(image), plan.undo(padded), keep)
+        cells = reduce(np.asarray(padded.convert("L")), "(h a) (w b) -> h w", "max", a=factor, b=factor)
+        keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
+        return cls(plan, plan.apply(image), plan.undo(padded), torch.from_numpy(keep)[None, None])
 
     def finish(self, edited: Image.Image) -> Image.Image:
         """Return what the model made in the framing of the input, with the masked-off part as it was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,7 +56,10 @@ def cpu_multiplies_bf16() -> bool:
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, test, bool)() for test in tests):
         return False
-    return _seconds(torch.bfloat16) < _seconds(torch.float32)
+    # In a thread that ends at once, and OpenMP's threads with it: where these have more threads than there are cores,
+    # because two threads of the program have used torch, libgomp's wait asleep, and all is nearly twice as slow.
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(lambda: _seconds(torch.bfloat16) < _seconds(torch.float32)).result()
 
 
 def _seconds(dtype: torch.dtype) -> float:

@@ -1,0 +1,79 @@
+"""Training of the demo model: sittings, and what is learnt without an instruction."""
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+from tools.demo_model import train, world
+
+
+def _fit(runs, seen, steps=20, **options):
+    """Fit one number to 3, noting at which steps and rates; returns the module and the averaged weights."""
+    torch.manual_seed(0)
+    module = nn.Linear(1, 1, bias=False)
+
+    def loss_of(step):
+        seen.append(step)
+        if step == options.get("stop"):
+            raise KeyboardInterrupt
+        return (module.weight - 3).square().sum()
+
+    given = {key: value for key, value in options.items() if key != "stop"}
+    average = train.fit("number", {"it": module}, loss_of, steps=steps, lr=0.1, runs=runs, save_every=5, **given)
+    return module, average
+
+
+def test_another_sitting_begins_with_the_averaged_weights_and_has_as_many_steps_as_asked(tmp_path):
+    seen: list[int] = []
+    _, average = _fit(tmp_path, seen)
+    assert seen == list(range(20))
+    _, again = _fit(tmp_path, seen)
+    assert seen == list(range(20))  # it was over
+    assert torch.equal(average["it.weight"], again["it.weight"])
+    _fit(tmp_path, seen, more=10)
+    assert seen == list(range(30))
+    state = torch.load(tmp_path / "number.pt", weights_only=True)
+    assert (state["step"], *state["sitting"]) == (30, 20, 30, 0.1)
+
+
+def test_a_sitting_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+        _fit(folder, [])
+    straight, _ = _fit(whole, [], more=20)
+    try:
+        _fit(parts, [], more=20, stop=32)
+    except KeyboardInterrupt:
+        seen: list[int] = []
+        resumed, _ = _fit(parts, seen, more=500)
+    assert seen == list(range(30, 40))
+    assert torch.equal(straight.weight, resumed.weight)
+
+
+def test_without_the_instruction_only_pushed_halves_are_undone():
+    undone = set()
+    for seed in range(80):
+        scene = world.scene(seed)
+        for edit in world.every_edit(scene, seed):
+            answer = train.untold(scene, edit)
+            kinds = {half.kind for half in edit.halves} or {edit.kind}
+            if kinds <= set(train.PUSHED):
+                assert answer == scene
+            elif not kinds & set(train.PUSHED):
+                assert answer == edit.after
+            else:
+                (kept,) = [half.after for half in edit.halves if half.kind not in train.PUSHED]
+                assert answer == kept
+                assert answer not in (scene, edit.after)
+            undone.add(frozenset(kinds))
+    assert frozenset(("season", "add")) in undone
+
+
+def test_a_doodle_is_a_coloured_drawing_and_the_same_each_time():
+    first, again = (train.doodle(random.Random(1)) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.shape == (96, 96, 3)
+    assert first.std() > 5
