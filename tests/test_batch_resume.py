@@ -142,18 +142,23 @@ def test_out_of_disk_it_stops_with_a_sentence_and_goes_on_when_there_is_room(
     assert contents(folder / out) == here
 
 
-def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(folder: Path, here, monkeypatch, capsys) -> None:
-    with_seed_of(folder, "stopped", "whole")
+def stopped_after(count: int, patch: pytest.MonkeyPatch) -> None:
+    """Let a run be stopped by Ctrl+C when it has written so many results."""
     write, written = command.write_whole, []
 
-    def write_nine(path: Path, data: bytes) -> None:
-        if len(written) == 9:
+    def write_some(path: Path, data: bytes) -> None:
+        if len(written) == count:
             raise KeyboardInterrupt
         write(path, data)
         written.append(path)
 
+    patch.setattr(command, "write_whole", write_some)
+
+
+def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(folder: Path, here, monkeypatch, capsys) -> None:
+    with_seed_of(folder, "stopped", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_whole", write_nine)
+        stopped_after(9, patch)
         assert cli.main(words(folder, "stopped")) == 130
     said = capsys.readouterr().err
     assert "The same command goes on" in said and "Traceback" not in said
@@ -178,16 +183,8 @@ def test_a_killed_overwriting_run_goes_on_overwriting(folder: Path, here, monkey
     for name in here:
         (folder / "over" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "over" / name).write_bytes(b"old")
-    write, written = command.write_whole, []
-
-    def write_seven(path: Path, data: bytes) -> None:
-        if len(written) == 7:
-            raise KeyboardInterrupt
-        write(path, data)
-        written.append(path)
-
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_whole", write_seven)
+        stopped_after(7, patch)
         assert cli.main([*words(folder, "over"), "--overwrite"]) == 130
     assert cli.main([*words(folder, "over"), "--overwrite"]) == 1
     assert contents(folder / "over") == here

@@ -17,6 +17,7 @@ from ..engine.edit import canonical
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
 from ..folder import Request, check_folders
+from ..images import shown as printable
 from ..journal import NAME, State
 from ..settings import EditSettings
 from .batch_run import Ended, Event, ModelFacts, Planned, Summary, Wrote, facts_of, run_batch
@@ -148,9 +149,9 @@ class _Shown:
             if self.as_json:
                 print(json.dumps(facts), flush=True)
             elif "path" in facts:
-                print(f"{_printable(facts['path'])}  (seed {facts['seed']}, {facts['seconds']} s)", flush=True)
+                print(f"{printable(str(facts['path']))}  (seed {facts['seed']}, {facts['seconds']} s)", flush=True)
             else:
-                _say(f"{_printable(facts['name'])}: {facts['state']}. {facts['reason']}")
+                _say(f"{printable(str(facts['name']))}: {facts['state']}. {facts['reason']}")
 
 
 def _origins(told: Mapping[str, int], request: Request) -> list[str]:
@@ -178,7 +179,7 @@ def _told(summary: Summary, request: Request) -> list[str]:
     lines = [f"{said} in {_duration(summary.seconds)}."]
     if summary.reasons:
         shown = list(summary.reasons.items())[:SHOWN]
-        lines += [f"  {_printable(name)}: {reason}" for name, reason in shown]
+        lines += [f"  {printable(name)}: {reason}" for name, reason in shown]
         if len(summary.reasons) > SHOWN:
             lines.append(f"  and {len(summary.reasons) - SHOWN} more: {request.output / NAME} has them all.")
     if summary.failed:
@@ -190,10 +191,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _printable(text: object) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
 def _say(line: str) -> None:

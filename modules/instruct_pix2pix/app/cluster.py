@@ -142,7 +142,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._control = Control()
-        self._model = ThreadPoolExecutor(1, "batch-model")
+        self._model = ThreadPoolExecutor(1, "batch-model")  # loading too: the one thread that uses torch
         self._maker: Maker | None = None
 
     def load(self, order: _Order, threads: int | None, parts: Sequence[Any] | None = None) -> Loaded:
@@ -152,15 +152,19 @@ class Worker:
         if threads:
             torch.set_num_threads(threads)
         machine = choose_machine(order.device, order.precision)
+
+        def maker_of(path: Path) -> Maker:
+            return Maker(EditModel.load(path, machine), order.hash)
+
         if parts is not None:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 path = Path(folder) / order.path.name  # results name their model
                 _receive(path, order, parts)
                 if not order.is_met_by(path, short_hash):
                     raise UserError("the model did not arrive as it was sent")
-                self._maker = Maker(EditModel.load(path, machine), order.hash)
+                self._maker = self._model.submit(maker_of, path).result()
         elif order.is_met_by(order.path, model_hash):
-            self._maker = Maker(EditModel.load(order.path, machine), order.hash)
+            self._maker = self._model.submit(maker_of, order.path).result()
         else:
             return Loaded(os.getpid(), "")
         return Loaded(os.getpid(), f"{machine.device.type}, {str(machine.dtype).removeprefix('torch.')}")

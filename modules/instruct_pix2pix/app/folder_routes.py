@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from ..errors import UserError
 from ..folder import PICTURES
 from ..images import open_picture
+from ..images import shown as printable
 from ..journal import State, entries_of
 from ..sheet import NAME as SHEET
 from . import gui_words
@@ -141,7 +142,7 @@ def add_routes(app: FastAPI, worker: Worker, drops: Drops, places: Places) -> No
 def _described(row: Row, names: gui_words.Names) -> dict[str, object]:
     return {
         "place": row.place,
-        "name": gui_words.printable(row.name),
+        "name": printable(row.name),
         "stage": row.stage.value,
         "seconds": round(row.seconds, 2),
         "reason": names.said(row.reason),

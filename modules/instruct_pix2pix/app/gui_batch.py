@@ -16,6 +16,7 @@ import gradio as gr
 from ..engine.edit import canonical
 from ..errors import UserError
 from ..folder import Request, check_folders
+from ..images import shown as printable
 from . import gui_text, gui_words
 from .catalogue import Catalogue
 from .drops import Drops
@@ -135,7 +136,7 @@ class FolderDesk:
     async def follow(self, job: FolderJob, here: bool) -> AsyncIterator[tuple[str, str]]:
         """Say how a folder stands until it has ended, and give another word for each change of the buttons."""
         names = gui_words.names_for(job.request, self.places, here=here)
-        where = gui_words.printable(self.places.name_of(job.request.output, here=here))
+        where = printable(self.places.name_of(job.request.output, here=here))
         done = asyncio.wrap_future(job.done)
         began = time.monotonic()
         while True:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..folder import Request
+from ..images import shown as printable
 from .places import Places
 
 OPTIONS = (
@@ -45,8 +46,3 @@ def names_for(request: Request, places: Places, *, here: bool) -> Names:
         known[f"{places.home}/"] = ""
         known[str(Path.home())] = "~"
     return Names(tuple(sorted(known.items(), key=lambda pair: -len(pair[0]))))
-
-
-def printable(text: str) -> str:
-    """Text without what cannot be shown or sent."""
-    return "".join(c if c.isprintable() else "?" for c in text)
