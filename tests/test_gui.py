@@ -66,7 +66,9 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, t
     at_page.locate("#img2img_progress img").wait_for()
     bar = at_page.locate("#img2img_progress [role=progressbar]")
     assert 0 <= float(bar.get_attribute("aria-valuenow") or 0) <= 100
+    assert "%] instruct-pix2pix" in at_page.page.title()
     at_page.wait_for_end()
+    assert at_page.page.title() == "instruct-pix2pix"
     assert at_page.says().startswith("4 pictures in ") and "saved in outputs/20" in at_page.says()
     assert at_page.locate("#img2img_gallery .thumbnail-item").count() == 4
     captions = at_page.locate("#img2img_gallery .caption-label").all_inner_texts()
@@ -201,6 +203,10 @@ def test_a_reload_in_the_middle_finds_the_edit_again(at_page: Visit) -> None:
     at_page.set("ip2p_image_cfg", 1.3)
     at_page.set("img2img_batch_count", 3)
     at_page.set("img2img_steps", 100)  # so that it is not over before the page is there again
+    tabs = at_page.locate("#mode_img2img")
+    tabs.get_by_role("tab", name="Batch").click()
+    at_page.locate("#img2img_batch_input_dir input").fill("photos")
+    tabs.get_by_role("tab", name="img2img").click()
     at_page.generate(wait=False)
     at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
     at_page.reload()
@@ -213,6 +219,26 @@ def test_a_reload_in_the_middle_finds_the_edit_again(at_page: Visit) -> None:
     assert at_page.prompt() == "make the car blue"
     assert (at_page.number("ip2p_image_cfg"), at_page.number("img2img_batch_count")) == (1.3, 3)
     assert at_page.number("img2img_seed") == -1
+    tabs.get_by_role("tab", name="Batch").click()
+    assert at_page.locate("#img2img_batch_input_dir input").input_value() == "photos"
+
+
+def test_an_edit_that_the_server_forgot_is_said_to_be_lost_and_the_page_goes_on(at_page: Visit) -> None:
+    at_page.drop(EXAMPLES / "house.png")
+    at_page.write("make it winter")
+    at_page.set("img2img_batch_count", 50)
+    at_page.generate(wait=False)
+    at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
+    job = at_page.worker.running
+    assert job is not None
+    del at_page.worker._turns[job.id]  # as after a restart of the server
+    at_page.wait_for_end()
+    assert at_page.says() == "The server no longer knows this edit: generate again."
+    job.interrupt()
+    at_page.errors.clear()  # the browser reports the 404
+    at_page.set("img2img_batch_count", 1)
+    at_page.generate()
+    assert len(at_page.results()) == 1
 
 
 def test_who_comes_second_waits_and_is_told(site, at_page: Visit) -> None:

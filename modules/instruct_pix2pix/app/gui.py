@@ -13,10 +13,9 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from starlette.types import ASGIApp
 
-from . import gui_text
+from . import folder_routes, gui_text, job_routes
 from .catalogue import Catalogue
 from .drops import Drops
-from .folder_routes import add_routes
 from .gui_batch import FolderDesk
 from .gui_events import Desk
 from .gui_gate import Gate
@@ -51,10 +50,11 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | N
     def mount(app: FastAPI) -> ASGIApp:
         _set_up_gradio()
         drops = Drops(Path(get_upload_folder()) / "drops")
-        add_routes(app, worker, drops, places)
+        folder_routes.add_routes(app, worker, drops, places)
+        job_routes.add_routes(app, worker, places)
         fast = worker.machine.device.type != "cpu" or catalogue.default.path == DEMO
         blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1, drops, places)
-        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "page.js")
+        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "page.js")
         served = gr.mount_gradio_app(
             app,
             blocks,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import gradio as gr
 from ..engine.edit import canonical
 from ..errors import UserError
 from ..folder import Request, check_folders
-from ..images import shown as printable
 from . import gui_text, gui_words
 from .catalogue import Catalogue
 from .drops import Drops
@@ -29,8 +26,6 @@ from .places import Places
 from .turns import State
 
 Updates = dict[Any, Any]
-LOOK_EVERY = 1.0
-"""Seconds between two looks at a folder."""
 
 
 class FolderDesk:
@@ -64,14 +59,7 @@ class FolderDesk:
             self.worker.enqueue(job)
         except UserError as error:
             return {ui.following: "", ui.progress: gui_text.line(str(error), "problem")}
-        memory = {
-            "settings": asdict(settings_of({name: data[control] for name, control in ui.form.items()})),
-            "checkpoint": data[ui.checkpoint],
-            "live": data[ui.live],
-            "save": data[ui.save],
-            "batch": {name: data[control] for name, control in ui.batch.fields.items()},
-        }
-        return {**self._begun(job), ui.memory: memory}
+        return self._begun(job)
 
     def retry(self, job_id: str | None) -> Updates:
         """Try again what failed, with the same request."""
@@ -87,7 +75,7 @@ class FolderDesk:
         return self._begun(again)
 
     def _begun(self, job: FolderJob) -> Updates:
-        return {self.ui.following: job.id, self.ui.job_id: job.id, **self.running(job)}
+        return {self.ui.following: job.id, self.ui.job_id: job.id, self.ui.progress: "", **self.running(job)}
 
     def _request(self, data: Mapping[Any, Any], here: bool) -> Request:
         """What the controls ask for. Raises UserError."""
@@ -133,24 +121,12 @@ class FolderDesk:
         job = self.worker.find(job_id) if isinstance(job_id, str) and job_id else None
         return job if isinstance(job, FolderJob) else None
 
-    async def follow(self, job: FolderJob, here: bool) -> AsyncIterator[tuple[str, str]]:
-        """Say how a folder stands until it has ended, and give another word for each change of the buttons."""
-        names = gui_words.names_for(job.request, self.places, here=here)
-        where = printable(self.places.name_of(job.request.output, here=here))
-        done = asyncio.wrap_future(job.done)
-        began = time.monotonic()
-        while True:
-            status = job.status()
-            version, _, _, counts = job.table(1 << 62)
-            said = gui_text.folder_progress(status, counts, version, time.monotonic() - began, where, names.said)
-            yield said, f"{job.id} {status.state.value} {status.paused} {status.stopping}"
-            if status.state.ended:
-                return
-            await asyncio.wait([done], timeout=LOOK_EVERY)
-
-    def show(self, job: FolderJob) -> Updates:
-        """Show the buttons that make sense now."""
-        return self._buttons(job.status(), job.id)
+    def show(self, job: FolderJob, here: bool) -> Updates:
+        """Show the buttons that make sense now, and how it ended."""
+        updates = self._buttons(job.status(), job.id)
+        if job.status().state.ended:
+            updates[self.ui.progress] = gui_words.folder_progress(job, self.places, here=here)
+        return updates
 
     def running(self, job: FolderJob) -> Updates:
         """Show the table of a job, in place of the results of an edit."""

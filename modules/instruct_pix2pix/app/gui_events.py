@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,6 @@ Updates = dict[Any, Any]
 """Component -> its new value, or a `gr.update`."""
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
-LOOK_OFTEN, LOOK_SELDOM = 0.4, 2.0
-"""Seconds between two looks at a job: a tenth of the time it runs already, within these bounds.
-
-What the browser makes of one look takes it 75 ms on a core that the edit could use.
-"""
 MOST_REMEMBERED = 64
 
 
@@ -77,13 +70,7 @@ class Desk:
             self._shown[job.id] = Shown(str(_path(data[ui.picture])), str(data[ui.checkpoint]))
             while len(self._shown) > MOST_REMEMBERED:
                 self._shown.popitem(last=False)
-        remembered = {
-            "settings": asdict(replace(job.settings, seed=order.settings.seed)),
-            "checkpoint": data[ui.checkpoint],
-            "live": data[ui.live],
-            "save": data[ui.save],
-        }
-        return {ui.following: job.id, ui.job_id: job.id, ui.memory: remembered, **self._running(True)}
+        return {ui.following: job.id, ui.job_id: job.id, ui.progress: "", **self._running(True)}
 
     def _order(self, data: Mapping[Any, Any]) -> Order:
         """What the controls ask for. Raises UserError."""
@@ -103,36 +90,17 @@ class Desk:
                 )
         return Order(entry.path, _opened(picture), settings, mask, self.outputs if data[ui.save] else None)
 
-    async def follow(self, job_id: str, live: bool) -> AsyncIterator[tuple[str, str]]:
-        """Say how a job stands until it has ended, and give another word for each piece of news (see `show`).
-
-        These two and no more: gradio spends milliseconds on every component that an event might change.
-        """
-        job, shown = self._found(job_id)
-        if job is None:
-            return
-        done = asyncio.wrap_future(job.done)
-        began, before = time.monotonic(), None
-        while True:
-            preview = await asyncio.to_thread(job.preview) if live else None
-            status, waited = job.status(), time.monotonic() - began
-            news = f"{job_id} {len(status.results)} {status.state.value if status.state.ended else ''}"
-            now = (gui_text.progress(status, shown.model if shown else "the model", waited, preview), news)
-            if now != before:
-                yield now
-            before = now
-            if status.state.ended:
-                return
-            await asyncio.wait([done], timeout=min(LOOK_SELDOM, max(LOOK_OFTEN, waited / 10)))
-
     def show(self, job_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and the buttons that make sense now."""
         job, shown = self._found(job_id)
         if job is None or shown is None:
-            return {self.ui.selected: selected}
+            lost = gui_text.line("The server no longer knows this edit: generate again.", "problem")
+            return {self.ui.selected: selected, self.ui.progress: lost, **self._running(False)}
         status = job.status()
         self._write_results(job, status, shown)
-        updates = self._running(False) if status.state.ended else {}
+        updates: Updates = {}
+        if status.state.ended:
+            updates = {**self._running(False), self.ui.progress: gui_text.progress(status, "", 0.0)}
         if status.results:
             updates |= self._gallery(status, shown)
             if selected is None:

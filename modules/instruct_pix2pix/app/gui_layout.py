@@ -52,6 +52,7 @@ class Layout:
     following: Component
     """Of the job that is shown now."""
     news: Component
+    """Written by progress.js when there is something to show."""
     memory: Component
     checkpoint: Component
     refresh: Component
@@ -106,7 +107,7 @@ def build(*, choices: list[tuple[str, str]], chosen: str, models: str, count: in
     made["job_id"] = gr.BrowserState(None, storage_key="ip2p_job", secret="ip2p")
     made["memory"] = gr.BrowserState(None, storage_key="ip2p_settings", secret="ip2p")
     made["following"] = gr.Textbox("", visible="hidden", label="Job")
-    made["news"] = gr.Textbox("", visible="hidden", label="News")
+    made["news"] = gr.Textbox("", visible="hidden", label="News", elem_id="ip2p_news")
     with gr.Row(elem_id="ip2p_top"):
         made["checkpoint"] = gr.Dropdown(
             choices, value=chosen, label="Checkpoint", elem_id="setting_sd_model_checkpoint", min_width=200
@@ -281,7 +282,9 @@ def sides_shown(sizing: str) -> dict[str, bool]:
 
 
 def _results(made: dict[str, Any]) -> None:
-    made["progress"] = gr.HTML("", elem_id="img2img_progress")
+    with gr.Column(elem_id="img2img_progress", min_width=0):
+        gr.HTML('<div id="ip2p_going"></div>')  # filled by progress.js
+        made["progress"] = gr.HTML("", elem_classes="ip2p-said")
     made["batch"].update(build_results())
     made["gallery"] = gr.Gallery(
         label="Results",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -10,17 +11,20 @@ import gradio as gr
 
 from .gui_batch import FolderDesk
 from .gui_events import Desk, Updates
+from .gui_form import settings_of
 from .gui_layout import Layout
 
 
 def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count: int) -> None:
     """Connect the components with the handlers, inside the page that is open."""
     form, batch = ui.form, ui.batch
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Where gradio 6.31 shows an event's progress, even hidden, a clock may run at every frame of the browser from then
+    # on. A state has nothing to show.
+    hidden: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": ui.selected, "api_visibility": "private"}
     quick: dict[str, Any] = {**hidden, "concurrency_limit": None}
     unread: dict[str, Any] = {**quick, "preprocess": False}  # gradio must not open pictures: our limits come first
     at_once: dict[str, Any] = {**hidden, "queue": False}
-    browser: dict[str, Any] = {"fn": None, "api_visibility": "private"}
+    browser: dict[str, Any] = {**hidden, "fn": None}
 
     sides = {ui.by_hand, ui.swap, form["longest"], form["width"], form["height"]}
     details = {ui.details, ui.compare, ui.infotext, ui.download, ui.selected}
@@ -32,19 +36,13 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     # An edit or a folder: what is submitted is told by the sub-tab, what is followed by its job.
 
     def submit(data: Mapping[Any, Any], request: gr.Request) -> Updates:
-        if data[ui.mode] == "batch":
-            return folders.submit(data, folders.is_here(request))
-        return desk.submit(data)
+        folder = data[ui.mode] == "batch"
+        updates = folders.submit(data, folders.is_here(request)) if folder else desk.submit(data)
+        return {**updates, ui.memory: remembered(ui, data)} if updates[ui.following] else updates
 
-    async def follow(job_id: str, live: bool, request: gr.Request) -> AsyncIterator[tuple[str, str]]:
+    def show(job_id: str, selected: int | None, request: gr.Request) -> Updates:
         folder = folders.found(job_id)
-        said = folders.follow(folder, folders.is_here(request)) if folder else desk.follow(job_id, live)
-        async for one in said:
-            yield one
-
-    def show(job_id: str, selected: int | None) -> Updates:
-        folder = folders.found(job_id)
-        return folders.show(folder) if folder else desk.show(job_id, selected)
+        return folders.show(folder, folders.is_here(request)) if folder else desk.show(job_id, selected)
 
     def opened_again(memory: object, job_id: object) -> Updates:
         return {**desk.opened(memory, job_id), **folders.opened(memory, job_id)}
@@ -56,13 +54,13 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     # gradio takes sets here too, but its types do not say so
     opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *again, *settings, *running}
     begun = [
-        ui.generate.click(submit, wanted, submitted, **unread),
+        ui.generate.click(submit, wanted, submitted, preprocess=False, **at_once),
         batch.retry.click(folders.retry, ui.following, submitted, **quick),
         page.load(opened_again, [ui.memory, ui.job_id], opened, **quick),
     ]
     for event in begun:
-        event.then(follow, [ui.following, ui.live], [ui.progress, ui.news], **quick)
-    ui.news.change(show, [ui.following, ui.selected], running, **quick)
+        event.then(**browser, js="(job, live) => { ip2pFollow(job, live); }", inputs=[ui.following, ui.live])
+    ui.news.change(show, [ui.following, ui.selected], {ui.progress, *running}, **at_once)
     ui.interrupt.click(desk.interrupt, ui.following, None, **at_once)
     ui.skip.click(desk.skip, ui.following, None, **at_once)
     for button, handler in ((batch.pause, folders.pause), (batch.resume, folders.resume), (batch.stop, folders.stop)):
@@ -103,3 +101,14 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     ui.theme.input(**browser, js="(choice) => ip2pTheme(choice)", inputs=ui.theme)
     page.load(**browser, js="() => ip2pTheme()", outputs=ui.theme)
     ui.reset.click(desk.reset(count), None, {*settings, ui.models, ui.memory, ui.live, ui.save}, **quick)
+
+
+def remembered(ui: Layout, data: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a browser keeps of the controls until the page is opened again."""
+    return {
+        "settings": asdict(settings_of({name: data[control] for name, control in ui.form.items()})),
+        "checkpoint": data[ui.checkpoint],
+        "live": data[ui.live],
+        "save": data[ui.save],
+        "batch": {name: data[control] for name, control in ui.batch.fields.items()},
+    }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..folder import Request
 from ..images import shown as printable
+from . import gui_text
+from .folder_job import FolderJob
 from .places import Places
 
 OPTIONS = (
@@ -34,6 +37,14 @@ class Names:
         for theirs, ours in OPTIONS:
             sentence = sentence.replace(theirs, ours)
         return printable(sentence)
+
+
+def folder_progress(job: FolderJob, places: Places, *, here: bool) -> str:
+    """How a folder stands, as HTML."""
+    status, (version, _, _, counts) = job.status(), job.table(1 << 62)
+    where = printable(places.name_of(job.request.output, here=here))
+    said = names_for(job.request, places, here=here).said
+    return gui_text.folder_progress(status, counts, version, time.time() - job.submitted_at, where, said)
 
 
 def names_for(request: Request, places: Places, *, here: bool) -> Names:

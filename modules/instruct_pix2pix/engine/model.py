@@ -59,7 +59,6 @@ class EditModel:
         return tuple(encode_prompt(self.prompts, instruction, steps))
 
     @torch.inference_mode()
-    @torch.inference_mode()
     def encode_negative(self, negative: str, steps: int) -> Prompt:
         """Return the negative prompt, embedded, with its step schedule."""
         return encode_schedule(self.prompts, negative, steps)

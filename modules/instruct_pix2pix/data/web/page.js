@@ -77,18 +77,12 @@
         }
     }, true);
 
-    // --- what is on the page changes: tool buttons get their tooltips, the window's title the progress ---
-
-    const title = document.title;
+    // --- what is on the page changes: tool buttons get their tooltips ---
 
     function look() {
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
             button.title = button.textContent.trim();
         }
-        const bar = document.querySelector("#img2img_progress [role=progressbar]");
-        const share = bar?.getAttribute("aria-valuenow");
-        const wanted = bar ? `${share ? `[${share}%] ` : "[…] "}${title}` : title;
-        if (document.title !== wanted) document.title = wanted;
         ip2pPaint();
         ip2pBatch();
     }
@@ -104,7 +98,7 @@
         ip2pTheme();
         look();
         new MutationObserver(lookSoon).observe(document.body, {
-            childList: true, subtree: true, attributes: true, attributeFilter: ["src", "aria-valuenow"],
+            childList: true, subtree: true, attributes: true, attributeFilter: ["src"],
         });
     }
 

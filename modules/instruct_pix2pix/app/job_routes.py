@@ -1,0 +1,50 @@
+"""What the page's script asks for while a job is under way: how it stands, without gradio's cost for each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+
+from . import gui_text, gui_words
+from .folder_job import FolderJob
+from .jobs import Job, Worker
+from .places import Places
+from .turns import Turn
+
+LOOK_OFTEN, LOOK_SELDOM = 0.5, 2.0
+"""Seconds between two looks at a job: a tenth of the time it runs already, within these bounds."""
+
+
+def add_routes(app: FastAPI, worker: Worker, places: Places) -> None:
+    """Add how a job stands, below /jobs."""
+
+    @app.get("/jobs/{job_id}", include_in_schema=False)
+    async def progress(job_id: str, request: Request, live: bool = False, again: bool = False) -> dict[str, object]:
+        """Say how a job stands; when asked `again` only after a moment, or at once when it has ended."""
+        turn = worker.find(job_id)
+        if turn is None:
+            raise HTTPException(404)
+        if again:
+            pause = min(LOOK_SELDOM, max(LOOK_OFTEN, turn.status().seconds / 10))
+            await asyncio.wait([asyncio.wrap_future(turn.done)], timeout=pause)
+        here = places.is_here(request.client.host if request.client else None, request.headers)
+        return await asyncio.to_thread(_described, turn, live, places, here)
+
+
+def _described(turn: Turn[Any], live: bool, places: Places, here: bool) -> dict[str, object]:
+    """HTML to show; `news` changes when other buttons make sense, `results` grows with the gallery."""
+    if isinstance(turn, FolderJob):
+        status = turn.status()
+        html = gui_words.folder_progress(turn, places, here=here)
+        news = f"{status.state.value} {status.paused} {status.stopping}"
+        return {"html": html, "news": news, "results": 0, "ended": status.state.ended}
+    assert isinstance(turn, Job)
+    preview = turn.preview() if live else None
+    status, model = turn.status(), turn.checkpoint
+    waited = time.time() - turn.submitted_at
+    html = gui_text.progress(status, model.name if model.is_dir() else model.stem, waited, preview)
+    ended = status.state.ended
+    return {"html": html, "news": "ended" if ended else "", "results": len(status.results), "ended": ended}

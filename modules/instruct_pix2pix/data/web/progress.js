@@ -1,0 +1,66 @@
+// How the job of this page stands: asked for by this script, since gradio's own events cost the browser far more.
+(() => {
+    "use strict";
+
+    const AFTER_A_LOSS = 2000; // milliseconds until a server that did not answer is asked again
+    const BETWEEN_RESULTS = 5000; // milliseconds from one change of the gallery to the next: each costs the edit time
+    const field = (id) => document.querySelector(`#${id} :is(textarea, input)`);
+    const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+    /** Put HTML there; where there is a bar already, only its parts that differ: a new layout takes time too. */
+    function show(place, html) {
+        const wanted = document.createElement("template");
+        wanted.innerHTML = html;
+        const olds = [...place.querySelectorAll("*")];
+        const news = [...wanted.content.querySelectorAll("*")];
+        if (olds.length !== news.length || olds.some((old, i) => old.tagName !== news[i].tagName)) {
+            place.replaceChildren(wanted.content);
+            return;
+        }
+        olds.forEach((old, i) => {
+            for (const { name, value } of news[i].attributes) {
+                if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+            }
+            for (const { name } of [...old.attributes]) if (!news[i].hasAttribute(name)) old.removeAttribute(name);
+            const text = old.childElementCount ? null : news[i].textContent;
+            if (text !== null && old.textContent !== text) old.textContent = text;
+        });
+    }
+
+    let title = ""; // of the window when nothing is under way; not there yet when this script is read
+    let turns = 0; // a later call takes over from the one before
+
+    /** Show how a job stands until it has ended, and tell the server's page when there is something to show. */
+    window.ip2pFollow = async (job, live) => {
+        const turn = ++turns;
+        title ||= document.title;
+        const place = document.getElementById("ip2p_going");
+        place.replaceChildren();
+        if (!job) return;
+        let news = "";
+        let results = 0;
+        let shown = Date.now();
+        for (let again = false; turn === turns; again = true) {
+            let answer;
+            try {
+                answer = await fetch(`jobs/${job}?live=${live && !document.hidden}&again=${again}`);
+            } catch {
+                await pause(AFTER_A_LOSS);
+                continue;
+            }
+            if (turn !== turns) return;
+            const told = answer.ok ? await answer.json() : { html: "", news: "lost", results, ended: true };
+            show(place, told.html);
+            const share = place.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
+            document.title = told.ended ? title : `[${share ? `${share}%` : "…"}] ${title}`;
+            if (told.news !== news || (told.results > results && Date.now() - shown >= BETWEEN_RESULTS)) {
+                ({ news, results } = told);
+                shown = Date.now();
+                const target = field("ip2p_news");
+                target.value = `${job} ${news} ${results}`;
+                target.dispatchEvent(new Event("input", { bubbles: true }));
+            }
+            if (told.ended) return;
+        }
+    };
+})();
