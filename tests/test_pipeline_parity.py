@@ -42,9 +42,9 @@ def picture() -> Image.Image:
 
 @pytest.fixture
 def rows(model: EditModel):
-    """Count the rows that reach the UNet."""
+    """Count the rows that the UNet returns."""
     counted: list[int] = []
-    handle = model.unet.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
+    handle = model.unet.register_forward_hook(lambda module, inputs, output: counted.append(len(output)))
     yield counted
     handle.remove()
 

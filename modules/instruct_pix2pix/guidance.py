@@ -16,6 +16,7 @@ changes the scales of a step; the sum stays the same.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -116,6 +117,7 @@ class DualGuidance:
         self.rules = tuple(rules)
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
+        self._last: tuple[list[Tensor], Tensor] | None = None
 
     def step_of(self, sigma: float) -> int:
         """Return the step, from 0, that evaluates at this sigma: the last whose own level is not below it."""
@@ -142,15 +144,24 @@ class DualGuidance:
         """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
         batch = len(x)
         image = self.conditions.image.to(x).expand(batch, -1, -1, -1)
-        negative = self.conditions.negative.at(step)
-        texts = [negative if r.prompt is None else self.conditions.prompts[r.prompt].at(step) for r in needed]
         denoised = self.model(
             x.repeat(len(needed), 1, 1, 1),
             sigma.reshape(-1).to(x).expand(batch).repeat(len(needed)),
-            torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)]),
+            self._texts(step, needed, batch),
             torch.cat([image if row.image else torch.zeros_like(image) for row in needed]),
         )
         return denoised.unflatten(0, (len(needed), batch))
+
+    def _texts(self, step: int, needed: Sequence[Row], batch: int) -> Tensor:
+        """Return the texts of the rows [R * B, T, C]: as long as they are the same, the same tensor.
+
+        A model may remember what it made of it.
+        """
+        negative = self.conditions.negative.at(step)
+        texts = [negative if r.prompt is None else self.conditions.prompts[r.prompt].at(step) for r in needed]
+        if self._last is None or len(self._last[0]) != len(texts) or any(map(operator.is_not, self._last[0], texts)):
+            self._last = texts, torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)])
+        return self._last[1]
 
 
 def together(prompts: Sequence[Prompt]) -> Prompt:

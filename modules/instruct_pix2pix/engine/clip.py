@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import Linear
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -31,7 +33,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            nn.Linear(config.width, config.width) for _ in range(4)
+            Linear(config.width, config.width) for _ in range(4)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,8 +49,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, width * 4)
-        self.fc2 = nn.Linear(width * 4, width)
+        self.fc1 = Linear(width, width * 4)
+        self.fc2 = Linear(width * 4, width)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc1(x)

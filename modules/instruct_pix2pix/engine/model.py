@@ -11,12 +11,14 @@ from torch import Tensor
 from ..conditioning import join
 from ..errors import UserError
 from ..guidance import Prompt
+from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
 from .schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
+from .unet import Context
 
 TILE, OVERLAP = 1024, 128
 """Pictures with a longer side go through the VAE in tiles of this many pixels."""
@@ -33,6 +35,9 @@ class EditModel:
         self.machine = machine
         self.name = name
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
+        for network in (self.unet, self.vae, self.text):
+            prepare(network, machine)
+        self._context: tuple[Tensor, Context] | None = None
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
 
@@ -76,9 +81,21 @@ class EditModel:
         """
         dtype = self.machine.dtype
         level = sigma.view(-1, 1, 1, 1)
-        scaled = join(x / (level**2 + 1).sqrt(), image).to(dtype, memory_format=torch.channels_last)
-        noise = self.unet(scaled, self.levels.sigma_to_t(sigma), text.to(dtype))
+        scaled = join(x / (level**2 + 1).sqrt(), image)
+        t, first, rows = self.levels.sigma_to_t(sigma), list(range(len(x))), None
+        if (sigma == sigma[0]).all():  # so it is in one step of one edit: rows that differ in text alone begin as one
+            t, (first, rows) = t[:1], _same(scaled)
+        context = self._seen(text, rows)
+        noise = self.unet(scaled[first].to(dtype, memory_format=torch.channels_last), t, context)
         return x - level * noise.float()
+
+    def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
+        """Return the context of this text; where it is the same tensor as before, with what the UNet made of it."""
+        if self._context is None or self._context[0] is not text:
+            self._context = text, Context(text.to(self.machine.dtype))
+        context = self._context[1]
+        context.rows = None if rows is None else torch.tensor(rows, device=text.device)
+        return context
 
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
@@ -104,3 +121,18 @@ class EditModel:
                     "The model's numbers grew beyond bounds: choose precision fp32, or download the model again."
                 )
             self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on
+
+
+def _same(x: Tensor) -> tuple[list[int], list[int] | None]:
+    """Return which entries of x [N, ..] differ from all before, and for each entry its place among those.
+
+    None for the places where all differ.
+    """
+    first: list[int] = []
+    places = []
+    for i in range(len(x)):
+        place = next((k for k, j in enumerate(first) if torch.equal(x[i], x[j])), len(first))
+        if place == len(first):
+            first.append(i)
+        places.append(place)
+    return first, None if len(first) == len(x) else places

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import Conv2d, Linear, attention, silu
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -47,28 +49,56 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class Context:
+    """The text that rows are conditioned on, and what the network makes of it once for all steps."""
+
+    def __init__(self, text: Tensor, rows: Tensor | None = None) -> None:
+        """`text` is [N, T, D].
+
+        Where fewer pictures than texts go into the network, because some are the same, `rows` [N] says which of them
+        each text belongs to: they part at the first layer that looks at the text.
+        """
+        self.text = text
+        self.rows = rows
+        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keys(self, layer: CrossAttention) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that this layer makes of the text."""
+        if layer not in self._seen:
+            self._seen[layer] = layer.keys(self.text)
+        return self._seen[layer]
+
+    def part(self, x: Tensor) -> Tensor:
+        """Return x with one entry for each text."""
+        if self.rows is None or len(x) == len(self.text):
+            return x
+        layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        return x[self.rows].contiguous(memory_format=layout)
+
+
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding added between them, and a residual path."""
 
     def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out_channels),
             nn.SiLU(),
             nn.Identity(),  # the dropout of training, kept for the key names
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            Conv2d(out_channels, out_channels, 3, padding=1),
         )
-        self.skip_connection = (
-            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
-        )
+        self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        """x [B, C, h, w], emb [B or 1, E]; one for all is as good as a bias."""
+        first, second, shift = self.in_layers[2], self.out_layers[3], self.emb_layers(emb)
+        h = silu(self.in_layers[0](x))
+        h = first(h, bias=first.bias + shift[0]) if len(shift) == 1 else first(h) + shift[:, :, None, None]
+        return second(silu(self.out_layers[0](h)), add=self.skip_connection(x))
 
 
 class CrossAttention(nn.Module):
@@ -77,19 +107,22 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, context_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_dim, channels, bias=False)
-        self.to_v = nn.Linear(context_dim, channels, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_dim, channels, bias=False)
+        self.to_v = Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (
-            rearrange(t, "b n (h c) -> b h n c", h=self.heads)
-            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(rearrange(out, "b h n c -> b n (h c)"))
+    def forward(self, x: Tensor, add: Tensor, context: Context | None = None) -> Tensor:
+        """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
+        k, v = self.keys(x) if context is None else context.keys(self)
+        return self.to_out[0](attention(self._heads(self.to_q(x)), k, v), add=add)
+
+    def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> keys and values [B, heads, T, C / heads]."""
+        return self._heads(self.to_k(x)), self._heads(self.to_v(x))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h c) -> b h n c", h=self.heads)
 
 
 class GEGLU(nn.Module):
@@ -97,7 +130,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, inner * 2)
+        self.proj = Linear(channels, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, dim=-1)
@@ -109,10 +142,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(channels, channels * 4), nn.Identity(), nn.Linear(channels * 4, channels))
+        self.net = nn.Sequential(GEGLU(channels, channels * 4), nn.Identity(), Linear(channels * 4, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, add: Tensor) -> Tensor:
+        """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
+        return self.net[2](self.net[0](x), add=add)
 
 
 class TransformerBlock(nn.Module):
@@ -125,10 +159,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = context.part(self.attn1(self.norm1(x), x))
+        x = self.attn2(self.norm2(x), x, context)
+        return self.ff(self.norm3(x), x)
 
 
 class SpatialTransformer(nn.Module):
@@ -138,13 +172,13 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         self.linear = linear
-        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_dim, heads) for _ in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         height = x.shape[2]
         h = self.norm(x)
         if not self.linear:
@@ -154,12 +188,10 @@ class SpatialTransformer(nn.Module):
             h = self.proj_in(h)
         for block in self.transformer_blocks:
             h = block(h, context)
+        x = context.part(x)
         if self.linear:
-            h = self.proj_out(h)
-        h = rearrange(h, "b (h w) c -> b c h w", h=height)
-        if not self.linear:
-            h = self.proj_out(h)
-        return x + h
+            return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
+        return self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height), add=x)
 
 
 class Downsample(nn.Module):
@@ -167,7 +199,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -178,7 +210,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         # the size of the skip rather than twice ours: latents need not be multiples of 8
@@ -189,7 +221,7 @@ class Upsample(nn.Module):
 class Block(nn.Sequential):
     """A numbered entry of the key layout: layers in order, each given what it asks for."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, size: torch.Size | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, x: Tensor, emb: Tensor, context: Context, size: torch.Size | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -210,10 +242,10 @@ class UNet(nn.Module):
         self.config = config
         width, levels = config.model_channels, len(config.channel_mult)
         emb = width * 4
-        self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.time_embed = nn.Sequential(Linear(width, emb), nn.SiLU(), Linear(emb, emb))
         if config.adm_in_channels:
             self.label_emb = nn.Sequential(
-                nn.Sequential(nn.Linear(config.adm_in_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+                nn.Sequential(Linear(config.adm_in_channels, emb), nn.SiLU(), Linear(emb, emb))
             )
 
         def layers(channels: int, out: int, level: int) -> list[nn.Module]:
@@ -229,7 +261,7 @@ class UNet(nn.Module):
 
         channels = width
         skips = [channels]
-        inputs = [Block(nn.Conv2d(config.in_channels, width, 3, padding=1))]
+        inputs = [Block(Conv2d(config.in_channels, width, 3, padding=1))]
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
                 inputs.append(Block(*layers(channels, width * mult, level)))
@@ -256,11 +288,16 @@ class UNet(nn.Module):
                 outputs.append(Block(*block))
         self.output_blocks = nn.ModuleList(outputs)
         self.out = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
+            nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, config.out_channels, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, label: Tensor | None = None) -> Tensor:
-        """x [B, in, h, w], timesteps t [B] in 0..999, context [B, T, D], label [B, adm] -> [B, out, h, w]."""
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | Context, label: Tensor | None = None) -> Tensor:
+        """x [B, in, h, w], timesteps t [B] or [1] in 0..999, context [B, T, D], label [B, adm] -> [B, out, h, w].
+
+        A Context may hold more texts than there are pictures: see there.
+        """
+        if isinstance(context, Tensor):
+            context = Context(context)
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
         if label is not None:
             emb = emb + self.label_emb(label)
@@ -271,7 +308,7 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, context)
         for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([h, context.part(skips.pop())], dim=1)
             h = block(h, emb, context, skips[-1].shape[-2:] if skips else None)
         return self.out(h)
 

@@ -1,0 +1,158 @@
+"""Convolutions and linear layers whose weights may lie as the processor multiplies them best.
+
+oneDNN, which multiplies on CPUs, wants weights in blocks whose shape depends on the processor. Given plain ones it
+reorders them at every call; `prepare` lets each layer do so once, at its first call, and keep only the result. The
+additions and the activation that follow a layer are then done as its result is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .precision import Machine
+
+_ops: Any = torch.ops.mkldnn
+
+LONG = 128
+"""Queries and keys from which on heads are multiplied one by one."""
+AT_ONCE = 512
+"""Queries of a head at once: their products with 4096 keys still lie in the processor's caches."""
+
+
+class _Packable(nn.Module):
+    """A layer that packs its weight at the first call after `prepare`; `weight` is then oneDNN's own tensor."""
+
+    weight: nn.Parameter
+    waits: bool = False
+    """Whether the next call packs the weight."""
+
+    def _pack(self, x: Tensor) -> None:
+        self.waits = False
+        with torch.inference_mode(False), torch.no_grad():
+            self.weight = nn.Parameter(self._packed(x), requires_grad=False)
+
+    def _packed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
+        if self.weight.is_mkldnn:  # to another format or device: only plain weights can go there
+            self.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            destination[f"{prefix}weight"] = self.weight.detach().to_dense()
+
+
+class Conv2d(nn.Conv2d, _Packable):
+    """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result."""
+
+    def _packed(self, x: Tensor) -> Tensor:
+        weight = self.weight.detach().contiguous().to_mkldnn()
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
+            weight, self.padding, self.stride, self.dilation, self.groups, x.shape
+        )
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, *, bias: Tensor | None = None, add: Tensor | None = None
+    ) -> Tensor:
+        """x [B, in, h, w] -> [B, out, h', w']."""
+        bias = self.bias if bias is None else bias
+        if self.waits:
+            self._pack(x)
+        if not self.weight.is_mkldnn:
+            y = self._conv_forward(x, self.weight, bias)
+            return y if add is None else y + add
+        where = (self.weight, bias, self.padding, self.stride, self.dilation, self.groups)
+        if add is None:
+            return _ops._convolution_pointwise(x, *where, "none", [], "")
+        return _ops._convolution_pointwise.binary(x, add, *where, "add", 1.0, None, [], None)
+
+
+class Linear(nn.Linear, _Packable):
+    """A linear layer [.., in] -> [.., out]; `add` or `times` [.., out] joins its result, or a GELU is taken of it."""
+
+    def _packed(self, x: Tensor) -> Tensor:
+        return _ops._reorder_linear_weight(self.weight.detach(), x.numel() // x.shape[-1])
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        *,
+        add: Tensor | None = None,
+        times: Tensor | None = None,
+        then: Literal["none", "gelu"] = "none",
+    ) -> Tensor:
+        """x [.., in] -> [.., out]."""
+        if self.waits:
+            self._pack(x)
+        other, how = (add, "add") if times is None else (times, "mul")
+        if not self.weight.is_mkldnn:
+            y = F.linear(x, self.weight, self.bias)
+            if then == "gelu":
+                return F.gelu(y)
+            return y if other is None else y + other if times is None else y * other
+        if other is None:
+            return _ops._linear_pointwise(x, self.weight, self.bias, then, [], "none")
+        return _ops._linear_pointwise.binary(x, other, self.weight, self.bias, how)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(c)) v for heads q [B, H, N, c], k and v [B, H, T, c] -> [B, N, H * c].
+
+    torch's own kernel, but in bf16 without AMX: there it multiplies at a quarter of what products of whole heads reach.
+    """
+    short = min(q.shape[2], k.shape[2]) < LONG
+    if short or q.dtype != torch.bfloat16 or torch.is_grad_enabled() or not _multiplies_heads(q.device.type):
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    q = q * q.shape[-1] ** -0.5
+    out = torch.empty(q.shape[0], q.shape[2], *q.shape[1::2], dtype=q.dtype)
+    for b, h in itertools.product(*map(range, q.shape[:2])):
+        keys, values = k[b, h].t(), v[b, h].contiguous()
+        for part, result in zip(q[b, h].split(AT_ONCE), out[b, :, h].split(AT_ONCE), strict=True):
+            result.copy_(torch.softmax(part @ keys, dim=-1) @ values)
+    return out.flatten(2)
+
+
+@lru_cache
+def _multiplies_heads(device: str) -> bool:
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    bf16, amx = (getattr(torch.cpu, test, bool)() for test in tests)
+    return device == "cpu" and bf16 and not amx
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else needs."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def prepare(network: nn.Module, machine: Machine) -> None:
+    """Let the layers of a network pack their weights when they are first called, where that pays.
+
+    The plain weights are let go of one by one. Bits of results change a little: sums are rounded once, at their end.
+    """
+    if not packs(machine):
+        return
+    for module in network.modules():
+        if isinstance(module, _Packable):
+            module.waits = True
+
+
+def packs(machine: Machine) -> bool:
+    """Whether oneDNN has packed weights for this device and format."""
+    if machine.device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(_ops, "_linear_pointwise"):
+        return False
+    if machine.dtype == torch.bfloat16:
+        return _ops._is_mkldnn_bf16_supported()
+    return machine.dtype == torch.float32

@@ -1,0 +1,123 @@
+"""Packed weights, rows that begin as one and attention head by head, against plain torch and float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import random_model
+from torch import Tensor, nn
+
+from instruct_pix2pix.engine import layers
+from instruct_pix2pix.engine.layers import Conv2d, Linear, attention, packs, prepare
+from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
+from instruct_pix2pix.engine.unet import Context
+
+CPU = torch.device("cpu")
+slow = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="bf16 is emulated here")
+FORMATS = [torch.float32, pytest.param(torch.bfloat16, marks=slow)]
+packed_here = pytest.mark.skipif(not packs(Machine(CPU, torch.float32)), reason="oneDNN packs nothing here")
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Within a few roundings of the format."""
+    error = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+    return bool(error < 4 * torch.finfo(ours.dtype).eps)
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_a_packed_convolution_gives_what_a_plain_one_gives(dtype: torch.dtype, kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(24, 40, kernel, stride, kernel // 2).to(dtype)
+    ours = Conv2d(24, 40, kernel, stride, kernel // 2).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    prepare(ours, Machine(CPU, dtype))
+    for size in ((2, 24, 12, 20), (1, 24, 7, 9)):  # the second shape meets weights packed for the first
+        x = torch.randn(size).to(dtype, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected = plain(x)
+            add, bias = torch.randn_like(expected), torch.randn(40).to(dtype)
+            assert close(ours(x), expected)
+            assert close(ours(x, add=add), expected + add)
+            shifted = F.conv2d(x, plain.weight, bias, stride, kernel // 2)
+            assert close(ours(x, bias=bias), shifted)
+    assert ours.weight.is_mkldnn
+    assert (ours.state_dict()["weight"] == plain.weight).all()
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_packed_linear_layer_gives_what_a_plain_one_gives(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(48, 96).to(dtype)
+    ours = Linear(48, 96).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    prepare(ours, Machine(CPU, dtype))
+    for size in ((2, 30, 48), (1, 48), (3, 7, 48)):
+        x = torch.randn(size).to(dtype)
+        with torch.inference_mode():
+            expected = plain(x)
+            other = torch.randn_like(expected)
+            assert close(ours(x), expected)
+            assert close(ours(x, add=other), expected + other)
+            assert close(ours(x, times=other), expected * other)
+            assert close(ours(x, then="gelu"), F.gelu(expected))
+    assert (ours.state_dict()["weight"] == plain.weight).all()
+
+
+@packed_here
+def test_a_packed_layer_can_change_its_format() -> None:
+    ours = Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 8, 5, 5)
+    prepare(ours, Machine(CPU, torch.float32))
+    with torch.inference_mode():
+        before = ours(x)
+        assert torch.allclose(ours.double()(x.double()).float(), before, atol=1e-5)
+
+
+def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_multiplies_heads", lambda device: True)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, length, 3, 20).bfloat16().transpose(1, 2) for length in (600, 150, 150))
+    with torch.inference_mode():
+        ours = attention(q, k, v)
+    theirs = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2).flatten(2)
+    assert (ours.double() - theirs).norm() / theirs.norm() < 0.01
+    short = attention(q[:, :, :5], k, v)
+    assert torch.equal(short, F.scaled_dot_product_attention(q[:, :, :5], k, v).transpose(1, 2).flatten(2))
+
+
+def test_rows_that_differ_in_text_alone_begin_as_one_and_end_as_they_would() -> None:
+    unet = random_model().unet
+    pictures, texts = torch.randn(2, 8, 16, 16), torch.randn(3, 7, unet.config.context_dim)
+    t = torch.tensor([500.0])
+    seen: list[int] = []
+    unet.input_blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with torch.inference_mode():
+        apart = unet(pictures[[0, 0, 1]], t.expand(3), texts)
+        together = unet(pictures, t, Context(texts, torch.tensor([0, 0, 1])))
+    assert seen == [3, 2]
+    assert torch.allclose(apart, together, atol=1e-5)
+
+
+def test_keys_of_the_text_are_made_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    made: list[int] = []
+    layer = next(m for name, m in model.unet.named_modules() if name.endswith("attn2"))
+    layer.to_k.register_forward_hook(lambda module, inputs, output: made.append(len(output)))
+    x, image = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
+    first, second = (torch.randn(1, 7, model.unet.config.context_dim) for _ in range(2))
+    once: Callable[[Tensor, float], Tensor] = lambda text, sigma: model(x, torch.tensor([sigma]), text, image)  # noqa: E731
+    a, b = once(first, 3.0), once(first, 2.0)
+    assert made == [1]
+    assert not torch.equal(a, b)
+    other = once(second, 2.0)
+    assert made == [1, 1]
+    assert not torch.equal(b, other)
+    assert torch.equal(once(first, 2.0), b)
