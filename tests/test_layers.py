@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_rows_that_differ_in_text_alone_begin_as_one_and_end_as_they_would() -> 
 def test_keys_of_the_text_are_made_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model()
     made: list[int] = []
-    layer = next(m for name, m in model.unet.named_modules() if name.endswith("attn2"))
+    layer: Any = next(m for name, m in model.unet.named_modules() if name.endswith("attn2"))
     layer.to_k.register_forward_hook(lambda module, inputs, output: made.append(len(output)))
     x, image = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
     first, second = (torch.randn(1, 7, model.unet.config.context_dim) for _ in range(2))

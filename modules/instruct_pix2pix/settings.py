@@ -7,7 +7,7 @@ import math
 import random
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -330,13 +330,14 @@ KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for
 """The knob of each field of EditSettings, in order."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, **defaults: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, leave: Collection[str] = (), **defaults: str) -> None:
     """Add one option per knob that has a flag; an option not given is None (see from_namespace).
 
-    `defaults` are words for what a command takes in place of a knob's own default.
+    Those to `leave` have no option here; `defaults` are words for what a command takes in place of a knob's own
+    default.
     """
     for name, one in KNOBS.items():
-        if one.flag is None:
+        if one.flag is None or name in leave:
             continue
         about = one.help.replace("%", "%%")
         if isinstance(one.default, bool):

@@ -16,6 +16,7 @@ from ..settings import add_arguments
 EXAMPLES = """examples:
   edit photo.jpg "make it winter"
   edit photo.jpg "turn the horse into a dragon" --count 4 --text-cfg 9 -o dragon.png
+  grid photo.jpg "make it winter" --text-cfg 3:12:4 --image-cfg 1:2:3
   batch photos winter "make it winter" --recursive
   inspect instruct-pix2pix.safetensors
 """
@@ -109,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_arguments(edit)
 
+    about = "Edit a picture at several scales, and show them in one picture."
+    grid = command("grid", about, _grid, models, machine)
+    grid.add_argument("image", type=Path, metavar="IMAGE")
+    grid.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
+    grid.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-grid.png)")
+    about = "first:last:count, or values with commas (default {})"
+    grid.add_argument("--text-cfg", default="3:12:4", metavar="VALUES", help=about.format("3:12:4"))
+    grid.add_argument("--image-cfg", default="1:2:3", metavar="VALUES", help=about.format("1:2:3"))
+    grid.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    grid.add_argument("--json", action="store_true", help="print one JSON object for each picture")
+    add_arguments(grid, leave=("text_cfg", "image_cfg", "count", "batch_size", "randomize_cfg"))
+
     about = "Edit a folder of pictures; the same command again goes on where it was cut off."
     batch = command("batch", about, _batch, models, machine)
     batch.add_argument("input", type=Path, metavar="IN_DIR")
@@ -171,6 +184,12 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _edit(args: argparse.Namespace) -> int:
     from .edit import run
+
+    return run(args)
+
+
+def _grid(args: argparse.Namespace) -> int:
+    from .grid import run
 
     return run(args)
 

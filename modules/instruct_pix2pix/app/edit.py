@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from ..engine.edit import Edited, Progress, canonical, edit, plan_for
 from ..engine.model import EditModel
-from ..engine.precision import choose_machine
+from ..engine.precision import Machine, choose_machine
 from ..errors import UserError
 from ..images import Picture, format_of, open_picture, save_picture
 from ..infotext import build
@@ -36,13 +37,7 @@ def run(args: argparse.Namespace) -> int:
     for note in picture.notes:
         _say(note)
 
-    began = time.perf_counter()
-    _say(f"Loading {path.stem} …")
-    model = EditModel.load(path, machine)
-    hash_ = model_hash(path)
-    number = str(machine.dtype).removeprefix("torch.")
-    _say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
-
+    model, hash_ = load(path, machine)
     alpha = alpha_of(model, picture, settings)
     # disable=None: no bar where stderr is not a terminal
     with tqdm(total=settings.steps * settings.count, unit="step", leave=False, disable=None) as bar:
@@ -67,7 +62,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def infotext_of(result: Edited, model_name: str, model_hash: str | None) -> str:
+def load(path: Path, machine: Machine) -> tuple[EditModel, str | None]:
+    """Load a model for a command, with its hash, and say so on stderr. Raises UserError."""
+    began = time.perf_counter()
+    _say(f"Loading {path.stem} …")
+    model = EditModel.load(path, machine)
+    hash_ = model_hash(path)
+    number = str(machine.dtype).removeprefix("torch.")
+    _say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+    return model, hash_
+
+
+def infotext_of(
+    result: Edited, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None
+) -> str:
     """Return the text that every door gives to a finished picture."""
     return build(
         result.settings,
@@ -75,7 +83,7 @@ def infotext_of(result: Edited, model_name: str, model_hash: str | None) -> str:
         size=result.image.size,
         model_name=model_name,
         model_hash=model_hash,
-        extra={"RNG": "CPU"},  # or the web UI would draw other noise for this seed
+        extra={"RNG": "CPU", **(extra or {})},  # or the web UI would draw other noise for this seed
     )
 
 
@@ -87,14 +95,14 @@ def alpha_of(model: EditModel, picture: Picture, settings: EditSettings) -> Imag
     return plan.undo(plan.apply(picture.alpha))
 
 
-def output_names(image: Path, output: Path | None, count: int) -> list[Path]:
+def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
     """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
 
     Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
     name that no picture can be written to, or that is the picture's own.
     """
     if output is None or output.is_dir() or not output.suffix:
-        stem = f"{image.stem}-edited"
+        stem = f"{image.stem}-{what}"
         stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
         attempts = (_numbered((output or Path()) / f"{one}.png", count) for one in stems)
         return next(names for names in attempts if not any(name.exists() for name in names))

@@ -15,7 +15,7 @@ from .model import EditModel
 from .samplers import find_sampler
 from .schedules import find_schedule
 
-__all__ = ["Edited", "OnStep", "Progress", "canonical", "edit", "plan_for"]
+__all__ = ["Edited", "OnStep", "Progress", "canonical", "edit", "edit_each", "plan_for"]
 
 
 def edit(
@@ -32,13 +32,28 @@ def edit(
     instruction and for names of samplers and schedules that do not exist.
     """
     settings = canonical(settings.require_instruction())
-    config = model.config
-    picture = Fitted.from_picture(image, settings, mask, size=config.size, factor=config.vae.factor)
+    chosen = [settings.for_image(seed) for seed in settings.seeds()]
+    yield from edit_each(model, image, chosen, mask=mask, on_step=on_step)
+
+
+def edit_each(
+    model: EditModel,
+    image: Image.Image,
+    settings: Sequence[EditSettings],
+    *,
+    mask: Image.Image | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[Edited]:
+    """Edit an RGB picture once with each of the settings, canonical and of one picture, as `edit` does.
+
+    They may differ in seed and scales; those of the same scales that follow each other share batches.
+    """
+    one, config = settings[0], model.config
+    picture = Fitted.from_picture(image, one, mask, size=config.size, factor=config.vae.factor)
     latent = encode_pictures(model, [picture])
     texts = Texts(model)
-    chosen = [settings.for_image(seed) for seed in settings.seeds()]
-    for _, same in groupby(chosen, key=lambda s: (s.text_cfg, s.image_cfg)):
-        for batch in _batches(list(same), settings.batch_size):
+    for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
+        for batch in _batches(list(same), one.batch_size):
             yield from edit_together(model, [picture] * len(batch), latent, batch, texts, on_step)
 
 
