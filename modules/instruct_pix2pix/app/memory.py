@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .bench import peak_memory
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+"""Options of glibc's mallopt, from its malloc.h."""
 
 
 def ram() -> dict[str, Any]:
@@ -43,7 +47,21 @@ def give_back() -> None:
     glibc, once it has freed a block of some megabytes, keeps later ones of that size for itself: after a photograph
     of 50 megapixels, hundreds of megabytes.
     """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+def stay_small() -> None:
+    """Let this process hold little more than it uses, however many shapes of tensors it meets.
+
+    For hours of pictures of all sizes: glibc, left to itself, keeps what was freed in a heap for each thread. Blocks
+    of 1 MB and more come from the system and go back there, and there is one heap. To be called before threads begin.
+    """
+    if set_option := _glibc("mallopt"):
+        for option, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 1 << 20), (TRIM_THRESHOLD, 16 << 20)):
+            set_option(option, value)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; other systems and libraries have none of these."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
