@@ -21,6 +21,7 @@ from ..errors import Interrupted, UserError
 from ..images import encode_picture, open_picture
 from ..settings import EditSettings
 from .edit import infotext_of
+from .memory import give_back
 
 AHEAD = 2
 """Units that are read before their turn; as many may wait to be encoded."""
@@ -101,6 +102,7 @@ class Maker:
             made = self._divided([frame for _, frame in group], [shots[place].settings for place, _ in group], on_step)
             for (place, _), result in zip(group, made, strict=True):
                 results[place] = result if isinstance(result, str) else [result]
+        give_back()  # units have many shapes, and what one leaves fits the next badly
         return Editing(reading, tuple(results))
 
     def encode(self, editing: Editing) -> list[Made]:
