@@ -54,10 +54,9 @@ def give_back() -> None:
 def stay_small() -> None:
     """Let this process hold little more than it uses, however many shapes of tensors it meets.
 
-    For hours of pictures of all sizes. glibc, left to itself, keeps what was freed in a heap for each thread: blocks of
-    4 MB and more now come from the system and go back there, and there is one heap. oneDNN keeps what it made for the
-    last 1024 shapes of a layer, some 100 KB each: now for 512, several pictures' worth. To be called before threads begin
-    and before anything is multiplied.
+    For hours of pictures of all sizes, to be called before threads begin and before anything is multiplied. glibc, left
+    to itself, keeps what was freed in a heap for each thread: now there is one, and blocks of 4 MB and more go back to
+    the system. oneDNN keeps what it made for the last 1024 shapes of a layer, some 100 KB each: now for 512.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     if set_option := _glibc("mallopt"):
