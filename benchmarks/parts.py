@@ -47,7 +47,8 @@ class Meter:
                     module.register_forward_pre_hook(self._begin),
                     module.register_forward_hook(self._end, always_call=True),
                 ]
-        originals = {module: module.attention for module in (unet_module, vae_module)}
+        users: tuple[Any, ...] = (unet_module, vae_module)
+        originals = {module: module.attention for module in users}
         for module in originals:
             module.attention = self._attention(originals[module])
         try:

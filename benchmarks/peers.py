@@ -202,9 +202,8 @@ def write_configs(model: EditModel, folder: Path) -> Path:
         unet, vae = diffusers_unet(config.unet), diffusers_vae(config.vae, config.scale_factor)
         text = transformers_text(config.text)
     parts: Any = {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": tokenizer, "scheduler": scheduler}
-    pipe: Any = StableDiffusionInstructPix2PixPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+    none: Any = {"safety_checker": None, "feature_extractor": None}
+    pipe: Any = StableDiffusionInstructPix2PixPipeline(**parts, **none, requires_safety_checker=False)
     pipe.save_config(folder)
     for name in ("unet", "vae"):
         parts[name].save_config(folder / name)
