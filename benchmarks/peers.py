@@ -39,6 +39,8 @@ from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
+clock = time.perf_counter
+"""With --busy, the processor's time instead."""
 INSTRUCTION, SEED = "make it winter", 1
 MISSING = (
     "bench --peers compares with {name}, which is not installed here: "
@@ -102,7 +104,7 @@ class Diffusers:
 
     def _mark(self) -> None:
         synchronize(self.device)
-        self._marks.append(time.perf_counter())
+        self._marks.append(clock())
 
     def run(
         self, picture: Image.Image, steps: int, scales: tuple[float, float], *, channels_last: bool, compiled: bool
@@ -126,7 +128,7 @@ class Diffusers:
             return values
 
         self._marks.clear()
-        began = time.perf_counter()
+        began = clock()
         self.pipe(
             prompt=INSTRUCTION,
             image=picture,
@@ -136,7 +138,7 @@ class Diffusers:
             generator=torch.Generator().manual_seed(SEED),
             callback_on_step_end=ended,
         )
-        took = time.perf_counter() - began
+        took = clock() - began
         return Run([b - a for a, b in itertools.pairwise(self._marks)], took, last[0].float().cpu())
 
 
@@ -147,7 +149,7 @@ def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float
 
     def mark() -> None:
         synchronize(model.machine.device)
-        marks.append(time.perf_counter())
+        marks.append(clock())
 
     def ended(progress: Progress) -> None:
         mark()
@@ -164,9 +166,9 @@ def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float
         image_cfg=scales[1],
         size=f"{picture.width}x{picture.height}",
     )
-    began = time.perf_counter()
+    began = clock()
     list(edit(model, picture, settings, on_step=ended))
-    took = time.perf_counter() - began
+    took = clock() - began
     begins.remove()
     return Run([b - a for a, b in itertools.pairwise(marks)], took, last[0].float().cpu())
 
@@ -237,8 +239,9 @@ def measure_case(ways: Sequence[Way], scales: tuple[float, float], rounds: int) 
         way.runs = []
     for number in range(rounds):
         for way in ways:
-            say(f"{scales[0]:g} / {scales[1]:g}, round {number + 1} of {rounds}: {way.name}")
             way.runs.append(way.run(scales))
+            seconds = ", ".join(f"{step:.2f}" for step in way.runs[-1].steps)
+            say(f"{scales[0]:g} / {scales[1]:g}, round {number + 1} of {rounds}, {way.name}: steps of {seconds} s")
     figures = [way.figures() for way in ways]
     reference = ways[0].runs[-1].latent
     for way, one in zip(ways, figures, strict=True):
@@ -254,6 +257,10 @@ def say(text: str) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that is asked for. Raises UserError."""
+    if args.busy:
+        global clock
+        clock = time.process_time
+        torch.set_num_threads(1)
     machine = choose_machine(args.device, args.precision)
     checkpoint = args.model or make_checkpoint(Path(__file__).parent.parent / "models" / "random.safetensors")
     if not checkpoint.is_file():
@@ -269,6 +276,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "seconds": "of the processor, on one thread" if args.busy else "on the clock",
         "versions": {"python": platform.python_version(), **versions("torch", "diffusers", "transformers")},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -333,7 +341,7 @@ def table(report: dict[str, Any]) -> str:
     """Return the report for people, in Markdown."""
     lines = [
         "{model}, {size} pixels, {steps} steps, {rounds} rounds in turns; {device}, {cpu_capability}, "
-        "{threads} threads, {dtype}; ".format_map(report)
+        "threads: {threads}, {dtype}, seconds {seconds}; ".format_map(report)
         + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     ]
     if report["dtype"] == "float32":
@@ -395,6 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", choices=(3, 2, 1), default=[3, 2, 1], help="cases (default all)")
     kinds = ["load", "parts", "steps"]
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="what to measure (default all)")
+    about = "count the processor's time on one thread, which other programs on the machine change little"
+    parser.add_argument("--busy", action="store_true", help=about)
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there as well")
