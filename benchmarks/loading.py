@@ -1,7 +1,8 @@
 """From process start to the first step, and the peak of memory: ours, diffusers and a plain torch.load.
 
 Each runs in a process of its own, `python -m benchmarks.loading WAY CHECKPOINT CONFIGS DTYPE DEVICE`, which prints
-when it had imported what it needs, loaded the weights, and made one step of one row.
+when it had imported what it needs, loaded the weights, and made one step of one row; `processor` are the seconds of
+all threads until then, which other programs on the machine change little.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def measure_loading(checkpoint: Path, configs: Path, machine: Machine, rounds: i
     found = []
     for way, runs in made.items():
         moments = {}
-        for key in ("imported", "loaded", "first_step"):
+        for key in ("imported", "loaded", "first_step", "processor"):
             values = [run[key] for run in runs if run[key] is not None]
             moments[key] = statistics.median(values) if values else None
         found.append(
@@ -88,8 +89,15 @@ def _ours(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
     )
     networks = (model.unet, model.vae, model.text)
     weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-    list(edit(model, _picture(), settings, on_step=lambda _: first.append(time.time())))
-    return {"imported": imported, "loaded": loaded, "first_step": first[0], "weights": weights}
+    processor: list[float] = []
+
+    def ended(progress: object) -> None:
+        first.append(time.time())
+        processor.append(time.process_time())
+
+    list(edit(model, _picture(), settings, on_step=ended))
+    moments = {"imported": imported, "loaded": loaded, "first_step": first[0]}
+    return {**moments, "processor": processor[0], "weights": weights}
 
 
 def _diffusers(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
@@ -102,13 +110,15 @@ def _diffusers(file: Path, configs: Path, dtype: str, device: str) -> dict[str, 
     ).to(device)
     loaded = time.time()
     first: list[float] = []
+    processor: list[float] = []
 
     def ended(pipe: object, step: int, t: object, values: dict[str, Any]) -> dict[str, Any]:
         first.append(time.time())
+        processor.append(time.process_time())
         return values
 
     pipe("make it winter", _picture(), 2, 1.0, 1.0, callback_on_step_end=ended)
-    return {"imported": imported, "loaded": loaded, "first_step": first[0]}
+    return {"imported": imported, "loaded": loaded, "first_step": first[0], "processor": processor[0]}
 
 
 def _torch(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def _torch(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]
     state = torch.load(file, map_location=device, weights_only=True)["state_dict"]
     converted = {k: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for k, v in state.items()}
     assert converted
-    return {"imported": imported, "loaded": time.time(), "first_step": None}
+    return {"imported": imported, "loaded": time.time(), "first_step": None, "processor": time.process_time()}
 
 
 def _picture() -> Any:  # noqa: ANN401 - Pillow is not imported before it is needed

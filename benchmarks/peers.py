@@ -378,12 +378,12 @@ def table(report: dict[str, Any]) -> str:
             "",
             f"From process start to the end of one row's first step ({load[0]['size']} pixels), file in page cache:",
             "",
-            "| way | imports s | loaded s | first step s | peak MB | peak / weights |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| way | imports s | loaded s | first step s | processor s | peak MB | peak / weights |",
+            "|---|---:|---:|---:|---:|---:|---:|",
             *(
                 f"| {x['way']} | {x['imported']:.1f} | {x['loaded']:.1f} | "
                 + (f"{x['first_step']:.1f}" if x["first_step"] else "–")
-                + f" | {x['peak'] / 1e6:.0f} | {x['peak'] / x['weights']:.2f} |"
+                + f" | {x['processor']:.1f} | {x['peak'] / 1e6:.0f} | {x['peak'] / x['weights']:.2f} |"
                 for x in load
             ),
         ]
