@@ -98,7 +98,7 @@ def run_peers(args: argparse.Namespace) -> int:
     words = ["--steps", str(args.steps), "--rounds", str(args.rounds)]
     words += ["--device", args.device, "--precision", args.precision]
     words += ["--size", str(args.size)] if args.size else []
-    words += ["--model", str(resolve(args.model, model_dirs(args.models_dir)))] if args.model else []
+    words += ["--model", str(resolve(args.model, model_dirs(args.models_dir)).resolve())] if args.model else []
     words += ["--json"] if args.json else []
     path = os.pathsep.join([str(root / "modules"), str(root), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "benchmarks.peers", *words]
