@@ -73,6 +73,27 @@ def test_a_packed_linear_layer_gives_what_a_plain_one_gives(dtype: torch.dtype) 
 
 
 @packed_here
+def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
+    """With the blocks of another size a call takes several times as long: oneDNN reorders them then."""
+    layer = Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
+    plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
+    plain.load_state_dict(layer.state_dict())
+    prepare(layer, Machine(CPU, torch.float32))
+
+    def descriptor(size: int) -> list[int]:
+        weight, one = plain.weight.detach().to_mkldnn(), [1, 1]
+        reorder = torch._C._nn.mkldnn_reorder_conv2d_weight  # pyright: ignore[reportAttributeAccessIssue]
+        packed = reorder(weight, one, one, one, 1, torch.Size([1, 1280, size, size]))
+        return torch.ops.mkldnn._get_mkldnn_serialized_md(packed).tolist()[112:]
+
+    for size in (2, 8, 4, 32, 32, 8):
+        x = torch.randn(1, 1280, size, size).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            assert (layer(x) - plain(x)).norm() < 1e-5 * plain(x).norm()
+        assert torch.ops.mkldnn._get_mkldnn_serialized_md(layer.weight.detach()).tolist()[112:] == descriptor(size)
+
+
+@packed_here
 def test_a_packed_layer_can_change_its_format() -> None:
     ours = Conv2d(8, 8, 3, padding=1).requires_grad_(False)
     x = torch.randn(1, 8, 5, 5)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.conditioning import to_images, to_tensor
+from instruct_pix2pix.engine import room
 from instruct_pix2pix.engine.edit import Edited, Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.tokenizer import Tokenizer, byte_alphabet, merges
@@ -143,6 +144,21 @@ def test_a_batch_is_evaluated_together(model, picture, rows):
     edited = run(model, picture, replace(QUICK, count=3, batch_size=2))
     assert rows == [6] * 3 + [3] * 3
     assert [one.rows for one in edited] == [9, 9, 9]
+
+
+def test_rows_one_at_a_time_give_the_same_picture_in_less_memory(model, picture, rows, monkeypatch):
+    base = one(model, picture, replace(QUICK, count=1))
+    assert rows == [3] * 3
+    rows.clear()
+    monkeypatch.setattr(room, "available", lambda device: 1_000_000)
+    apart = one(model, picture, replace(QUICK, count=1))
+    assert rows == [1] * 9
+    assert np.abs(apart - base).max() <= 1
+
+
+def test_rows_are_computed_at_once_where_nobody_tells_what_is_free(monkeypatch):
+    monkeypatch.setattr(room, "available", lambda device: None)
+    assert room.is_room_for(1e15, torch.float32, torch.device("cpu"))
 
 
 # --- seeds and batches ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -167,9 +168,7 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
     if 8 + length > size:
         raise _truncated(8 + length - size, "at least ")
     try:
-        entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
-        tensors = {name: _safetensor(entry) for name, entry in entries.items()}
+        tensors = _parsed_safetensors(file.read(length))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _Broken("has a damaged safetensors header: download it again") from error
     begin = 8 + length
@@ -183,6 +182,14 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
     if begin + end > size:
         raise _truncated(begin + end - size)
     return _Index(tensors, lambda storage: begin + int(storage.key))
+
+
+@lru_cache(maxsize=4)
+def _parsed_safetensors(text: bytes) -> dict[str, StoredTensor]:
+    """The tensors of a header; remembered, as a loader asks for a file's many times."""
+    entries = json.loads(text)
+    entries.pop("__metadata__", None)
+    return {name: _safetensor(entry) for name, entry in entries.items()}
 
 
 def _safetensor(entry: dict[str, object]) -> StoredTensor:
@@ -233,11 +240,17 @@ def _index_zip(file: BinaryIO, size: int) -> _Index:
         raise _Broken(f"is not a checkpoint: its list of tensors claims {length:,} bytes")
     file.seek(start(pickles[0], length))
     # Not through zipfile's own reader: torch can be told to write no checksums.
-    tensors = _state_dict(unpickle(io.BytesIO(file.read(length))))
+    tensors = _parsed_pickle(file.read(length))
     for tensor in tensors.values():
         storage = tensor.storage
         _plain_entry(entries, f"{root}data/{storage.key}", storage.count * ITEM_SIZE[storage.dtype], size)
     return _Index(tensors, lambda s: start(f"{root}data/{s.key}", s.count * ITEM_SIZE[s.dtype]))
+
+
+@lru_cache(maxsize=4)
+def _parsed_pickle(text: bytes) -> dict[str, StoredTensor]:
+    """The tensors that a pickle lists; remembered as well."""
+    return _state_dict(unpickle(io.BytesIO(text)))
 
 
 def _plain_entry(entries: dict[str, zipfile.ZipInfo], name: str, nbytes: int, size: int) -> zipfile.ZipInfo:

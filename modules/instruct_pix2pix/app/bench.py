@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         "device": str(machine.device),
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "torch": torch.__version__,
         "load_seconds": round(load, 3),
         "weights_mb": round(weights / 1e6, 1),
@@ -86,6 +88,21 @@ def run(args: argparse.Namespace) -> int:
     }
     print(json.dumps(report, indent=1) if args.json else _table(report))
     return 0
+
+
+def run_peers(args: argparse.Namespace) -> int:
+    """Run the comparison with diffusers, which lies beside the library. Raises UserError where it does not."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "benchmarks" / "peers.py").is_file():
+        raise UserError("bench --peers is part of the repository and not of an installed package: run it in a clone.")
+    words = ["--steps", str(args.steps), "--rounds", str(args.rounds)]
+    words += ["--device", args.device, "--precision", args.precision]
+    words += ["--size", str(args.size)] if args.size else []
+    words += ["--model", str(resolve(args.model, model_dirs(args.models_dir)).resolve())] if args.model else []
+    words += ["--json"] if args.json else []
+    path = os.pathsep.join([str(root / "modules"), str(root), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "benchmarks.peers", *words]
+    return subprocess.call(command, cwd=root, env={**os.environ, "PYTHONPATH": path})
 
 
 def _timed(model: EditModel, picture: Image.Image, settings: EditSettings) -> tuple[float, float, Edited]:
@@ -110,7 +127,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

@@ -159,6 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", type=int, metavar="PIXELS", help="side of the picture (default: the model's)")
     bench.add_argument("--steps", type=int, default=4, help="steps of the measured edits (default 4)")
     bench.add_argument("--repeat", type=int, default=3, help="edits to take the median of (default 3)")
+    about = "compare with diffusers at full size, in turns; takes minutes, and needs requirements-dev.txt"
+    bench.add_argument("--peers", action="store_true", help=about)
+    about = "edits by each with --peers (default 3); python -m benchmarks.peers --help lists what else it takes"
+    bench.add_argument("--rounds", type=int, default=3, help=about)
     bench.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -182,7 +186,16 @@ def _serve(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def huge_pages() -> None:
+    """Let torch ask for huge pages: packing the weights of a large model takes little more than half as long then.
+
+    For commands that end soon; torch reads it when it is first imported. It is Linux alone that knows them.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def _edit(args: argparse.Namespace) -> int:
+    huge_pages()
     from .edit import run
 
     return run(args)
@@ -243,8 +256,11 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from .bench import run
+    huge_pages()
+    from .bench import run, run_peers
 
+    if args.peers:
+        return run_peers(args)
     return run(args)
 
 

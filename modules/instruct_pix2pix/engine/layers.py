@@ -27,6 +27,18 @@ AT_ONCE = 512
 """Queries of a head at once: their products with 4096 keys still lie in the processor's caches."""
 
 
+_layouts: dict[tuple[object, ...], tuple[object, ...]] = {}
+"""The blocks that oneDNN wants for weights of a shape at pictures of a size, as far as they were met."""
+
+
+def _layout(weight: Tensor) -> tuple[object, ...]:
+    """Return what tells one way of lying in blocks from another, out of oneDNN's own descriptor.
+
+    Padded sizes, strides and blocks begin at its byte 112; before are shape and type, and bytes that are never set.
+    """
+    return tuple(_ops._get_mkldnn_serialized_md(weight.detach()).tolist()[112:])
+
+
 class _Packable(nn.Module):
     """A layer that packs its weight at the first call after `prepare`; `weight` is then oneDNN's own tensor."""
 
@@ -56,11 +68,28 @@ class _Packable(nn.Module):
 class Conv2d(nn.Conv2d, _Packable):
     """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result."""
 
+    packed_for: torch.Size | None = None
+    """The height and width of the pictures that the weight was packed for."""
+
     def _packed(self, x: Tensor) -> Tensor:
-        weight = self.weight.detach().contiguous().to_mkldnn()
+        self.packed_for = x.shape[2:]
+        weight = self.weight.detach()
+        weight = (weight.to_dense() if weight.is_mkldnn else weight.contiguous()).to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
             weight, self.padding, self.stride, self.dilation, self.groups, x.shape
         )
+
+    def _fit(self, x: Tensor) -> None:
+        """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
+        key = (*self.weight.shape, *self.stride, self.weight.dtype, *x.shape[2:])
+        wanted = _layouts.get(key)
+        if wanted is None or wanted != _layout(self.weight):
+            old, before = self.weight, _layout(self.weight)
+            self._pack(x)
+            _layouts[key] = _layout(self.weight)
+            if _layouts[key] == before:
+                self.weight = old
+        self.packed_for = x.shape[2:]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Tensor, *, bias: Tensor | None = None, add: Tensor | None = None
@@ -69,6 +98,8 @@ class Conv2d(nn.Conv2d, _Packable):
         bias = self.bias if bias is None else bias
         if self.waits:
             self._pack(x)
+        elif self.packed_for != x.shape[2:] and self.weight.is_mkldnn:
+            self._fit(x)
         if not self.weight.is_mkldnn:
             y = self._conv_forward(x, self.weight, bias)
             return y if add is None else y + add

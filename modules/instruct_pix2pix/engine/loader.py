@@ -22,6 +22,7 @@ from ..weights_files import header, read_weights
 from .clip import TextEncoder
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
+from .layers import packs
 from .precision import Machine
 from .unet import UNet
 from .vae import VAE
@@ -140,6 +141,7 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
     """Give a meta module its tensors. Raises UserError naming a tensor that is missing or of another shape."""
     infos = {file: header(file) for file in {s.file for s in sources.values()} if file.is_file()}
     shapes = {key: value.shape for key, value in module.state_dict().items()}
+    packed = packs(machine)  # then from the file's layout at the first call
     dtype_name = str(machine.dtype).removeprefix("torch.")
     state: dict[str, Tensor] = {}
     convert: list[tuple[str, Source, int]] = []
@@ -165,7 +167,7 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
         mapped = {file: read_weights(file) for file in {source.file for _, source, _ in group}}
         for key, source, _ in group:
             value = mapped[source.file][source.name].reshape(shapes[key])
-            layout = torch.channels_last if _has_layout(shapes[key]) else torch.contiguous_format
+            layout = torch.channels_last if _has_layout(shapes[key]) and not packed else torch.contiguous_format
             state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
         del mapped, value  # pyright: ignore[reportPossiblyUnboundVariable] - gives the mapped pages back
     mapped = {file: read_weights(file) for file in {source.file for _, source in keep}}

@@ -14,14 +14,15 @@ from ..guidance import Prompt
 from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
+from .room import PIXEL, ROW, is_room_for
 from .schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
 from .unet import Context
 
-TILE, OVERLAP = 1024, 128
-"""Pictures with a longer side go through the VAE in tiles of this many pixels."""
+TILE, SMALL_TILE, OVERLAP = 1024, 512, 128
+"""Pictures with a longer side go through the VAE in tiles of this many pixels, in small ones where memory is short."""
 
 
 class EditModel:
@@ -54,8 +55,9 @@ class EditModel:
         Unscaled is how the checkpoints were trained, although the sampled latents are scaled.
         """
         x, factor = picture.to(self.machine.device), self.config.vae.factor
+        tile = self._tile(x.shape)
         return self._through_vae(
-            lambda tile: self.vae.moments(tile)[0], x, tile=TILE, overlap=OVERLAP, scale=1 / factor
+            lambda part: self.vae.moments(part)[0], x, tile=tile, overlap=OVERLAP, scale=1 / factor
         )
 
     @torch.inference_mode()
@@ -86,8 +88,18 @@ class EditModel:
         if (sigma == sigma[0]).all():  # so it is in one step of one edit: rows that differ in text alone begin as one
             t, (first, rows) = t[:1], _same(scaled)
         context = self._seen(text, rows)
-        noise = self.unet(scaled[first].to(dtype, memory_format=torch.channels_last), t, context)
+        scaled = scaled.to(dtype, memory_format=torch.channels_last)
+        if self._is_room_for_rows(scaled):
+            noise = self.unet(scaled[first], t, context)
+        else:
+            each = zip(scaled.split(1), t.expand(len(x)).split(1), context.each(), strict=True)
+            noise = torch.cat([self.unet(*row) for row in each])
         return x - level * noise.float()
+
+    def _is_room_for_rows(self, x: Tensor) -> bool:
+        """Whether all rows can be computed at once; one at a time takes longer, and the least memory."""
+        numbers = ROW * x[:, 0].numel() * self.config.unet.model_channels / 320
+        return len(x) == 1 or is_room_for(numbers, x.dtype, x.device)
 
     def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
         """Return the context of this text; where it is the same tensor as before, with what the UNet made of it."""
@@ -101,7 +113,14 @@ class EditModel:
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
         z, factor = latent / self.config.scale_factor, self.config.vae.factor
-        return self._through_vae(self.vae.decode, z, tile=TILE // factor, overlap=OVERLAP // factor, scale=factor)
+        tile = self._tile(torch.Size([len(z), z.shape[1], z.shape[2] * factor, z.shape[3] * factor])) // factor
+        return self._through_vae(self.vae.decode, z, tile=tile, overlap=OVERLAP // factor, scale=factor)
+
+    def _tile(self, picture: torch.Size) -> int:
+        """Return the side of the tiles, in pixels, in which pictures of this shape [B, C, H, W] go through the VAE."""
+        batch, _, height, width = picture
+        numbers = PIXEL * batch * min(height, TILE) * min(width, TILE) * self.config.vae.ch / 128
+        return TILE if is_room_for(numbers, self.vae.quant_conv.weight.dtype, self.machine.device) else SMALL_TILE
 
     def _through_vae(
         self, function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float

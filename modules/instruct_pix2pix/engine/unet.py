@@ -61,6 +61,13 @@ class Context:
         self.text = text
         self.rows = rows
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._each: list[Context] = []
+
+    def each(self) -> list[Context]:
+        """Return a context for each text alone, always the same ones."""
+        if not self._each:
+            self._each = [Context(text) for text in self.text.split(1)]
+        return self._each
 
     def keys(self, layer: CrossAttention) -> tuple[Tensor, Tensor]:
         """Return the keys and values that this layer makes of the text."""

@@ -1,0 +1,33 @@
+"""How much memory is free, and how much rows of the UNet and tiles of the VAE take beside the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+ROW = 20_000
+"""Numbers for each cell of one row's latent that SD1's UNet holds at its fullest, rounded up from a measurement."""
+PIXEL = 1_000
+"""The same for each pixel that SD1's VAE makes."""
+SPARE = 0.8
+"""The part of what is free that is counted on: other programs want memory, too."""
+
+
+def available(device: torch.device) -> int | None:
+    """Return the bytes that can still be had on this device; None where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "cpu" and MEMINFO.exists():
+        for line in MEMINFO.read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def is_room_for(numbers: float, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether so many numbers of this format can be had; taken for true where nobody knows."""
+    free = available(device)
+    return free is None or numbers * dtype.itemsize <= free * SPARE
