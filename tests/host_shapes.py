@@ -345,7 +345,7 @@ class _ForgeSampler:
     def __init__(self, host: Forge, p: P) -> None:
         self.host, self.p = host, p
         self.s_min_uncond = p.s_min_uncond
-        self.model_wrap_cfg = SimpleNamespace(step=0)
+        self.model_wrap_cfg = SimpleNamespace(step=0, total_steps=STEPS)
 
     def get_sigmas(self, p: P, steps: int) -> Tensor:
         return self.host.sigmas
