@@ -11,6 +11,7 @@ at some steps, and the pull found there serves until the next of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +24,14 @@ SHARES = {"exact": 1.0, "balanced": 0.5, "fast": 0.25}
 
 @lru_cache
 def whole_steps(speed: str, steps: int) -> frozenset[int]:
-    """Return the steps, counted from 0, at which every row is evaluated: evenly spread, with the first and the last."""
-    count = min(steps, max(2, round(steps * SHARES[speed])))
-    return frozenset(round(k * (steps - 1) / max(1, count - 1)) for k in range(count))
+    """Return the steps, counted from 0, at which every row is evaluated: the first, the last, and more near the end.
+
+    There sigma falls by the largest factors, and no steps are left to mend a difference.
+    """
+    gaps = min(steps, max(3, math.ceil(steps * SHARES[speed]))) - 1
+    if gaps in (0, steps - 1):
+        return frozenset(range(steps))
+    return frozenset(steps - 1 - round((steps - 1) * (k / gaps) ** 1.25) for k in range(gaps + 1))
 
 
 @dataclass(frozen=True)
