@@ -83,10 +83,11 @@ class InstructPix2Pix(scripts.Script):
             (self.panel.text_cfg, "CFG scale"),
             (self.panel.image_cfg, "Image CFG scale"),
             (self.panel.rescale, from_edit(lambda fields: fields.get("Guidance rescale", 0.0))),
+            (self.panel.speed, from_edit(lambda fields: fields.get("Speed", "exact"))),
             (self.panel.from_noise, from_edit(lambda fields: fields.get("Edit start") == "noise")),
             (self.panel.randomize, from_edit(lambda fields: False)),
         ]
-        self.paste_field_names = ["Image CFG scale", "Guidance rescale", "Edit start"]
+        self.paste_field_names = ["Image CFG scale", "Guidance rescale", "Speed", "Edit start"]
         return self.panel.arguments
 
     def after_component(self, component: Any, **kwargs: Any) -> None:

@@ -170,12 +170,11 @@ class _CFGSampler:
 class _CFGDenoiser(nn.Module):
     cond_scale_miltiplier = 1.0  # sic
     mask_before_denoising = False
-    total_steps = STEPS
 
     def __init__(self, sampler: _CFGSampler) -> None:
         super().__init__()
         self.sampler, self.p, self.host = sampler, sampler.p, sampler.host
-        self.step = 0
+        self.step, self.total_steps = 0, sampler.p.steps
 
     def combine_denoised(self, x_out: Tensor, conds_list: Any, uncond: Tensor, cond_scale: float) -> Tensor:
         last = x_out[-len(uncond) :]
@@ -345,7 +344,7 @@ class _ForgeSampler:
     def __init__(self, host: Forge, p: P) -> None:
         self.host, self.p = host, p
         self.s_min_uncond = p.s_min_uncond
-        self.model_wrap_cfg = SimpleNamespace(step=0)
+        self.model_wrap_cfg = SimpleNamespace(step=0, total_steps=p.steps)
 
     def get_sigmas(self, p: P, steps: int) -> Tensor:
         return self.host.sigmas
@@ -356,7 +355,7 @@ class _ForgeSampler:
             unet, p, opts = self.p.sd_model.forge_objects.unet, self.p, self.host.opts
             scale = p.cfg_scale
             asked = opts.skip_early_cond > 0 or isinstance(self.host, Classic)
-            if asked and step / STEPS <= opts.skip_early_cond:
+            if asked and step / p.steps <= opts.skip_early_cond:
                 scale = 1.0
             cond = []
             for k in range(len(p.prompts[0])):

@@ -235,10 +235,11 @@ def test_what_is_left_out_comes_from_the_options(server, model):
 
 def test_overridden_settings_are_for_one_request_unless_they_shall_stay(server):
     before = server.get("options")
-    over = {"sd_model_checkpoint": "demo.safetensors [13327cbdba]", "rescale": 0.5, "CLIP_stop_at_last_layers": 2}
+    over = {"sd_model_checkpoint": "demo.safetensors [13327cbdba]", "rescale": 0.5, "speed": "fast"}
+    over["CLIP_stop_at_last_layers"] = 2
     answer = server.post("img2img", **quick(override_settings=over, width=64))
     info = json.loads(answer.json()["info"])
-    assert "Guidance rescale: 0.5" in info["infotexts"][0]
+    assert "Guidance rescale: 0.5" in info["infotexts"][0] and "Speed: fast" in info["infotexts"][0]
     assert any("CLIP_stop_at_last_layers" in note for note in info["notes"])
     assert server.get("options") == before
     server.edit(width=64, override_settings={"rescale": 0.25}, override_settings_restore_afterwards=False)

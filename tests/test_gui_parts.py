@@ -22,7 +22,7 @@ from instruct_pix2pix.app.jobs import State, Status
 from instruct_pix2pix.app.library import Entry
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import save_picture
-from instruct_pix2pix.settings import EditSettings
+from instruct_pix2pix.settings import SPEEDS, EditSettings
 
 UNTOUCHED = {
     **dict.fromkeys(NAMES),
@@ -49,6 +49,7 @@ def test_untouched_controls_mean_the_defaults() -> None:
         denoise=st.floats(0, 1),
         size=st.sampled_from(["auto", "640", "512x768"]),
         randomize_cfg=st.booleans(),
+        speed=st.sampled_from(SPEEDS),
     )
 )
 def test_controls_set_from_settings_mean_those_settings(settings: EditSettings) -> None:

@@ -24,7 +24,8 @@ from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.job import Controls
 from instruct_pix2pix.hosts.patcher import pass_errors_on
-from instruct_pix2pix.settings import random_scales
+from instruct_pix2pix.reuse import whole_steps
+from instruct_pix2pix.settings import SPEEDS, random_scales
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
@@ -190,6 +191,118 @@ def test_rescaled_guidance_has_the_deviation_of_the_full_row(host: Shape, pictur
     assert p.extra_generation_params["Guidance rescale"] == 1.0
 
 
+def taken(host: Shape, denoise: Any, xs: list[Tensor], levels: list[float]) -> tuple[list[Tensor], list[int]]:
+    """Take the steps of a sampling -> what each gave, and the rows that the UNet was asked for in it."""
+    found, counts = [], []
+    for step, (x, level) in enumerate(zip(xs, levels, strict=True)):
+        host.rows.clear()
+        found.append(denoise(x, torch.full((len(x),), level), step))
+        counts.append(sum(host.rows))
+    return found, counts
+
+
+LEVELS = [14.6 * 0.7**step for step in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("case", "speed"), [("plain", "balanced"), ("long", "fast"), ("AND", "fast"), ("batch", "fast")]
+)
+def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
+    host: Shape, picture: Tensor, case: str, speed: str
+) -> None:
+    texts, negative, batch, weights = CASES[case]
+    prompts = [list(zip(say(host.model, *texts), weights, strict=True)) for _ in range(batch)]
+    p = host.p(prompts, say(host.model, negative)[0], image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(batch), Controls(speed=speed))
+    whole, xs = whole_steps(speed, 20), [draw(batch, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts == [batch * (len(texts) + 2 * (step in whole)) for step in range(20)]
+    # Where a host weighs the sub-prompts by itself, their mean is a weighted one.
+    shares = torch.ones(len(texts)) if isinstance(host, A1111) else torch.tensor(weights)
+    seen, pull = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
+    for step, (x, level) in enumerate(zip(xs, LEVELS, strict=True)):
+        sigma = torch.full((batch,), level)
+        rows = [host.model(x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
+        full = torch.tensordot(shares / shares.sum(), torch.stack(rows), dims=1)
+        if step in whole:
+            pull = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
+        expected = full + level * pull
+        assert (found[step] - expected).abs().max() / expected.abs().max() < 2e-4, step
+    assert p.extra_generation_params["Speed"] == speed
+
+
+def test_a_speed_looks_at_all_rows_when_the_text_changes_or_the_noise_rises(host: Shape, picture: Tensor) -> None:
+    winter, night = say(host.model, "make it winter", "make it night")
+    p = host.p([[(winter, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    levels = [*LEVELS[:3], LEVELS[1], *LEVELS[4:]]  # the fourth is above the third, but not above the first
+    levels[13:] = [20.0, *levels[14:]]
+    xs = [draw(1, step) * level for step, level in enumerate(levels)]
+    found, counts = [], []
+    for step in range(20):
+        p.prompts = [[(night if step >= 9 else winter, 1.0)]]
+        host.rows.clear()
+        found.append(denoise(xs[step], torch.tensor([levels[step]]), step))
+        counts.append(sum(host.rows))
+    whole = whole_steps("fast", 20) | {9, 13}
+    assert counts == [3 if step in whole else 1 for step in range(20)]
+    expected = three_rows(host, p, xs[9], torch.tensor([levels[9]]), picture, 7.5, 1.5)
+    torch.testing.assert_close(found[9], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.0), (1.5, 1.5), (1.0, 1.0), (1.0, 1.5), (7.5, 3.0)])
+def test_no_speed_asks_the_unet_for_more_rows(host: Shape, picture: Tensor, text_cfg: float, image_cfg: float) -> None:
+    totals = []
+    for speed in SPEEDS:
+        prompts = [[(say(host.model, "make it winter")[0], 1.0)]]
+        p = host.p(prompts, empty(host.model), cfg_scale=text_cfg, image_cfg_scale=image_cfg, steps=20)
+        denoise = host.begin(p, picture, draw(1), Controls(speed=speed))
+        _, counts = taken(host, denoise, [draw(1) * level for level in LEVELS], LEVELS)
+        totals.append(sum(counts))
+    assert totals == sorted(totals, reverse=True)
+    if text_cfg > 1:
+        assert totals[0] > totals[1] > totals[2]
+
+
+def test_a_speed_and_a_rescale_go_together(host: Shape, picture: Tensor) -> None:
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0, speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[2] == 1
+    full = host.model(xs[2], torch.tensor([LEVELS[2]]), text, host.model.encode_image(picture))
+    assert torch.isclose((xs[2] - found[2]).std(), (xs[2] - full).std(), rtol=1e-3)
+
+
+def test_a_speed_and_a_host_that_leaves_cfg_out_of_some_steps(host: Shape, picture: Tensor) -> None:
+    host.opts.skip_early_cond = 0.3
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[:9] == [1] * 7 + [3, 1]  # the first step with CFG has nothing to go by
+    expected = three_rows(host, p, xs[7], torch.tensor([LEVELS[7]]), picture, 7.5, 1.5)
+    torch.testing.assert_close(found[7], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_sampler_that_takes_a_step_at_another_size_meets_no_pull_of_that_size(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    xs[2] = xs[2][..., ::2, ::2]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[:4] == [3, 1, 3, 3]
+    assert [x.shape for x in found] == [x.shape for x in xs]
+
+
+def test_a_speed_of_no_name_is_refused(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    with pytest.raises(UserError, match="Speed is 'warp', but must be one of exact, balanced, fast"):
+        job.begin(host.adapter, p, Controls(speed="warp"), is_img2img=True)
+
+
 def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, picture: Tensor) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), seeds=[42])
     host.begin(p, picture, draw(1), Controls(randomize=True))
@@ -352,16 +465,21 @@ def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tens
     add_axes(scripts)
     add_axes(scripts)  # the page is built again
     axes = {option.label: option for option in plot.axis_options}
-    assert len(plot.axis_options) == 4
+    assert len(plot.axis_options) == 5
     host = A1111(model)
     with host.modules():
         p = host.p([[(empty(model), 1.0)]], empty(model), image_cfg_scale=1.5)
-        for name, value in (("Text CFG", 5.0), ("Image CFG", 2.0), ("Guidance rescale", 0.5)):
+        for name, value in (("Text CFG", 5.0), ("Image CFG", 2.0), ("Guidance rescale", 0.5), ("Speed", "fast")):
             axes[f"[Instruct Pix2Pix] {name}"].apply(p, value, [value])
         host.begin(p, picture, draw(1), Controls())
     assert p.cfg_scale == 5.0
     assert p.extra_generation_params["Image CFG scale"] == 2.0
     assert p.extra_generation_params["Guidance rescale"] == 0.5
+    assert p.extra_generation_params["Speed"] == "fast"
+    axes["[Instruct Pix2Pix] Speed"].apply(p, "exact", ["exact"])  # in a copy of `p` that shares its parameters
+    with host.modules():
+        host.begin(p, picture, draw(1), Controls(speed="fast"))
+    assert "Speed" not in p.extra_generation_params
 
 
 def test_conditions_hold_numbers_that_a_host_can_print() -> None:

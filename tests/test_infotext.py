@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build, parse, settings_from
-from instruct_pix2pix.settings import EditSettings
+from instruct_pix2pix.settings import SPEEDS, EditSettings
 
 HORSE = EditSettings("Turn the horse into a dragon", "blurry, low quality", size="512x384")
 
@@ -80,6 +80,8 @@ def test_numbers_have_no_trailing_zeros():
 def test_a_knob_that_is_not_the_web_uis_appears_when_it_is_turned():
     assert "Guidance rescale: 0.7" in written(replace(HORSE, rescale=0.7))
     assert "Guidance rescale" not in written(HORSE)
+    assert "Speed: fast" in written(replace(HORSE, speed="fast"))
+    assert "Speed" not in written(HORSE)
 
 
 def test_the_size_to_edit_at_is_told_apart_from_the_size_of_the_picture():
@@ -167,6 +169,7 @@ NAME = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_siz
         schedule=NAME,
         count=st.integers(1, 1000),
         rescale=st.floats(0, 1),
+        speed=st.sampled_from(SPEEDS),
         denoise=st.floats(0, 1),
         size=st.sampled_from(["auto", "512", "512x768", "64x64"]),
         randomize_cfg=st.booleans(),

@@ -110,7 +110,7 @@ def test_a_template_goes_to_the_browser(page: dict[str, Any]) -> None:
 
 def test_an_api_call_names_its_arguments_by_place(page: dict[str, Any]) -> None:
     """A change of this order would change the meaning of every program that calls the extension."""
-    assert page["arguments"] == ["ip2p_from_noise", "ip2p_randomize", "ip2p_rescale"]
+    assert page["arguments"] == ["ip2p_from_noise", "ip2p_randomize", "ip2p_rescale", "ip2p_speed"]
 
 
 def test_txt2img_gets_no_panel(page: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def test_the_defaults_are_those_agreed_for_all_doors():
     one = EditSettings()
     assert (one.text_cfg, one.image_cfg, one.steps, one.sampler, one.seed) == (7.5, 1.5, 20, "Euler a", -1)
     assert (one.schedule, one.count, one.batch_size, one.size) == ("Automatic", 1, 1, "auto")
-    assert (one.rescale, one.denoise, one.randomize_cfg, one.instruction) == (0, 1, False, "")
+    assert (one.rescale, one.denoise, one.randomize_cfg, one.instruction, one.speed) == (0, 1, False, "", "exact")
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_without_randomize_cfg_a_picture_has_the_settings_of_its_job():
 def test_every_option_of_the_command_line_reaches_its_setting():
     line = (
         "winter --negative blurry --text-cfg 8 --image-cfg 1.25 --steps 30 --sampler DDIM --schedule Karras "
-        "--seed -1 --count 2 --batch-size 2 --rescale 0.5 --denoise 0.75 --size 512x768 --randomize-cfg"
+        "--seed -1 --count 2 --batch-size 2 --rescale 0.5 --denoise 0.75 --size 512x768 --randomize-cfg --speed fast"
     )
     settings = EditSettings.from_namespace(parser().parse_args(line.split()))
     assert settings == EditSettings(
-        "winter", "blurry", 8.0, 1.25, 30, "DDIM", "Karras", -1, 2, 2, 0.5, 0.75, "512x768", True
+        "winter", "blurry", 8.0, 1.25, 30, "DDIM", "Karras", -1, 2, 2, 0.5, 0.75, "512x768", True, "fast"
     )
 
 

@@ -10,7 +10,8 @@ which is eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800),
     null        no picture and the negative prompt    1 - s_I
 
 A row whose weight is zero at a step is not evaluated. Whatever makes an edit cheaper does so by a rule that
-changes the scales of a step; the sum stays the same.
+changes the scales of a step, or by taking what the other rows add to the full one from an earlier step (`reuse.py`);
+the sum stays the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from .reuse import Moment, Pull
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class DualGuidance:
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
     `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
-    deviation of the guided noise back to that of the full row (see `rescale_noise`).
+    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `reuse.SHARES`.
     `rows_evaluated` counts the model rows of one picture so far.
     """
 
@@ -109,6 +112,7 @@ class DualGuidance:
         *,
         rescale: float = 0.0,
         rules: Sequence[Rule] = (),
+        speed: str = "exact",
     ) -> None:
         self.model = model
         self.conditions = conditions
@@ -117,7 +121,8 @@ class DualGuidance:
         self.rules = tuple(rules)
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
-        self._last: tuple[list[Tensor], Tensor] | None = None
+        self._pull = None if speed == "exact" else Pull(speed)
+        self._last: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def step_of(self, sigma: float) -> int:
         """Return the step, from 0, that evaluates at this sigma: the last whose own level is not below it."""
@@ -125,20 +130,35 @@ class DualGuidance:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, 4, h, w], sigma [] or [B] (one level for all) -> denoised [B, 4, h, w]."""
-        step = self.step_of(float(sigma.flatten()[0]))
+        level = float(sigma.flatten()[0])
+        step = self.step_of(level)
         scales = self.scales
         for rule in self.rules:
             scales = rule(step, scales)
         needed = rows(scales, [prompt.weight for prompt in self.conditions.prompts])
+        full = [row for row in needed if row.prompt is not None]
+        pull = self._pull if 0 < len(full) < len(needed) else None
+        now = Moment(step, len(self._levels), level, (scales.text, scales.image), self._said(step))
+        serves = pull is not None and pull.serves(now, x.shape)
+        if serves:
+            needed = full
         self.rows_evaluated += len(needed)
         denoised = self._evaluate(x, sigma, step, needed)
-        weights = torch.tensor([row.weight for row in needed], dtype=x.dtype, device=x.device)
-        guided = torch.tensordot(weights, denoised, dims=1)
-        full = [k for k, row in enumerate(needed) if row.prompt is not None]
+        own = denoised[: len(full)].mean(dim=0)
+        if pull is not None and serves:
+            guided = pull.guided(own, level)
+        else:
+            weights = torch.tensor([row.weight for row in needed], dtype=x.dtype, device=x.device)
+            guided = torch.tensordot(weights, denoised, dims=1)
+            if pull is not None:
+                pull.keep(now, guided, own, level)
         if self.rescale and full:
             # x - denoised is sigma times the predicted noise: the ratio of deviations is that of the noise
-            guided = x - rescale_noise(x - guided, x - denoised[full].mean(dim=0), self.rescale)
+            guided = x - rescale_noise(x - guided, x - own, self.rescale)
         return guided
+
+    def _said(self, step: int) -> tuple[Tensor, ...]:
+        return tuple(prompt.at(step) for prompt in (*self.conditions.prompts, self.conditions.negative))
 
     def _evaluate(self, x: Tensor, sigma: Tensor, step: int, needed: Sequence[Row]) -> Tensor:
         """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
@@ -159,9 +179,11 @@ class DualGuidance:
         """
         negative = self.conditions.negative.at(step)
         texts = [negative if r.prompt is None else self.conditions.prompts[r.prompt].at(step) for r in needed]
-        if self._last is None or len(self._last[0]) != len(texts) or any(map(operator.is_not, self._last[0], texts)):
-            self._last = texts, torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)])
-        return self._last[1]
+        last = self._last.get(len(texts))
+        if last is None or any(map(operator.is_not, last[0], texts)):
+            joined = torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)])
+            self._last[len(texts)] = last = texts, joined
+        return last[1]
 
 
 def together(prompts: Sequence[Prompt]) -> Prompt:

@@ -22,6 +22,9 @@ SEEDS = 2**32
 SHORTEST_SIDE, LONGEST_SIDE = 64, 4096
 LONGEST_TEXT = 10_000
 
+SPEEDS = ("exact", "balanced", "fast")
+"""See `reuse.py`."""
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -270,6 +273,14 @@ class EditSettings:
         label="Randomize CFG",
         help="Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each picture, from its seed.",
         flag="--randomize-cfg",
+    )
+    speed: str = knob(
+        "exact",
+        label="Speed",
+        help="exact is the guidance as published; balanced and fast evaluate less and differ a little.",
+        choices=SPEEDS,
+        infotext="Speed",
+        flag="--speed",
     )
 
     def __post_init__(self) -> None:

@@ -298,6 +298,11 @@ REFUSED: list[tuple[str, Callable[[Host], object], str]] = [
     ("Text CFG not a number", lambda host: host.job(cfg_scale=float("nan")), "Text CFG is nan, but must lie between 1"),
     ("txt2img", lambda host: host.job("txt2img"), "This checkpoint edits pictures: open the img2img tab"),
     (
+        "speed of no name",
+        lambda host: host.job(alwayson_scripts={OURS: {"args": [True, False, 0.0, "warp"]}}),
+        "Speed is 'warp', but must be one of exact, balanced, fast",
+    ),
+    (
         "rescale out of range",
         lambda host: host.job(alwayson_scripts={OURS: {"args": [True, False, 7.0]}}),
         "must lie between 0 and 1",

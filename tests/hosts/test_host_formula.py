@@ -12,6 +12,7 @@ import torch
 
 from instruct_pix2pix.engine.loader import load_networks
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.reuse import whole_steps
 from tests.hosts import checkpoints
 from tests.hosts.conftest import Record
 from tests.hosts.running import Host, encoded, picture
@@ -58,6 +59,25 @@ def test_guidance_rescale_pulls_the_deviation_of_the_noise_to_that_of_the_full_r
     asked["alwayson_scripts"]["Instruct Pix2Pix"] = {"args": [True, False, 0.7]}
     editor.job(**asked)
     assert max(step["error"] for step in editor.records()) <= 1e-4
+
+
+@pytest.mark.parametrize("speed", ["balanced", "fast"])
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "DDIM"])
+def test_a_speed_evaluates_fewer_rows_and_is_exact_where_it_evaluates_all(
+    editor: Host, record: Record, speed: str, sampler: str
+) -> None:
+    asked = probed(7.5, 1.5)
+    asked["alwayson_scripts"]["Instruct Pix2Pix"] = {"args": [True, False, 0.0, speed]}
+    answer = editor.job(steps=12, sampler_name=sampler, **asked)
+    steps, whole = editor.records(), whole_steps(speed, 12)
+    assert [step["rows"] for step in steps] == [3 if number in whole else 1 for number in range(len(steps))]
+    assert max(step["error"] for number, step in enumerate(steps) if number in whole) <= 1e-4
+    assert min(step["error"] for number, step in enumerate(steps) if number not in whole) > 1e-4
+    assert f"Speed: {speed}" in answer.infotext
+    exact = editor.job(steps=12, sampler_name=sampler).picture
+    error = np.square(np.asarray(answer.picture, dtype=np.float64) - np.asarray(exact)).mean()
+    record(f"PSNR of {speed} against exact, {sampler}", float(10 * np.log10(255**2 / max(error, 1e-9))))
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 24
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,8 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
         texts = [model.encode_text(case.instruction, settings.negative, settings.steps) for case in some]
         together = _stack([prompts[0] for prompts, _ in texts])
         conditions = Conditions((together,), texts[0][1], latent)
-        guidance = DualGuidance(
-            model, conditions, Scales(settings.text_cfg, settings.image_cfg), sigmas, rescale=settings.rescale
-        )
+        scales = Scales(settings.text_cfg, settings.image_cfg)
+        guidance = DualGuidance(model, conditions, scales, sigmas, rescale=settings.rescale, speed=settings.speed)
         noise = ImageNoise([case.seed for case in some], latent.shape[1:], model.machine.device)
         x = sampler(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
         edited += [np.asarray(picture) for picture in to_images(model.decode(x))]
@@ -119,7 +118,8 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
 def describe(settings: EditSettings) -> str:
     """Return what the edits were made with, in words."""
     scales = f"Text CFG {settings.text_cfg:g}, Image CFG {settings.image_cfg:g}"
-    return f"{settings.sampler}, {settings.steps} steps, {scales}"
+    speed = "" if settings.speed == "exact" else f", {settings.speed}"
+    return f"{settings.sampler}, {settings.steps} steps, {scales}{speed}"
 
 
 def _stack(prompts: Sequence[Prompt]) -> Prompt:

@@ -39,6 +39,7 @@ OPTION_KNOBS = (
     "denoise",
     "size",
     "randomize_cfg",
+    "speed",
 )
 """The settings that are options too: what is taken where a request says nothing."""
 

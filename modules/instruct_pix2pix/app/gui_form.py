@@ -22,6 +22,7 @@ SAME = (
     "seed",
     "rescale",
     "randomize_cfg",
+    "speed",
 )
 """Settings that have a control of the same name and meaning."""
 

@@ -254,7 +254,7 @@ def _settings(made: dict[str, Any], count: int) -> None:
         made["dice"] = tool("Draw a new seed each time", "dice", "img2img_random_seed")
         made["recycle"] = tool("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
     with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
-        form["from_noise"], form["randomize_cfg"], form["rescale"] = panel.more(drawn_for_each="picture")
+        form["from_noise"], form["randomize_cfg"], form["rescale"], form["speed"] = panel.more("picture")
         form["denoise"] = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
 
 

@@ -36,20 +36,20 @@ class Panel:
     from_noise: Any
     randomize: Any
     rescale: Any
+    speed: Any
     templates: Any
 
     @property
     def arguments(self) -> list[Any]:
-        """From noise, randomize, rescale: new ones go to the end, so that old API calls keep their meaning."""
-        return [self.from_noise, self.randomize, self.rescale]
+        """From noise, randomize, rescale, speed: new ones go to the end, so that old API calls keep their meaning."""
+        return [self.from_noise, self.randomize, self.rescale, self.speed]
 
 
 def build(status_html: str) -> Panel:
     """Make the controls inside the block that is open."""
     status = gr.HTML(status_html, elem_id="ip2p_status")
     text_cfg, image_cfg = scales()
-    from_noise, randomize, rescale = more()
-    return Panel(status, text_cfg, image_cfg, from_noise, randomize, rescale, instruction_templates())
+    return Panel(status, text_cfg, image_cfg, *more(), instruction_templates())
 
 
 def scales() -> tuple[Any, Any]:
@@ -60,8 +60,8 @@ def scales() -> tuple[Any, Any]:
     return text_cfg, image_cfg
 
 
-def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any]:
-    """Make what is less often changed: from noise, randomize, rescale."""
+def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any, Any]:
+    """Make what is less often changed: from noise, randomize, rescale, speed."""
     with gr.Row(elem_id="ip2p_more"):
         from_noise = gr.Checkbox(
             True,
@@ -76,7 +76,8 @@ def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any]:
             elem_id="ip2p_randomize",
         )
         rescale = slider(KNOBS["rescale"], "ip2p_rescale")
-    return from_noise, randomize, rescale
+        speed = radio(KNOBS["speed"], "ip2p_speed")
+    return from_noise, randomize, rescale, speed
 
 
 def instruction_templates() -> Any:
@@ -97,6 +98,12 @@ def slider(knob: Knob, elem_id: str) -> Any:
     """A slider with everything that the knob says."""
     limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
     return gr.Slider(value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id, **limits)
+
+
+def radio(knob: Knob, elem_id: str) -> Any:
+    """A choice of one of the words that the knob has."""
+    words = list(knob.choices or ())
+    return gr.Radio(words, value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id)
 
 
 def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:

@@ -137,7 +137,8 @@ def edit_together(
     seeds = tuple(each.seed for each in settings)
     noise = ImageNoise(seeds, latents.shape[1:], model.machine.device)
     scales = Scales(one.text_cfg, one.image_cfg)
-    guidance = DualGuidance(model, texts.conditions(settings, latents), scales, sigmas, rescale=one.rescale)
+    conditions = texts.conditions(settings, latents)
+    guidance = DualGuidance(model, conditions, scales, sigmas, rescale=one.rescale, speed=one.speed)
     start = latents * model.config.scale_factor
     keep = [picture.keep for picture in pictures if picture.keep is not None]
     denoiser = _Masked(guidance, start, torch.cat(keep).to(model.machine.device)) if keep else guidance

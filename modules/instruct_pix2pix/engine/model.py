@@ -38,7 +38,7 @@ class EditModel:
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
         for network in (self.unet, self.vae, self.text):
             prepare(network, machine)
-        self._context: tuple[Tensor, Context] | None = None
+        self._contexts: list[tuple[Tensor, Context]] = []
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
 
@@ -102,10 +102,14 @@ class EditModel:
         return len(x) == 1 or is_room_for(numbers, x.dtype, x.device)
 
     def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
-        """Return the context of this text; where it is the same tensor as before, with what the UNet made of it."""
-        if self._context is None or self._context[0] is not text:
-            self._context = text, Context(text.to(self.machine.dtype))
-        context = self._context[1]
+        """Return the context of this text; for the last two tensors that came, with what the UNet made of them.
+
+        Two, as a step may have all rows and the next one some of them.
+        """
+        context = next((context for known, context in self._contexts if known is text), None)
+        if context is None:
+            context = Context(text.to(self.machine.dtype))
+            self._contexts = [(text, context), *self._contexts[:1]]
         context.rows = None if rows is None else torch.tensor(rows, device=text.device)
         return context
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 AXES = (
-    ("[Instruct Pix2Pix] Text CFG", "cfg_scale"),
-    ("[Instruct Pix2Pix] Image CFG", "image_cfg_scale"),
-    ("[Instruct Pix2Pix] Guidance rescale", "instruct_pix2pix_rescale"),
+    ("[Instruct Pix2Pix] Text CFG", "cfg_scale", float),
+    ("[Instruct Pix2Pix] Image CFG", "image_cfg_scale", float),
+    ("[Instruct Pix2Pix] Guidance rescale", "instruct_pix2pix_rescale", float),
+    ("[Instruct Pix2Pix] Speed", "instruct_pix2pix_speed", str),
 )
-"""Label of each axis, and the attribute of the host's `p` that it sets."""
+"""Label of each axis, the attribute of the host's `p` that it sets, and the kind of its values."""
 
 
 def add_axes(scripts_data: Iterable[Any]) -> None:
@@ -20,11 +21,11 @@ def add_axes(scripts_data: Iterable[Any]) -> None:
         if options is None or option is None:
             continue
         present = {one.label for one in options}
-        options.extend(option(label, float, _setter(name)) for label, name in AXES if label not in present)
+        options.extend(option(label, kind, _setter(name)) for label, name, kind in AXES if label not in present)
 
 
 def _setter(name: str) -> Callable[..., None]:
-    def apply(p: Any, value: float, values: object) -> None:
+    def apply(p: Any, value: float | str, values: object) -> None:
         setattr(p, name, value)
 
     return apply

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..guidance import Scales, rescale_noise, rows, same_length
+from ..reuse import Moment
 from .job import Job, fitting
 
 Weights = Sequence[Sequence[tuple[int, float]]]
@@ -61,6 +62,9 @@ class _Guide:
         self.skipped = False
         self.x = torch.empty(0)
         self.present = (True, True)
+        self.pull = job.pull()
+        self.now: Moment | None = None
+        self.serves = False
 
     def prepare(self, params: Any) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
@@ -83,6 +87,12 @@ class _Guide:
         weights = [[part.weight for part in parts] for parts in conds]
         needed = [row for one in weights for row in rows(scales, one) if row.prompt is None]
         image_only, null = any(row.image for row in needed), any(not row.image for row in needed)
+        self.serves = False
+        if self.pull is not None and needed:
+            self.now = self._moment(params, scales)
+            self.serves = self.pull.serves(self.now, self.x.shape)
+        if self.serves:
+            image_only = null = False
         self.present = (image_only, null)
         picture = params.image_cond[-batch:]
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
@@ -106,6 +116,11 @@ class _Guide:
         last = x_out[count:]
         seen = last[:batch] if image_only else None
         unseen = last[-batch:] if null else None
+        own = torch.stack([x_out[[k for k, _ in prompts]].mean(dim=0) for prompts in conds_list])
+        noise = self.denoiser.mask_before_denoising  # the samplers that work in timesteps predict noise
+        sigma = 1.0 if noise or self.now is None else self.now.level
+        if self.pull is not None and self.serves:
+            return self._rescaled(self.pull.guided(own, sigma), own)
         guided = []
         for i, prompts in enumerate(conds_list):
             full = [weight * cond_scale for _, weight in prompts]
@@ -116,13 +131,23 @@ class _Guide:
                 one = one + unseen[i] * (1 - self.job.image_cfg)
             guided.append(one)
         denoised = torch.stack(guided)
+        if self.pull is not None and self.now is not None and (image_only or null):
+            self.pull.keep(self.now, denoised, own, sigma)
+        return self._rescaled(denoised, own)
+
+    def _rescaled(self, guided: Tensor, own: Tensor) -> Tensor:
         amount = self.job.controls.rescale
         if not amount:
-            return denoised
-        reference = torch.stack([x_out[[k for k, _ in prompts]].mean(dim=0) for prompts in conds_list])
-        if self.denoiser.mask_before_denoising:  # the samplers that work in timesteps predict noise
-            return rescale_noise(denoised, reference, amount)
-        return self.x - rescale_noise(self.x - denoised, self.x - reference, amount)
+            return guided
+        if self.denoiser.mask_before_denoising:
+            return rescale_noise(guided, own, amount)
+        return self.x - rescale_noise(self.x - guided, self.x - own, amount)
+
+    def _moment(self, params: Any, scales: Scales) -> Moment:
+        """The place of this call among those of the sampling, as the host counts them."""
+        texts = (*_tensors(params.text_cond), *_tensors(params.text_uncond))
+        level, step = float(params.sigma.flatten()[0]), self.denoiser.step
+        return Moment(step, self.denoiser.total_steps, level, (scales.text, scales.image), texts)
 
     def _text_cfg(self) -> float:
         return self.denoiser.p.cfg_scale * self.denoiser.cond_scale_miltiplier
@@ -144,6 +169,10 @@ def _same_length(full: Any, negative: Any) -> tuple[Any, Any]:
         return _mapping(full, {**full, "crossattn": a}), _mapping(negative, {**negative, "crossattn": b})
     a, b = same_length([full, negative])
     return a, b
+
+
+def _tensors(conditioning: Any) -> tuple[Tensor, ...]:
+    return tuple(conditioning.values()) if isinstance(conditioning, Mapping) else (conditioning,)
 
 
 def _cat(parts: Sequence[Any]) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..reuse import Pull
 from ..settings import KNOBS, random_scales
 
 EDIT_CHANNELS = 8
@@ -28,6 +29,7 @@ class Controls:
     from_noise: bool = True
     randomize: bool = False
     rescale: float = KNOBS["rescale"].default
+    speed: str = KNOBS["speed"].default
 
 
 class Job:
@@ -37,6 +39,10 @@ class Job:
         self.controls = controls
         self.asked_image_cfg = image_cfg
         self.image_cfg = image_cfg
+
+    def pull(self) -> Pull | None:
+        """Return what makes a sampling cheaper, made anew for it; None where every row is wanted."""
+        return None if self.controls.speed == "exact" else Pull(self.controls.speed)
 
 
 class Host(Protocol):
@@ -71,9 +77,9 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
     asked = p.image_cfg_scale
     if asked is None:  # not said through the API, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
-    rescale = vars(p).get("instruct_pix2pix_rescale", controls.rescale)  # from an X/Y/Z plot
     KNOBS["text_cfg"].check(p.cfg_scale)
-    job = Job(replace(controls, rescale=KNOBS["rescale"].check(rescale)), KNOBS["image_cfg"].check(asked))
+    chosen = {name: _chosen(p, controls, name) for name in ("rescale", "speed")}
+    job = Job(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
     p.instruct_pix2pix = job
     # With a value here a host takes its own way through an edit model, which ends where prompts differ in length.
     p.image_cfg_scale = None
@@ -91,9 +97,17 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
     if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
         p.refiner_checkpoint = p.refiner_checkpoint_info = p.refiner_switch_at = None
         p.comment("The refiner was left out: it cannot take over from an instruct-pix2pix checkpoint.")
-    if job.controls.rescale:
-        p.extra_generation_params["Guidance rescale"] = job.controls.rescale
+    for name, value in chosen.items():
+        p.extra_generation_params.pop(KNOBS[name].infotext, None)  # of another cell of the plot
+        if value != KNOBS[name].default:
+            p.extra_generation_params[KNOBS[name].infotext] = value
     _note_scale(p, job)
+
+
+def _chosen(p: Any, controls: Controls, name: str) -> Any:
+    """Return what an X/Y/Z plot sets for this control, or else the panel."""
+    plotted = vars(p).get(f"instruct_pix2pix_{name}")
+    return KNOBS[name].check(getattr(controls, name) if plotted is None else plotted)
 
 
 def begin_batch(p: Any) -> None:

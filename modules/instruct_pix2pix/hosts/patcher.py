@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance import Scales, rescale_noise, rows
+from ..reuse import Moment, Pull
 from .job import Job, fitting
 
 Condition = dict[str, Any]
@@ -49,7 +50,10 @@ class PatcherHost:
         if negative is None:  # Forge encodes no negative prompt at CFG 1
             negative = _encode_negative(p)
         unet = p.sd_model.forge_objects.unet.clone()
-        unet.add_conditioning_modifier(_modifier(p, job, negative))
+        pulling = _Pulling(p, pull) if (pull := job.pull()) else None
+        unet.add_conditioning_modifier(_modifier(p, job, negative, pulling))
+        if pulling is not None:
+            unet.set_model_sampler_post_cfg_function(pulling.finisher())
         if job.controls.rescale:
             unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
         p.sd_model.forge_objects.unet = unet
@@ -123,7 +127,50 @@ def _without_picture(condition: Condition) -> Condition:
     return {**condition, "model_conds": {**condition["model_conds"], "c_concat": nothing}}
 
 
-def _modifier(p: Any, job: Job, negative: Any) -> Callable[..., tuple[Any, ...]]:
+class _Pulling:
+    """The way of a pull through a host's step: rows are left out before it, and added after it."""
+
+    def __init__(self, p: Any, pull: Pull) -> None:
+        self._p, self._pull = p, pull
+        self._now: Moment | None = None
+        self._serves = False
+
+    def shorten(
+        self, x: Tensor, sigma: Tensor, cond: list[Condition], uncond: list[Condition] | None, scales: Scales
+    ) -> list[Condition] | None:
+        """Return the conditions of a step that needs no others, or None for a step that is to be evaluated whole.
+
+        `uncond` is None where all rows are in one mean, or there is only one: then there is nothing to keep.
+        """
+        self._now, self._serves = None, False
+        if uncond is None:
+            return None
+        denoiser = self._p.sampler.model_wrap_cfg
+        texts = tuple(one["model_conds"]["c_crossattn"].cond for one in (*cond, *uncond))
+        level = float(sigma.flatten()[0])
+        strengths = tuple(one.get("strength", 1.0) for one in (*cond, *uncond))
+        self._now = Moment(denoiser.step, denoiser.total_steps, level, (scales.text, scales.image, *strengths), texts)
+        self._serves = self._pull.serves(self._now, x.shape)
+        if not self._serves:
+            return None
+        total = math.fsum(one.get("strength", 1.0) for one in cond)
+        return [{**one, "strength": one.get("strength", 1.0) / total} for one in cond]
+
+    def finisher(self) -> Callable[[dict[str, Any]], Tensor]:
+        """Return what the host calls with the step's result."""
+
+        def finish(args: dict[str, Any]) -> Tensor:
+            if self._now is None:
+                return args["denoised"]
+            if self._serves:
+                return self._pull.guided(args["cond_denoised"], self._now.level)
+            self._pull.keep(self._now, args["denoised"], args["cond_denoised"], self._now.level)
+            return args["denoised"]
+
+        return finish
+
+
+def _modifier(p: Any, job: Job, negative: Any, pulling: _Pulling | None) -> Callable[..., tuple[Any, ...]]:
     # A function, not a method: patchers copy what they carry, and would copy an object whole.
     def modifier(
         model: object,
@@ -143,6 +190,8 @@ def _modifier(p: Any, job: Job, negative: Any) -> Callable[..., tuple[Any, ...]]
         if uncond is None:
             uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
         cond, uncond, cond_scale = combine(cond, uncond, scales)
+        if pulling is not None and (shorter := pulling.shorten(x, timestep, cond, uncond, scales)) is not None:
+            cond, uncond, cond_scale = shorter, None, 1.0
         return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
     return modifier
