@@ -1,8 +1,10 @@
 """An extension for the tests alone: compares every step of a host's denoiser with separate model calls.
 
 Its one argument is JSON: {} does nothing; {"text": 7.5, "image": 1.5} are the scales that a job was asked for, by
-which the reference is made; {"fail": "encode"} lets our code fail there, for one job; {"time": true} adds up the
-seconds spent in our hooks. Records go to the file that IP2P_PROBE_FILE names, one line of JSON each.
+which the reference is made, and {"whole": [0, 6, 11]} the steps at which all rows shall be evaluated, where between
+them the noise is that of the full row and what the guidance added to it at the last of them; {"fail": "encode"} lets
+our code fail there, for one job; {"time": true} adds up the seconds spent in our hooks. Records go to the file that
+IP2P_PROBE_FILE names, one line of JSON each.
 """
 # Runs in a host, whose modules and gradio are not here.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false
@@ -62,7 +64,7 @@ def watch(p, asked):
     if hasattr(denoiser, "probe_original"):
         denoiser.forward = denoiser.probe_original
     denoiser.probe_original = original = denoiser.forward
-    counted = [0]
+    counted, pull = [0], []
 
     def count(module, args, kwargs):
         counted[0] += len(args[0] if args else kwargs["x"])
@@ -77,7 +79,11 @@ def watch(p, asked):
             hook.remove()
         rows = counted[0]
         with torch.no_grad():
-            expected = reference(p, asked, step, before, sigma, kwargs["cond"], kwargs["image_cond"])
+            expected, full = reference(p, asked, step, before, sigma, kwargs["cond"], kwargs["image_cond"])
+        level = 1.0 if denoiser.mask_before_denoising else sigma.view(-1, 1, 1, 1)  # noise, not latents
+        if step in asked.get("whole", [step]):
+            pull[:] = [(expected - full) / level]
+        expected = full + level * pull[0]
         error = (guided - expected).abs().max() / expected.abs().max()
         write(
             step=step,
@@ -99,7 +105,7 @@ def reference(p, asked, step, x, sigma, cond, image_cond):
     negative = prompt_parser.get_learned_conditioning(p.sd_model, said, p.steps)
     negative = prompt_parser.reconstruct_cond_batch(negative, step)
     parts, texts = prompt_parser.reconstruct_multicond_batch(cond, step)
-    pictures = []
+    pictures, fulls = [], []
     for n, conds in enumerate(parts):
         one, level, image = x[n : n + 1], sigma[n : n + 1], image_cond[n : n + 1]
         full = [(weight, call(p, one, level, texts[k : k + 1], image)) for k, weight in conds]
@@ -112,7 +118,8 @@ def reference(p, asked, step, x, sigma, cond, image_cond):
             noise, own = one - picture, one - sum(c for _, c in full) / len(full)
             picture = one - noise * (asked["rescale"] * own.std() / noise.std() + 1 - asked["rescale"])
         pictures.append(picture)
-    return torch.cat(pictures)
+        fulls.append(sum(c for _, c in full) / len(full))
+    return torch.cat(pictures), torch.cat(fulls)
 
 
 def patched(p):
