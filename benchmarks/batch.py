@@ -128,11 +128,11 @@ def _singly(maker: Maker, units: list[Unit], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def resident_mb() -> float:
-    """Memory of this process now, in MB."""
+def resident_mb(process: int | str = "self") -> float:
+    """Memory of a process now, in MB; not a number where the system does not tell, or it has ended."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
         return float("nan")
     import resource
 

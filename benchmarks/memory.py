@@ -10,8 +10,8 @@ second and averaged over each hundred pictures. Linux only.
 from __future__ import annotations
 
 import argparse
+import math
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,9 +24,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
-from tools.demo_model import world  # noqa: E402 - after the path
+from benchmarks.batch import STRETCH, resident_mb  # noqa: E402 - after the path
+from tools.demo_model import world  # noqa: E402
 
-STRETCH = 100
 TURN = 0x0112
 """The EXIF field of how a camera was held: 1 to 8."""
 
@@ -55,15 +55,13 @@ def _ending(chance: random.Random) -> str:
 
 def watch(command: list[str], journal: Path) -> tuple[int, list[list[float]]]:
     """Run a command; return its exit status and its resident sets in MB, by hundreds of pictures that ended."""
-    page = resource.getpagesize() / 1e6
     stretches: list[list[float]] = []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         time.sleep(0.2)
         ended = journal.read_bytes().count(b'"state"') if journal.exists() else 0
-        try:
-            resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * page
-        except (OSError, IndexError):
+        resident = resident_mb(process.pid)
+        if math.isnan(resident):
             break
         while ended and len(stretches) <= (ended - 1) // STRETCH:
             stretches.append([])

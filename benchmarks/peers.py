@@ -39,8 +39,8 @@ from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
-clock = time.perf_counter
-"""With --busy, the processor's time instead."""
+Clock = Callable[[], float]
+"""Seconds: of the wall, or with --busy of the processor."""
 INSTRUCTION, SEED = "make it winter", 1
 MISSING = (
     "bench --peers compares with {name}, which is not installed here: "
@@ -83,10 +83,10 @@ class Way:
 class Diffusers:
     """diffusers' pipeline with the weights of a checkpoint, in one number format."""
 
-    def __init__(self, checkpoint: Path, configs: Path, machine: Machine, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Path, configs: Path, machine: Machine, dtype: torch.dtype, clock: Clock) -> None:
         from diffusers import StableDiffusionInstructPix2PixPipeline
 
-        self.device = machine.device
+        self.device, self.clock = machine.device, clock
         self.pipe: Any = StableDiffusionInstructPix2PixPipeline.from_single_file(
             str(checkpoint), config=str(configs), torch_dtype=dtype, local_files_only=True
         ).to(machine.device)
@@ -104,7 +104,7 @@ class Diffusers:
 
     def _mark(self) -> None:
         synchronize(self.device)
-        self._marks.append(clock())
+        self._marks.append(self.clock())
 
     def run(
         self, picture: Image.Image, steps: int, scales: tuple[float, float], *, channels_last: bool, compiled: bool
@@ -128,7 +128,7 @@ class Diffusers:
             return values
 
         self._marks.clear()
-        began = clock()
+        began = self.clock()
         self.pipe(
             prompt=INSTRUCTION,
             image=picture,
@@ -138,11 +138,11 @@ class Diffusers:
             generator=torch.Generator().manual_seed(SEED),
             callback_on_step_end=ended,
         )
-        took = clock() - began
+        took = self.clock() - began
         return Run([b - a for a, b in itertools.pairwise(self._marks)], took, last[0].float().cpu())
 
 
-def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float, float]) -> Run:
+def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float, float], clock: Clock) -> Run:
     """Make the same edit with our engine."""
     marks: list[float] = []
     last: list[Tensor] = []
@@ -258,8 +258,6 @@ def say(text: str) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that is asked for. Raises UserError."""
     if args.busy:
-        global clock
-        clock = time.process_time
         torch.set_num_threads(1)
     machine = choose_machine(args.device, args.precision)
     checkpoint = args.model or make_checkpoint(Path(__file__).parent.parent / "models" / "random.safetensors")
@@ -300,14 +298,15 @@ def compare(
     model: EditModel, checkpoint: Path, configs: Path, picture: Image.Image, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Measure ours and diffusers in each case of rows."""
+    clock = time.process_time if args.busy else time.perf_counter
     pipes: dict[torch.dtype, Diffusers] = {}
 
     def theirs(dtype: torch.dtype, channels_last: bool, compiled: bool, scales: tuple[float, float]) -> Run:
         if dtype not in pipes:
-            pipes[dtype] = Diffusers(checkpoint, configs, model.machine, dtype)
+            pipes[dtype] = Diffusers(checkpoint, configs, model.machine, dtype, clock)
         return pipes[dtype].run(picture, args.steps, scales, channels_last=channels_last, compiled=compiled)
 
-    ways = [Way("ours", lambda scales: ours(model, picture, args.steps, scales))]
+    ways = [Way("ours", lambda scales: ours(model, picture, args.steps, scales, clock))]
     for name, dtype, channels_last, compiled in settings_of(model.machine, not args.no_compile):
         ways.append(
             Way(f"diffusers {name}", lambda scales, how=(dtype, channels_last, compiled): theirs(*how, scales))

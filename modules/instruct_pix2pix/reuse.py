@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 SHARES = {"exact": 1.0, "balanced": 0.5, "fast": 0.25}
@@ -83,4 +84,4 @@ class Pull:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and bool((a == b).all()))
+    return a is b or torch.equal(a, b)

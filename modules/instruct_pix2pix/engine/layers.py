@@ -82,9 +82,8 @@ class Conv2d(nn.Conv2d, _Packable):
     def _fit(self, x: Tensor) -> None:
         """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
         key = (*self.weight.shape, *self.stride, self.weight.dtype, *x.shape[2:])
-        wanted = _layouts.get(key)
-        if wanted is None or wanted != _layout(self.weight):
-            old, before = self.weight, _layout(self.weight)
+        old, before = self.weight, _layout(self.weight)
+        if _layouts.get(key) != before:
             self._pack(x)
             _layouts[key] = _layout(self.weight)
             if _layouts[key] == before:
