@@ -35,7 +35,7 @@ GENERATED = """async () => {
     const shows = (wanted) => new Promise((resolve) => {
         const look = () => Boolean(button()?.offsetParent) === wanted && (watch.disconnect(), resolve());
         const watch = new MutationObserver(look);
-        watch.observe(document.body, { subtree: true, childList: true, attributes: true });
+        watch.observe(document.body, { attributes: true });  // where the page marks that an edit is under way
     });
     button().click();
     await shows(false);

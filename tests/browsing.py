@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from instruct_pix2pix.app import gui
 from instruct_pix2pix.app.catalogue import Catalogue
 from instruct_pix2pix.app.jobs import Worker
 from instruct_pix2pix.app.places import Places
-from instruct_pix2pix.app.server import build, make_server
+from instruct_pix2pix.app.server import bound_socket, build, make_server
 from instruct_pix2pix.engine.precision import choose_machine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -32,7 +31,7 @@ def served_page(
 
     `options` are those of `server.build`.
     """
-    with Worker(choose_machine("cpu", "fp32")) as worker, socket.create_server(("127.0.0.1", 0)) as listener:
+    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
         catalogue = Catalogue([models] if models else [])
         app = build(worker, catalogue, outputs=folder, page=gui.page(worker, catalogue, folder, places), **options)
         server = make_server(app, worker)

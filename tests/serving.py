@@ -15,7 +15,7 @@ from PIL import Image
 
 from instruct_pix2pix.app.catalogue import Catalogue
 from instruct_pix2pix.app.jobs import Worker
-from instruct_pix2pix.app.server import build, make_server
+from instruct_pix2pix.app.server import bound_socket, build, make_server
 from instruct_pix2pix.engine.precision import choose_machine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -71,9 +71,7 @@ def pictures(answer: httpx.Response) -> list[Image.Image]:
 @contextmanager
 def served(folder: Path, models: Path | None = None, **options: Any) -> Iterator[Served]:
     """Serve the demo model, and those of a folder, from a thread of this process; `options` are those of `build`."""
-    import socket
-
-    with Worker(choose_machine("cpu", "fp32")) as worker, socket.create_server(("127.0.0.1", 0)) as listener:
+    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         app = build(worker, Catalogue([models] if models else []), outputs=folder / "outputs", **options)
         server = make_server(app, worker)

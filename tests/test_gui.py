@@ -11,6 +11,7 @@ from browsing import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from instruct_pix2pix.app import jobs
 from instruct_pix2pix.app.guard import Credentials
 from instruct_pix2pix.app.library import DEMO
 
@@ -50,7 +51,10 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(at_page: Visit, tmp_path: Path, outputs: Path) -> None:
+def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
+    at_page: Visit, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)  # however fast this machine is
     at_page.locate("#setting_sd_model_checkpoint input").click()
     at_page.page.get_by_role("option", name="demo — instruct-pix2pix").click()
     at_page.drop(EXAMPLES / "house.png")
@@ -354,7 +358,7 @@ def test_behind_a_password_the_page_works_and_without_it_there_is_none(site, tmp
 def test_every_control_has_a_name_for_those_who_listen(at_page: Visit) -> None:
     unnamed = at_page.page.evaluate(
         """() => [...document.querySelectorAll("input:not([type=file]), textarea, select, button")]
-            .filter((one) => one.offsetParent !== null)
+            .filter((one) => one.checkVisibility({ visibilityProperty: true }))
             .filter((one) => !(one.ariaLabel || one.title || one.innerText?.trim() || one.labels?.length
                 || one.getAttribute("aria-labelledby")))
             .map((one) => one.outerHTML.slice(0, 200))"""

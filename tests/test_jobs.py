@@ -208,6 +208,7 @@ def test_old_jobs_are_forgotten():
 
 
 def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
+    monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)
     monkeypatch.setattr(jobs, "PREVIEW_PAUSE", 0)
     job = worker.submit(order(steps=12, count=1))
     shown = []
@@ -227,14 +228,18 @@ def test_who_watches_all_the_time_gets_previews_now_and_then(worker, monkeypatch
         made.append(time.monotonic())
         time.sleep(0.01)
 
+    monkeypatch.setattr(jobs, "PREVIEW_FROM", 0.2)
     monkeypatch.setattr(jobs, "preview", slow)
     job = worker.submit(order(steps=40))
+    began = time.monotonic()
     follow(job, lambda status: job.preview() and False)
     assert 1 <= len(made) < 10
+    assert made[0] - began >= 0.2  # what is over sooner needs none
     assert min(np.diff(made), default=1) >= 0.4
 
 
-def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker):
+def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker, monkeypatch):
+    monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)
     wide = open_picture(HOUSE)
     wide = Picture(wide.image.resize((300, 100)), wide.name)
     job = worker.submit(order(picture=wide, count=3, batch_size=3, steps=8))

@@ -224,6 +224,15 @@ def test_a_port_that_is_taken_is_passed_over_unless_it_was_asked_for(monkeypatch
             server.bound_socket("127.0.0.1", port)
 
 
+def test_the_body_of_an_answer_does_not_wait_for_an_acknowledgement_of_its_head():
+    with (
+        server.bound_socket("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_others_are_let_in_only_with_a_password_or_on_purpose(monkeypatch, capsys):
     bound: list[str] = []
 

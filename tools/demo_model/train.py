@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -228,43 +229,60 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
             y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
         mean, logvar = mean.float(), logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
-        # the square makes a wrong colour count more than many slightly wrong pixels of sky
-        return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges + 1e-5 * kl
+        return _difference(y, x) + 1e-5 * kl
 
     weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    _save_vae(vae, machine, runs / "vae.safetensors")
+
+
+def train_styles(machine: Machine, runs: Path, steps: int) -> None:
+    """Go on with the autoencoder on pictures of every style and on doodles, and save it with its new scale.
+
+    Latents of plain scenes are held near what they were, so that a UNet trained on those goes on from where it is.
+    """
+    vae, scale = load_vae(runs)
+    vae.to(machine.device)
+    known = deepcopy(vae)
+    vae.train().requires_grad_(True)
+    plain, styled, doodled = 5, 2, 1
+
+    def loss_of(step: int) -> Tensor:
+        seeds = range(2 * FIRST_TRAINING_SEED + step * 8, 2 * FIRST_TRAINING_SEED + step * 8 + 8)
+        drawn = [
+            pictures(seeds[:plain]),
+            pictures(seeds[plain : plain + styled], styled=1),
+            pictures(seeds[-doodled:], doodled=1),
+        ]
+        x = torch.cat(drawn).to(machine.device)
+        generator = torch.Generator().manual_seed(step)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            with torch.no_grad():
+                before = known.moments(x[:plain])[0].float()
+            mean, logvar = vae.moments(x)
+            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
+            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
+        return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
+
+    weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    _save_vae(vae, machine, runs / "vae-styles.safetensors")
+
+
+def _difference(y: Tensor, x: Tensor) -> Tensor:
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+    # the square makes a wrong colour count more than many slightly wrong pixels of sky
+    return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges
+
+
+def _save_vae(vae: VAE, machine: Machine, path: Path) -> None:
     with torch.no_grad():
         x = pictures(range(64)).to(machine.device)
         latents = vae.moments(x)[0]
         psnr = -10 * torch.log10(((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean())
     scale = 1 / latents.std().item()
     print(f"vae: {psnr:.2f} dB on held-out pictures, scale factor {scale:.5f}", flush=True)
-    save_file(vae.state_dict(), runs / "vae.safetensors", metadata={"scale_factor": f"{scale:.5f}"})
-
-
-def train_decoder(machine: Machine, runs: Path, steps: int) -> None:
-    """Go on with the decoder alone, on pictures of every style, and save it; latents stay what they were.
-
-    For an autoencoder that learnt from plain scenes: a UNet that was trained on its latents stays valid.
-    """
-    vae, scale = load_vae(runs)
-    vae.to(machine.device)
-    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
-
-    def loss_of(step: int) -> Tensor:
-        seeds = range(2 * FIRST_TRAINING_SEED + step * 8, 2 * FIRST_TRAINING_SEED + step * 8 + 8)
-        x = pictures(seeds, styled=0.5, doodled=0.1).to(machine.device)
-        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            with torch.no_grad():
-                latents = vae.moments(x)[0]
-            y = vae.decode(latents).float()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
-        return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges
-
-    weights = fit("decoder", {"vae": decoder}, loss_of, steps=steps, lr=5e-4, runs=runs)
-    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()}, strict=False)
-    save_file(vae.state_dict(), runs / "vae-styles.safetensors", metadata={"scale_factor": f"{scale:.5f}"})
+    save_file(vae.state_dict(), path, metadata={"scale_factor": f"{scale:.5f}"})
 
 
 def load_vae(runs: Path) -> tuple[VAE, float]:
@@ -362,8 +380,9 @@ def train_unet(
     lr: float = 8e-4,
     pushed_from: int = PUSHED_FROM,
     batch: int = 64,
+    begin_with: Path | None = None,
 ) -> None:
-    """Train the UNet and the text encoder together on the encoded pairs."""
+    """Train the UNet and the text encoder together on the encoded pairs, from nothing or from a checkpoint's."""
     torch.manual_seed(1)
     _, scale = load_vae(runs)
     unet, text = UNet(CONFIG.unet), TextEncoder(CONFIG.text)
@@ -374,6 +393,10 @@ def train_unet(
                 value *= 0.1
         text.text_model.embeddings.token_embedding.weight.normal_(0, 0.3)
         text.text_model.embeddings.position_embedding.weight.normal_(0, 0.1)
+    if begin_with:
+        known = load_file(begin_with)
+        unet.load_state_dict(_part(known, "model.diffusion_model."))
+        text.load_state_dict(_part(known, "cond_stage_model.transformer."))
     unet.to(machine.device)
     text.to(machine.device)
 
@@ -450,11 +473,15 @@ def export(runs: Path, out: Path) -> None:
     print(f"wrote {out.name}, {out.stat().st_size / 1e6:.1f} MB; its yaml needs scale_factor: {scale:.5f}", flush=True)
 
 
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+
+
 def main() -> None:
     """Run the stages asked for."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=about)
-    parser.add_argument("--stage", choices=["vae", "decoder", "pairs", "unet", "export"], help="only this stage")
+    parser.add_argument("--stage", choices=["vae", "styles", "pairs", "unet", "export"], help="only this stage")
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=4000)
@@ -462,22 +489,29 @@ def main() -> None:
     parser.add_argument("--more", type=int, help="when the UNet's last sitting is over, another of so many steps")
     parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
     parser.add_argument("--pushed-from", type=int, default=PUSHED_FROM, help="see PUSHED_FROM, to compare short runs")
-    parser.add_argument("--decoder-steps", type=int, default=600)
+    parser.add_argument("--style-steps", type=int, default=1500)
+    parser.add_argument("--begin-with", type=Path, help="a checkpoint of these shapes to go on from, not from nothing")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--out", type=Path, default=DEMO)
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     machine = choose_machine(args.device, args.precision)
-    stages = [args.stage] if args.stage else ["vae", "decoder", "pairs", "unet", "export"]
+    stages = [args.stage] if args.stage else ["vae", "styles", "pairs", "unet", "export"]
     if "vae" in stages and not (args.runs / "vae.safetensors").exists():
-        train_vae(machine, args.runs, args.vae_steps)
-    if "decoder" in stages and not (args.runs / "vae-styles.safetensors").exists():
-        train_decoder(machine, args.runs, args.decoder_steps)
+        if args.begin_with:
+            vae = VAE(CONFIG.vae).requires_grad_(False)
+            vae.load_state_dict(_part(load_file(args.begin_with), "first_stage_model."))
+            _save_vae(vae.to(machine.device), machine, args.runs / "vae.safetensors")
+        else:
+            train_vae(machine, args.runs, args.vae_steps)
+    if "styles" in stages and not (args.runs / "vae-styles.safetensors").exists():
+        train_styles(machine, args.runs, args.style_steps)
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:
-        train_unet(machine, args.runs, args.steps, more=args.more, lr=args.lr, pushed_from=args.pushed_from)
+        begun = {"more": args.more, "lr": args.lr, "begin_with": args.begin_with}
+        train_unet(machine, args.runs, args.steps, pushed_from=args.pushed_from, **begun)
     if "export" in stages:
         export(args.runs, args.out)
 

@@ -19,6 +19,7 @@ from .drops import Drops
 from .gui_batch import FolderDesk
 from .gui_events import Desk
 from .gui_gate import Gate
+from .gui_head import Headed
 from .gui_layout import build
 from .gui_wiring import connect
 from .jobs import Worker
@@ -74,8 +75,8 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | N
         )
         # Else gradio takes a path that a browser makes up for an upload: it checks only pages that it launched itself.
         blocks.has_launched = True
-        blocks._queue.sleep_when_free = 0.01  # seconds; gradio's own choice wakes a thousand times a second
-        return Gate(served, Path(get_upload_folder()))
+        blocks._queue.sleep_when_free = 0.03  # seconds; gradio's own choice wakes a thousand times a second
+        return Headed(Gate(served, Path(get_upload_folder())), _text("first.js"))
 
     return mount
 

@@ -58,7 +58,7 @@ class FolderDesk:
                 raise UserError(names.said(str(error))) from error
             self.worker.enqueue(job)
         except UserError as error:
-            return {ui.following: "", ui.progress: gui_text.line(str(error), "problem")}
+            return {ui.progress: gui_text.line(str(error), "problem")}
         return self._begun(job)
 
     def retry(self, job_id: str | None) -> Updates:
@@ -66,12 +66,12 @@ class FolderDesk:
         ui, job = self.ui, self.found(job_id)
         if job is None:
             text = "This folder is no longer known here: Generate goes on with it."
-            return {ui.following: "", ui.progress: gui_text.line(text, "problem")}
+            return {ui.progress: gui_text.line(text, "problem")}
         again = FolderJob(self.worker.line, job.checkpoint, replace(job.request, retry_failed=True))
         try:
             self.worker.enqueue(again)
         except UserError as error:
-            return {ui.following: "", ui.progress: gui_text.line(str(error), "problem")}
+            return {ui.progress: gui_text.line(str(error), "problem")}
         return self._begun(again)
 
     def _begun(self, job: FolderJob) -> Updates:
@@ -132,10 +132,6 @@ class FolderDesk:
         """Show the table of a job, in place of the results of an edit."""
         ui = self.ui
         return {
-            ui.gallery: gr.update(value=[], visible=False),
-            ui.details: gr.update(visible=False),
-            ui.selected: None,
-            ui.batch.results: gr.update(visible=True),
             ui.batch.board: gui_text.board(job.id),
             **self._buttons(job.status(), job.id),
         }
@@ -147,9 +143,6 @@ class FolderDesk:
         failed = bool(summary and summary.failed)
         steering = status.state is State.RUNNING and not status.stopping and not status.interrupted
         return {
-            ui.generate: gr.update(visible=not running),
-            ui.stopping: gr.update(visible=running),
-            ui.skip: gr.update(visible=False),
             ui.batch.steering: gr.update(visible=steering),
             ui.batch.pause: gr.update(visible=not status.paused),
             ui.batch.resume: gr.update(visible=status.paused),

@@ -36,7 +36,6 @@ class BatchLayout:
     fields: dict[str, Component]
     """What a person says of the folder, by the names that are remembered in the browser."""
     instructions: Component
-    results: Component
     board: Component
     steering: Component
     pause: Component
@@ -114,7 +113,7 @@ def _check(value: bool, label: str, name: str) -> Component:
 def build_results() -> dict[str, Any]:
     """Make the place of the table; return the other parts of a BatchLayout."""
     made: dict[str, Any] = {}
-    with gr.Column(visible=False, elem_id="ip2p_batch_results") as made["results"]:
+    with gr.Column(elem_id="ip2p_batch_results"):
         with gr.Row(visible=False, elem_id="ip2p_steering") as made["steering"]:
             made["pause"] = gr.Button("Pause", elem_id="ip2p_pause", size="md", min_width=90)
             made["resume"] = gr.Button("Resume", elem_id="ip2p_resume", size="md", min_width=90, visible=False)

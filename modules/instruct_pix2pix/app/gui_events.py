@@ -59,18 +59,18 @@ class Desk:
     # --- an edit ---
 
     def submit(self, data: Mapping[Any, Any]) -> Updates:
-        """Submit an order; `following` gets the id of the job, or nothing when there is none."""
+        """Submit an order; `following` gets the id of the job, when there is one."""
         ui = self.ui
         try:
             order = self._order(data)
             job = self.worker.submit(order)
         except UserError as error:
-            return {ui.following: "", ui.progress: gui_text.line(str(error), "problem")}
+            return {ui.progress: gui_text.line(str(error), "problem")}
         with self._lock:
             self._shown[job.id] = Shown(str(_path(data[ui.picture])), str(data[ui.checkpoint]))
             while len(self._shown) > MOST_REMEMBERED:
                 self._shown.popitem(last=False)
-        return {ui.following: job.id, ui.job_id: job.id, ui.progress: "", **self._running(True)}
+        return {ui.following: job.id, ui.job_id: job.id, ui.progress: "", ui.selected: None}
 
     def _order(self, data: Mapping[Any, Any]) -> Order:
         """What the controls ask for. Raises UserError."""
@@ -91,20 +91,20 @@ class Desk:
         return Order(entry.path, _opened(picture), settings, mask, self.outputs if data[ui.save] else None)
 
     def show(self, job_id: str, selected: int | None) -> Updates:
-        """Show the results that there are, and the buttons that make sense now."""
+        """Show the results that there are, and how it ended."""
         job, shown = self._found(job_id)
         if job is None or shown is None:
             lost = gui_text.line("The server no longer knows this edit: generate again.", "problem")
-            return {self.ui.selected: selected, self.ui.progress: lost, **self._running(False)}
+            return {self.ui.selected: selected, self.ui.progress: lost}
         status = job.status()
         self._write_results(job, status, shown)
         updates: Updates = {}
         if status.state.ended:
-            updates = {**self._running(False), self.ui.progress: gui_text.progress(status, "", 0.0)}
-        if status.results:
+            updates[self.ui.progress] = gui_text.progress(status, "", 0.0)
+        if status.results or status.state.ended:
             updates |= self._gallery(status, shown)
-            if selected is None:
-                updates |= self._details(status, shown, 0)
+        if status.results and selected is None:
+            updates |= self._details(status, shown, 0)
         return {self.ui.selected: selected, **updates}
 
     def _write_results(self, job: Job, status: Status, shown: Shown) -> None:
@@ -122,26 +122,16 @@ class Desk:
     def _gallery(self, status: Status, shown: Shown) -> Updates:
         captions = [gui_text.caption(result.settings) for result in status.results]
         pictures = list(zip(shown.results, captions, strict=False))
-        return {self.ui.gallery: gr.update(value=pictures, visible=True)}
+        return {self.ui.gallery: pictures}
 
     def _details(self, status: Status, shown: Shown, index: int) -> Updates:
         ui = self.ui
         return {
             ui.selected: index,
-            ui.details: gr.update(visible=True),
             ui.compare: (shown.before, shown.results[index]),
             ui.infotext: status.results[index].infotext,
             ui.download: shown.results[index],
         }
-
-    def _running(self, running: bool) -> Updates:
-        ui = self.ui
-        updates: Updates = {ui.generate: gr.update(visible=not running), ui.stopping: gr.update(visible=running)}
-        if running:
-            updates |= {ui.skip: gr.update(visible=True), ui.batch.results: gr.update(visible=False)}
-            empty = gr.update(value=[], visible=False)
-            updates |= {ui.gallery: empty, ui.details: gr.update(visible=False), ui.selected: None}
-        return updates
 
     def interrupt(self, job_id: str | None) -> None:
         """Stop the job of this page, an edit or a folder, within one step."""
@@ -344,7 +334,7 @@ class Desk:
             return updates
         if Path(shown.picture).is_file():
             updates[ui.picture] = shown.picture
-        return {**updates, ui.following: job.id, **self._running(not job.status().state.ended)}
+        return {**updates, ui.following: job.id, ui.selected: None}
 
 
 def _path(sent: object) -> str | None:

@@ -52,7 +52,7 @@ class Layout:
     following: Component
     """Of the job that is shown now."""
     news: Component
-    """Written by progress.js when there is something to show."""
+    """Clicked by progress.js when there is something to show."""
     memory: Component
     checkpoint: Component
     refresh: Component
@@ -63,7 +63,6 @@ class Layout:
     prompt_count: Component
     negative_count: Component
     generate: Component
-    stopping: Component
     interrupt: Component
     skip: Component
     img2img_tab: Component
@@ -83,7 +82,6 @@ class Layout:
     progress: Component
     gallery: Component
     selected: Component
-    details: Component
     compare: Component
     infotext: Component
     use_as_input: Component
@@ -107,7 +105,7 @@ def build(*, choices: list[tuple[str, str]], chosen: str, models: str, count: in
     made["job_id"] = gr.BrowserState(None, storage_key="ip2p_job", secret="ip2p")
     made["memory"] = gr.BrowserState(None, storage_key="ip2p_settings", secret="ip2p")
     made["following"] = gr.Textbox("", visible="hidden", label="Job")
-    made["news"] = gr.Textbox("", visible="hidden", label="News", elem_id="ip2p_news")
+    made["news"] = gr.Button("News", visible="hidden", elem_id="ip2p_news")
     with gr.Row(elem_id="ip2p_top"):
         made["checkpoint"] = gr.Dropdown(
             choices, value=chosen, label="Checkpoint", elem_id="setting_sd_model_checkpoint", min_width=200
@@ -170,7 +168,7 @@ def _prompts(made: dict[str, Any]) -> None:
                 )
         with gr.Column(scale=2, elem_id="img2img_actions_column", min_width=280):
             made["generate"] = gr.Button("Generate", variant="primary", elem_id="img2img_generate")
-            with gr.Row(visible=False, elem_id="img2img_stopping") as made["stopping"]:
+            with gr.Row(elem_id="img2img_stopping"):
                 made["interrupt"] = gr.Button("Interrupt", variant="stop", elem_id="img2img_interrupt", min_width=80)
                 made["skip"] = gr.Button("Skip", elem_id="img2img_skip", min_width=80)
             panel.instruction_templates()
@@ -301,7 +299,7 @@ def _results(made: dict[str, Any]) -> None:
         type="filepath",
     )
     made["selected"] = gr.State(None)
-    with gr.Column(visible=False, elem_id="ip2p_details") as made["details"]:
+    with gr.Column(elem_id="ip2p_details"):
         made["compare"] = gr.ImageSlider(
             label="Before / after", elem_id="ip2p_compare", type="filepath", interactive=False, buttons=["fullscreen"]
         )

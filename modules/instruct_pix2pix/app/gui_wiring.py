@@ -27,9 +27,9 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     browser: dict[str, Any] = {**hidden, "fn": None}
 
     sides = {ui.by_hand, ui.swap, form["longest"], form["width"], form["height"]}
-    details = {ui.details, ui.compare, ui.infotext, ui.download, ui.selected}
+    details = {ui.compare, ui.infotext, ui.download, ui.selected}
     steering = {batch.steering, batch.pause, batch.resume, batch.after, batch.retry, batch.download}
-    running = {ui.generate, ui.stopping, ui.skip, ui.gallery, batch.results, batch.board, *steering, *details}
+    board = {batch.board, *steering}
     model = {ui.checkpoint, ui.status, ui.chosen}
     settings = {*form.values(), *sides, *model}
 
@@ -38,7 +38,7 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     def submit(data: Mapping[Any, Any], request: gr.Request) -> Updates:
         folder = data[ui.mode] == "batch"
         updates = folders.submit(data, folders.is_here(request)) if folder else desk.submit(data)
-        return {**updates, ui.memory: remembered(ui, data)} if updates[ui.following] else updates
+        return {**updates, ui.memory: remembered(ui, data)} if ui.following in updates else updates
 
     def show(job_id: str, selected: int | None, request: gr.Request) -> Updates:
         folder = folders.found(job_id)
@@ -49,10 +49,10 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
 
     about_folder = {*batch.fields.values(), batch.instructions}
     wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live, ui.save, *about_folder}
-    submitted = {ui.following, ui.job_id, ui.memory, ui.progress, *running}
+    submitted = {ui.following, ui.job_id, ui.memory, ui.progress, ui.selected, *board}
     again = {ui.modes, ui.mode, ui.examples, *batch.fields.values()}
     # gradio takes sets here too, but its types do not say so
-    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *again, *settings, *running}
+    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *again, *settings, ui.selected, *board}
     begun = [
         ui.generate.click(submit, wanted, submitted, preprocess=False, **at_once),
         batch.retry.click(folders.retry, ui.following, submitted, **quick),
@@ -60,7 +60,9 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     ]
     for event in begun:
         event.then(**browser, js="(job, live) => { ip2pFollow(job, live); }", inputs=[ui.following, ui.live])
-    ui.news.change(show, [ui.following, ui.selected], {ui.progress, *running}, **at_once)
+    shown = {ui.progress, ui.gallery, *details, *board}
+    told = ui.news.click(show, [ui.following, ui.selected], shown, trigger_mode="always_last", **at_once)
+    told.then(**browser, js="() => { ip2pShown(); }")
     ui.interrupt.click(desk.interrupt, ui.following, None, **at_once)
     ui.skip.click(desk.skip, ui.following, None, **at_once)
     for button, handler in ((batch.pause, folders.pause), (batch.resume, folders.resume), (batch.stop, folders.stop)):

@@ -14,7 +14,7 @@ from .jobs import Job, Worker
 from .places import Places
 from .turns import Turn
 
-LOOK_OFTEN, LOOK_SELDOM = 0.5, 2.0
+LOOK_OFTEN, LOOK_SELDOM = 1.0, 2.0
 """Seconds between two looks at a job: a tenth of the time it runs already, within these bounds."""
 
 
@@ -31,7 +31,7 @@ def add_routes(app: FastAPI, worker: Worker, places: Places) -> None:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, turn.status().seconds / 10))
             await asyncio.wait([asyncio.wrap_future(turn.done)], timeout=pause)
         here = places.is_here(request.client.host if request.client else None, request.headers)
-        return await asyncio.to_thread(_described, turn, live, places, here)
+        return {"kind": turn.kind, **await asyncio.to_thread(_described, turn, live, places, here)}
 
 
 def _described(turn: Turn[Any], live: bool, places: Places, here: bool) -> dict[str, object]:

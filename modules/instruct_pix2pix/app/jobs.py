@@ -41,6 +41,8 @@ MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 PREVIEW_PAUSE = 40
 """How many times as long as a preview took until the next: the edit is to be hardly slower for being watched."""
+PREVIEW_FROM = 2.0
+"""Seconds that an edit runs before its first preview: what is over sooner needs none."""
 PREVIEW_PATIENCE = 1.0
 """Seconds that who asks for a preview waits for the step to end."""
 
@@ -169,6 +171,7 @@ class Job(Turn[Status]):
             raise UserError(f"{settings.count} pictures of this size are too many for one job: make {most} at most.")
         alpha = alpha_of(model, order.picture, settings)
         self._begin(loaded)
+        self._preview_due = self._began + PREVIEW_FROM
 
         def on_step(progress: Progress) -> None:
             self._on_step(progress, plan, model)

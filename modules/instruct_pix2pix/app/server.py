@@ -127,7 +127,11 @@ def bound_socket(host: str, port: int | None) -> socket.socket:
     """Return a listening socket on this port, or, with None, on the first free one from 7860. Raises UserError."""
     for attempt in [port] if port is not None else range(PORT, PORT + PORTS_TRIED):
         try:
-            return socket.create_server((host, attempt), backlog=512)
+            listener = socket.create_server((host, attempt), backlog=512)
+            # asyncio sets this itself only on sockets that say they are TCP: without it the body of an answer, which is
+            # sent after its head, waits 40 ms for the other side's acknowledgement
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return listener
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise UserError(f"Port {attempt} cannot be used ({error.strerror}): choose another --port.") from error

@@ -4,7 +4,6 @@
 
     const AFTER_A_LOSS = 2000; // milliseconds until a server that did not answer is asked again
     const BETWEEN_RESULTS = 5000; // milliseconds from one change of the gallery to the next: each costs the edit time
-    const field = (id) => document.querySelector(`#${id} :is(textarea, input)`);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
     /** Put HTML there; where there is a bar already, only its parts that differ: a new layout takes time too. */
@@ -29,16 +28,27 @@
 
     let title = ""; // of the window when nothing is under way; not there yet when this script is read
     let turns = 0; // a later call takes over from the one before
+    let followed = ""; // the job
+    let news = ""; // of it
+    let results = 0;
+    let over = false;
+
+    // What page.css shows goes by these: where gradio shows and hides parts of a page, it makes them anew each time.
+    const mark = (name, value) => {
+        if (value) document.body.dataset[name] = value;
+        else delete document.body.dataset[name];
+    };
 
     /** Show how a job stands until it has ended, and tell the server's page when there is something to show. */
     window.ip2pFollow = async (job, live) => {
+        if (!job || job === followed) return; // nothing was begun
         const turn = ++turns;
+        [followed, news, results, over] = [job, "", 0, false];
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
-        if (!job) return;
-        let news = "";
-        let results = 0;
+        mark("ip2pGoing", "yes");
+        mark("ip2pResults", "");
         let shown = Date.now();
         for (let again = false; turn === turns; again = true) {
             let answer;
@@ -51,16 +61,21 @@
             if (turn !== turns) return;
             const told = answer.ok ? await answer.json() : { html: "", news: "lost", results, ended: true };
             show(place, told.html);
+            if (told.kind) mark("ip2pJob", told.kind);
             const share = place.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
             document.title = told.ended ? title : `[${share ? `${share}%` : "…"}] ${title}`;
             if (told.news !== news || (told.results > results && Date.now() - shown >= BETWEEN_RESULTS)) {
-                ({ news, results } = told);
+                ({ news, results, ended: over } = told);
                 shown = Date.now();
-                const target = field("ip2p_news");
-                target.value = `${job} ${news} ${results}`;
-                target.dispatchEvent(new Event("input", { bubbles: true }));
+                document.getElementById("ip2p_news").click();
             }
             if (told.ended) return;
         }
+    };
+
+    /** What was told of the job is on the page now. */
+    window.ip2pShown = () => {
+        mark("ip2pResults", results ? "yes" : "");
+        if (over) mark("ip2pGoing", "");
     };
 })();
