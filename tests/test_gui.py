@@ -55,6 +55,7 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
     at_page: Visit, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)  # however fast this machine is
+    monkeypatch.setattr(jobs, "PREVIEW_LEFT", 0)
     at_page.locate("#setting_sd_model_checkpoint input").click()
     at_page.page.get_by_role("option", name="demo — instruct-pix2pix").click()
     at_page.drop(EXAMPLES / "house.png")

@@ -209,6 +209,7 @@ def test_old_jobs_are_forgotten():
 
 def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
     monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)
+    monkeypatch.setattr(jobs, "PREVIEW_LEFT", 0)
     monkeypatch.setattr(jobs, "PREVIEW_PAUSE", 0)
     job = worker.submit(order(steps=12, count=1))
     shown = []
@@ -229,6 +230,7 @@ def test_who_watches_all_the_time_gets_previews_now_and_then(worker, monkeypatch
         time.sleep(0.01)
 
     monkeypatch.setattr(jobs, "PREVIEW_FROM", 0.2)
+    monkeypatch.setattr(jobs, "PREVIEW_LEFT", 0)
     monkeypatch.setattr(jobs, "preview", slow)
     job = worker.submit(order(steps=40))
     began = time.monotonic()
@@ -240,6 +242,7 @@ def test_who_watches_all_the_time_gets_previews_now_and_then(worker, monkeypatch
 
 def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker, monkeypatch):
     monkeypatch.setattr(jobs, "PREVIEW_FROM", 0)
+    monkeypatch.setattr(jobs, "PREVIEW_LEFT", 0)
     wide = open_picture(HOUSE)
     wide = Picture(wide.image.resize((300, 100)), wide.name)
     job = worker.submit(order(picture=wide, count=3, batch_size=3, steps=8))

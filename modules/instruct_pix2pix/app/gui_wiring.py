@@ -56,10 +56,11 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
     begun = [
         ui.generate.click(submit, wanted, submitted, preprocess=False, **at_once),
         batch.retry.click(folders.retry, ui.following, submitted, **quick),
-        page.load(opened_again, [ui.memory, ui.job_id], opened, **quick),
     ]
+    found = page.load(opened_again, [ui.memory, ui.job_id], opened, **quick)
     for event in begun:
-        event.then(**browser, js="(job, live) => { ip2pFollow(job, live); }", inputs=[ui.following, ui.live])
+        event.then(**browser, js="(job, live) => { ip2pFollow(job, live, true); }", inputs=[ui.following, ui.live])
+    found.then(**browser, js="(job, live) => { ip2pFollow(job, live, false); }", inputs=[ui.following, ui.live])
     shown = {ui.progress, ui.gallery, *details, *board}
     told = ui.news.click(show, [ui.following, ui.selected], shown, trigger_mode="always_last", **at_once)
     told.then(**browser, js="() => { ip2pShown(); }")

@@ -41,8 +41,8 @@ MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 PREVIEW_PAUSE = 40
 """How many times as long as a preview took until the next: the edit is to be hardly slower for being watched."""
-PREVIEW_FROM = 2.0
-"""Seconds that an edit runs before its first preview: what is over sooner needs none."""
+PREVIEW_FROM, PREVIEW_LEFT = 2.0, 1.0
+"""Seconds that an edit runs before its first preview, and that are left at its last: what is over soon needs none."""
 PREVIEW_PATIENCE = 1.0
 """Seconds that who asks for a preview waits for the step to end."""
 
@@ -138,7 +138,8 @@ class Job(Turn[Status]):
         The worker makes it after its next step, unless it made one a moment ago; the caller waits a second at most.
         """
         with self._changed:
-            if self._status.state is State.RUNNING and time.monotonic() >= self._preview_due:
+            left = self._left() if self._status.state is State.RUNNING else None
+            if time.monotonic() >= self._preview_due and left is not None and left >= PREVIEW_LEFT:
                 self._preview_wanted = True
                 self._changed.wait_for(lambda: not self._preview_wanted, PREVIEW_PATIENCE)
             return self._preview

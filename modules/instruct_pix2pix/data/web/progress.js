@@ -39,15 +39,16 @@
         else delete document.body.dataset[name];
     };
 
-    /** Show how a job stands until it has ended, and tell the server's page when there is something to show. */
-    window.ip2pFollow = async (job, live) => {
+    /** Show how a job stands until it has ended, and tell the server's page when there is something to show.
+        `begun`: it is new; else it is that of a page which was opened again, and may have ended long ago. */
+    window.ip2pFollow = async (job, live, begun) => {
         if (!job || job === followed) return; // nothing was begun
         const turn = ++turns;
         [followed, news, results, over] = [job, "", 0, false];
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
-        mark("ip2pGoing", "yes");
+        mark("ip2pGoing", begun ? "yes" : "");
         mark("ip2pResults", "");
         let shown = Date.now();
         for (let again = false; turn === turns; again = true) {
@@ -62,6 +63,7 @@
             const told = answer.ok ? await answer.json() : { html: "", news: "lost", results, ended: true };
             show(place, told.html);
             if (told.kind) mark("ip2pJob", told.kind);
+            if (!told.ended) mark("ip2pGoing", "yes");
             const share = place.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
             document.title = told.ended ? title : `[${share ? `${share}%` : "…"}] ${title}`;
             if (told.news !== news || (told.results > results && Date.now() - shown >= BETWEEN_RESULTS)) {
