@@ -81,7 +81,7 @@ class Conv2d(nn.Conv2d, _Packable):
 
     def _fit(self, x: Tensor) -> None:
         """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
-        key = (*self.weight.shape, *self.stride, self.weight.dtype, *x.shape[2:])
+        key = (*self.weight.shape, *self.stride, *self.padding, self.weight.dtype, *x.shape[2:])
         old, before = self.weight, _layout(self.weight)
         if _layouts.get(key) != before:
             self._pack(x)
