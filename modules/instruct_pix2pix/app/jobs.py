@@ -37,6 +37,8 @@ MOST_INPUT_PIXELS = 400_000_000
 """Pixels of the pictures that wait, all together (3 bytes each)."""
 MOST_RESULT_PIXELS = 300_000_000
 """Pixels of the results that one job may make, and of those that are kept, all together."""
+IDLE_SECONDS = 20.0
+"""After so long without work memory is given back; who makes one edit after the other need not wait for it anew."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 PREVIEW_PAUSE = 40
@@ -330,7 +332,7 @@ class Worker:
 
     def _next(self) -> Turn[Any] | None:
         """Wait for a turn, and tell it that it has come; None when there will be none any more."""
-        pause = 1.0  # by then the last answer is on its way, and what it held is free
+        pause = IDLE_SECONDS
         waiting = self.line.turns
         while True:
             with self._changed:
