@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from tools.demo_model import train, world
@@ -77,3 +78,18 @@ def test_a_doodle_is_a_coloured_drawing_and_the_same_each_time():
     assert np.array_equal(first, again)
     assert first.shape == (96, 96, 3)
     assert first.std() > 5
+
+
+def test_training_goes_on_from_a_checkpoint_and_without_a_step_leaves_it_as_it_was(tmp_path, monkeypatch):
+    out = tmp_path / "out.safetensors"
+    for words in (
+        ["--stage", "vae", "--begin-with", str(train.DEMO)],
+        ["--stage", "pairs", "--scenes", "1"],
+        ["--stage", "unet", "--steps", "0", "--begin-with", str(train.DEMO)],
+        ["--stage", "export", "--out", str(out)],
+    ):
+        monkeypatch.setattr("sys.argv", ["train", "--runs", str(tmp_path), "--device", "cpu", *words])
+        train.main()
+    before, after = load_file(train.DEMO), load_file(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
