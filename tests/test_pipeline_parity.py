@@ -221,7 +221,8 @@ def test_a_lower_denoising_strength_stays_nearer_to_the_input(model, picture, ro
     def moved(edited: np.ndarray) -> float:
         return np.abs(edited - pixels(picture)).mean()
 
-    least, less, free = (moved(one(model, picture, replace(SETTINGS, denoise=d))) for d in (0.0, 0.2, 1.0))
+    night = replace(SETTINGS, instruction="make it night")
+    least, less, free = (moved(one(model, picture, replace(night, denoise=d))) for d in (0.0, 0.2, 1.0))
     assert len(rows) == 1 + 3 + 10  # int(strength * steps) + 1 steps, as AUTOMATIC1111 counts
     # at 0 only the autoencoder stands between input and result
     (through,) = to_images(model.decode(model.encode_image(to_tensor(picture)) * model.config.scale_factor))
