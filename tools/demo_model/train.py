@@ -246,9 +246,11 @@ def train_styles(machine: Machine, runs: Path, steps: int) -> None:
     known = deepcopy(vae)
     vae.train().requires_grad_(True)
     plain, styled, doodled = 5, 2, 1
+    count = plain + styled + doodled
 
     def loss_of(step: int) -> Tensor:
-        seeds = range(2 * FIRST_TRAINING_SEED + step * 8, 2 * FIRST_TRAINING_SEED + step * 8 + 8)
+        first = 2 * FIRST_TRAINING_SEED + step * count
+        seeds = range(first, first + count)
         drawn = [
             pictures(seeds[:plain]),
             pictures(seeds[plain : plain + styled], styled=1),
@@ -510,8 +512,15 @@ def main() -> None:
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:
-        begun = {"more": args.more, "lr": args.lr, "begin_with": args.begin_with}
-        train_unet(machine, args.runs, args.steps, pushed_from=args.pushed_from, **begun)
+        train_unet(
+            machine,
+            args.runs,
+            args.steps,
+            more=args.more,
+            lr=args.lr,
+            pushed_from=args.pushed_from,
+            begin_with=args.begin_with,
+        )
     if "export" in stages:
         export(args.runs, args.out)
 

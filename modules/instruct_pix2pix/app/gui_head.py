@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEAD = b"<head>"
@@ -32,8 +33,8 @@ class Headed:
             if message.get("more_body"):
                 return
             whole = body.replace(HEAD, self.begun, 1)
-            kept = [(name, value) for name, value in start[0]["headers"] if name.lower() != b"content-length"]
-            await send({**start[0], "headers": [*kept, (b"content-length", str(len(whole)).encode())]})
+            MutableHeaders(scope=start[0])["content-length"] = str(len(whole))
+            await send(start[0])
             await send({**message, "body": whole})
 
         await self.app({**scope, "headers": plain}, receive, hold)

@@ -58,9 +58,8 @@ def connect(page: gr.Blocks, ui: Layout, desk: Desk, folders: FolderDesk, count:
         batch.retry.click(folders.retry, ui.following, submitted, **quick),
     ]
     found = page.load(opened_again, [ui.memory, ui.job_id], opened, **quick)
-    for event in begun:
-        event.then(**browser, js="(job, live) => { ip2pFollow(job, live, true); }", inputs=[ui.following, ui.live])
-    found.then(**browser, js="(job, live) => { ip2pFollow(job, live, false); }", inputs=[ui.following, ui.live])
+    for event, new in [*((event, "true") for event in begun), (found, "false")]:
+        event.then(**browser, js=f"(job, live) => {{ ip2pFollow(job, live, {new}); }}", inputs=[ui.following, ui.live])
     shown = {ui.progress, ui.gallery, *details, *board}
     told = ui.news.click(show, [ui.following, ui.selected], shown, trigger_mode="always_last", **at_once)
     told.then(**browser, js="() => { ip2pShown(); }")
