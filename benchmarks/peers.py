@@ -33,6 +33,7 @@ from torch import Tensor
 from benchmarks.loading import measure_loading
 from benchmarks.parts import matmul_peak, measure_parts
 from instruct_pix2pix.app.bench import CASES, cpu_name
+from instruct_pix2pix.app.memory import tune_memory
 from instruct_pix2pix.engine.edit import Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import Machine, choose_machine
@@ -257,6 +258,7 @@ def say(text: str) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that is asked for. Raises UserError."""
+    tune_memory()
     if args.busy:
         torch.set_num_threads(1)
     machine = choose_machine(args.device, args.precision)

@@ -10,7 +10,7 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 from instruct_pix2pix.weights_files import header
-from tools.demo_model import evaluate, train, world
+from tools.demo_model import autoencoder, evaluate, world
 
 # The promise, on 200 scenes, is in docs/demo-model.md; on the few scenes of a test chance has its share.
 LEAST = {"time": 0.95, "season": 0.95, "remove": 0.80, "colour": 0.80, "replace": 0.80, "add": 0.80, "style": 0.90}
@@ -57,7 +57,7 @@ def test_its_latents_have_about_unit_variance(model):
 
 @pytest.mark.parametrize(("styled", "least"), [(0, 28), (1, 22)])
 def test_its_autoencoder_keeps_pictures_of_every_style(model, styled, least):
-    pictures = train.pictures(range(600_000, 600_016), styled=styled)
+    pictures = autoencoder.pictures(range(600_000, 600_016), styled=styled)
     kept = model.decode(model.encode_image(pictures) * model.config.scale_factor).clamp(-1, 1)
     assert -10 * np.log10(float(((kept - pictures) / 2).square().mean())) >= least  # dB of PSNR
 

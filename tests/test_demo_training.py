@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tools.demo_model import train, world
+from tools.demo_model import autoencoder, fitting, train, world
 
 
 def _fit(runs, seen, steps=20, **options):
@@ -22,7 +22,7 @@ def _fit(runs, seen, steps=20, **options):
         return (module.weight - 3).square().sum()
 
     given = {key: value for key, value in options.items() if key != "stop"}
-    average = train.fit("number", {"it": module}, loss_of, steps=steps, lr=0.1, runs=runs, save_every=5, **given)
+    average = fitting.fit("number", {"it": module}, loss_of, steps=steps, lr=0.1, runs=runs, save_every=5, **given)
     return module, average
 
 
@@ -74,7 +74,7 @@ def test_without_the_instruction_only_pushed_halves_are_undone():
 
 
 def test_a_doodle_is_a_coloured_drawing_and_the_same_each_time():
-    first, again = (train.doodle(random.Random(1)) for _ in range(2))
+    first, again = (autoencoder.doodle(random.Random(1)) for _ in range(2))
     assert np.array_equal(first, again)
     assert first.shape == (96, 96, 3)
     assert first.std() > 5
@@ -83,13 +83,13 @@ def test_a_doodle_is_a_coloured_drawing_and_the_same_each_time():
 def test_training_goes_on_from_a_checkpoint_and_without_a_step_leaves_it_as_it_was(tmp_path, monkeypatch):
     out = tmp_path / "out.safetensors"
     for words in (
-        ["--stage", "vae", "--begin-with", str(train.DEMO)],
+        ["--stage", "vae", "--begin-with", str(autoencoder.DEMO)],
         ["--stage", "pairs", "--scenes", "1"],
-        ["--stage", "unet", "--steps", "0", "--begin-with", str(train.DEMO)],
+        ["--stage", "unet", "--steps", "0", "--begin-with", str(autoencoder.DEMO)],
         ["--stage", "export", "--out", str(out)],
     ):
         monkeypatch.setattr("sys.argv", ["train", "--runs", str(tmp_path), "--device", "cpu", *words])
         train.main()
-    before, after = load_file(train.DEMO), load_file(out)
+    before, after = load_file(autoencoder.DEMO), load_file(out)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from networks import random_model
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine import layers
-from instruct_pix2pix.engine.layers import Conv2d, Linear, attention, packs, prepare
+from instruct_pix2pix.engine import layers, unet
+from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
 from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
-from instruct_pix2pix.engine.unet import Context
+from instruct_pix2pix.engine.unet import Context, FeedForward
 
 CPU = torch.device("cpu")
 slow = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="bf16 is emulated here")
@@ -67,9 +67,38 @@ def test_a_packed_linear_layer_gives_what_a_plain_one_gives(dtype: torch.dtype) 
             other = torch.randn_like(expected)
             assert close(ours(x), expected)
             assert close(ours(x, add=other), expected + other)
-            assert close(ours(x, times=other), expected * other)
-            assert close(ours(x, then="gelu"), F.gelu(expected))
     assert (ours.state_dict()["weight"] == plain.weight).all()
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_packed_gate_gives_what_a_plain_one_gives(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(48, 96).to(dtype)
+    ours = GatedLinear(48, 96).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    x = torch.randn(2, 30, 48).to(dtype)
+    value, gate = F.linear(x.double(), plain.weight.double(), plain.bias.double()).chunk(2, dim=-1)
+    with torch.inference_mode():
+        assert close(ours(x), value * F.gelu(gate))
+        prepare(ours, Machine(CPU, dtype))
+        assert close(ours(x), value * F.gelu(gate))
+        assert ours.weight.is_mkldnn
+        assert ours.state_dict().keys() == plain.state_dict().keys()
+        assert (ours.state_dict()["weight"] == plain.weight).all()
+        assert torch.allclose(ours.double()(x.double()), value * F.gelu(gate))
+
+
+def test_a_large_feed_forward_in_parts_gives_what_it_gives_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = FeedForward(16).requires_grad_(False)
+    x, add = torch.randn(2, 3, 50, 16)
+    with torch.inference_mode():
+        at_once = layer(x, add)
+        monkeypatch.setattr(unet, "LARGE", 0)
+        monkeypatch.setattr(unet, "AT_ONCE", 1000)
+        assert torch.allclose(layer(x, add), at_once, atol=1e-6)
 
 
 @packed_here
@@ -116,14 +145,14 @@ def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rows_that_differ_in_text_alone_begin_as_one_and_end_as_they_would() -> None:
-    unet = random_model().unet
-    pictures, texts = torch.randn(2, 8, 16, 16), torch.randn(3, 7, unet.config.context_dim)
+    network = random_model().unet
+    pictures, texts = torch.randn(2, 8, 16, 16), torch.randn(3, 7, network.config.context_dim)
     t = torch.tensor([500.0])
     seen: list[int] = []
-    unet.input_blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    network.input_blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     with torch.inference_mode():
-        apart = unet(pictures[[0, 0, 1]], t.expand(3), texts)
-        together = unet(pictures, t, Context(texts, torch.tensor([0, 0, 1])))
+        apart = network(pictures[[0, 0, 1]], t.expand(3), texts)
+        together = network(pictures, t, Context(texts, torch.tensor([0, 0, 1])))
     assert seen == [3, 2]
     assert torch.allclose(apart, together, atol=1e-5)
 

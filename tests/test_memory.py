@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import threading
 from pathlib import Path
-from instruct_pix2pix.app.memory import give_back, stay_small
-stay_small()
+from instruct_pix2pix.app.memory import give_back, tune_memory
+tune_memory()
 import torch
 rss = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 def work():  # blocks of many sizes, with something small that stays behind each

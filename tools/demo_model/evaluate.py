@@ -33,7 +33,7 @@ from instruct_pix2pix.guidance import Conditions, DualGuidance, Prompt, Scales
 from instruct_pix2pix.settings import EditSettings
 
 from . import check, world
-from .train import DEMO, FIRST_TRAINING_SEED, to_tensor
+from .autoencoder import DEMO, FIRST_TRAINING_SEED, to_tensor
 
 UNMOVED = 6.0
 """What counts as no change: less than this, of 255, on average. The autoencoder alone makes 4."""

@@ -18,7 +18,7 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.settings import EditSettings
 
 from . import world
-from .train import DEMO
+from .autoencoder import DEMO
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -13,24 +13,18 @@ that a stopped run goes on as if it had not been stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from instruct_pix2pix.engine.clip import TextEncoder
-from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.engine.schedules import NoiseSchedule
 from instruct_pix2pix.engine.tokenizer import Tokenizer
@@ -38,14 +32,10 @@ from instruct_pix2pix.engine.unet import UNet
 from instruct_pix2pix.engine.vae import VAE
 
 from . import world
+from .autoencoder import CONFIG, DEMO, FIRST_TRAINING_SEED, load_vae, save_vae, to_tensor, train_styles, train_vae
+from .fitting import fit, save
 
 HERE = Path(__file__).parent
-DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
-CONFIG = load_config(DEMO.with_suffix(".yaml"))
-
-FIRST_TRAINING_SEED = 10_000_000
-"""Scenes with smaller seeds are never trained on: they are for evaluation."""
-
 KIND_WEIGHTS = {
     "time": 1.0,
     "season": 1.0,
@@ -66,238 +56,6 @@ instructions in one, the answer without them has the halves that are not pushed.
 
 PUSHED_FROM = 0
 """Timestep (0..1000) from which on that holds; below, where there is less noise, the answer is always the edit."""
-
-
-# ------------------------------------------------------------------------------------------------ the loop
-
-
-def fit(
-    name: str,
-    parts: dict[str, nn.Module],
-    loss_of: Callable[[int], Tensor],
-    *,
-    steps: int,
-    lr: float,
-    runs: Path,
-    more: int | None = None,
-    save_every: int = 200,
-) -> dict[str, Tensor]:
-    """Train `parts` with `loss_of(step)` and return the averaged weights, named 'part.key'.
-
-    AdamW, gradients clipped to norm 1, an exponential average of the weights. Training comes in sittings, each with a
-    warm-up and a cosine to zero: the first has `steps` steps, and when one is over, `more` asks for another, which
-    begins with the averaged weights. The state file keeps module, optimizer, average, step, and the sitting as
-    (first, last, peak rate): one that was stopped goes on as it was planned, whatever is asked for.
-    """
-    module = nn.ModuleDict(parts)
-    learnt = [value for value in module.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    average = {key: value.detach().clone() for key, value in module.state_dict().items()}
-    state_file, curve_file = runs / f"{name}.pt", runs / f"{name}-loss.json"
-    start, first, last, curve = 0, 0, steps, []
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
-        first, last, peak = state.get("sitting", (0, start, lr))
-        if start < last:
-            lr = peak
-        elif more:
-            first, last = start, start + more
-            module.load_state_dict(average)
-            average = {key: value.clone() for key, value in average.items()}
-        curve = [row for row in json.loads(curve_file.read_text()) if row["step"] <= start]
-        print(f"{name}: going on at step {start}, in a sitting from {first} to {last}", flush=True)
-
-    warmup = max(1, min(300, (last - first) // 10))
-    began, losses = time.perf_counter(), []
-    for step in range(start, last):
-        done = step - first
-        rate = min(1.0, (done + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * done / (last - first)))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * float(rate)
-        loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
-        decay = min(0.999, (done + 1) / (done + 10), 1 - 10 / (last - first))
-        with torch.no_grad():
-            current = module.state_dict()
-            for key, value in average.items():
-                value.lerp_(current[key], 1 - decay)
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            each = (time.perf_counter() - began) / (step + 1 - start)
-            left = each * (last - step - 1) / 60
-            mean = float(np.mean(losses))
-            curve.append({"step": step + 1, "loss": mean})
-            print(f"{name} {step + 1}/{last} loss {mean:.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
-            losses = []
-        if (step + 1) % save_every == 0 or step + 1 == last:
-            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-            _save(state_file, {**state, "average": average, "step": step + 1, "sitting": (first, last, lr)})
-            curve_file.write_text(json.dumps(curve))
-    return average
-
-
-def _save(path: Path, state: dict[str, object]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
-# ------------------------------------------------------------------------------------------------ the autoencoder
-
-
-def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) -> Tensor:
-    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1.
-
-    A part `styled` of them is in black and white or a sketch, and another part `doodled` shows nothing in particular.
-    """
-    drawn = []
-    for seed in seeds:
-        rng = random.Random(seed)
-        scene = world.scene(seed)
-        if rng.random() < 0.5:
-            scene = rng.choice(world.edits(scene, rng)).after
-        lot = rng.random()
-        if lot < styled:
-            scene = world.style_edit(scene, rng).after
-        elif lot > 1 - doodled:
-            drawn.append(doodle(rng))
-            continue
-        drawn.append(world.draw(scene))
-    return to_tensor(np.stack(drawn))
-
-
-def doodle(rng: random.Random) -> np.ndarray:
-    """Draw discs, boxes and triangles of any colour on any ground -> uint8 [96, 96, 3]."""
-    side = 4 * world.SIZE
-    picture = Image.new("RGB", (side, side), _any_colour(rng))
-    pen = ImageDraw.Draw(picture)
-    for _ in range(rng.randrange(2, 9)):
-        x, y, reach = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.06, 0.25) * side
-        points = [(x + rng.uniform(-reach, reach), y + rng.uniform(-reach, reach)) for _ in range(3)]
-        box, colour = (x - reach, y - reach, x + reach, y + reach), _any_colour(rng)
-        draw = rng.choice(("disc", "box", "triangle"))
-        if draw == "disc":
-            pen.ellipse(box, fill=colour)
-        elif draw == "box":
-            pen.rectangle(box, fill=colour)
-        else:
-            pen.polygon(points, fill=colour)
-    return np.asarray(picture.reduce(4))
-
-
-def _any_colour(rng: random.Random) -> tuple[int, int, int]:
-    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Bytes [N, H, W, 3] -> float [N, 3, H, W] in -1..1."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
-
-
-def train_vae(machine: Machine, runs: Path, steps: int) -> None:
-    """Train the autoencoder on 64-pixel crops, the last tenth on whole pictures, and save it with its scale."""
-    torch.manual_seed(0)
-    vae = VAE(CONFIG.vae)
-    with torch.no_grad():  # start almost without noise: the posterior's log-variance at about -9
-        vae.quant_conv.weight[CONFIG.vae.z_channels :] *= 0.1
-        assert vae.quant_conv.bias is not None
-        vae.quant_conv.bias[CONFIG.vae.z_channels :] = -9.0
-    vae.to(machine.device)
-
-    def loss_of(step: int) -> Tensor:
-        whole = step >= steps * 0.9
-        count = 8 if whole else 16
-        x = pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + step * 16 + count))
-        generator = torch.Generator().manual_seed(step)
-        if not whole:
-            corners = (torch.randint(0, 5, (count, 2), generator=generator) * 8).tolist()
-            x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, corners, strict=True)])
-        x = x.to(machine.device)
-        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            mean, logvar = vae.moments(x)
-            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
-            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
-        mean, logvar = mean.float(), logvar.float()
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return _difference(y, x) + 1e-5 * kl
-
-    weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
-    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
-    _save_vae(vae, machine, runs / "vae.safetensors")
-
-
-def train_styles(machine: Machine, runs: Path, steps: int) -> None:
-    """Go on with the autoencoder on pictures of every style and on doodles, and save it with its new scale.
-
-    Latents of plain scenes are held near what they were, so that a UNet trained on those goes on from where it is.
-    """
-    vae, scale = load_vae(runs)
-    vae.to(machine.device)
-    known = deepcopy(vae)
-    vae.train().requires_grad_(True)
-    plain, styled, doodled = 5, 2, 1
-    count = plain + styled + doodled
-
-    def loss_of(step: int) -> Tensor:
-        first = 2 * FIRST_TRAINING_SEED + step * count
-        seeds = range(first, first + count)
-        drawn = [
-            pictures(seeds[:plain]),
-            pictures(seeds[plain : plain + styled], styled=1),
-            pictures(seeds[-doodled:], doodled=1),
-        ]
-        x = torch.cat(drawn).to(machine.device)
-        generator = torch.Generator().manual_seed(step)
-        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            with torch.no_grad():
-                before = known.moments(x[:plain])[0].float()
-            mean, logvar = vae.moments(x)
-            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
-            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
-        return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
-
-    weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs)
-    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
-    _save_vae(vae, machine, runs / "vae-styles.safetensors")
-
-
-def _difference(y: Tensor, x: Tensor) -> Tensor:
-    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
-    # the square makes a wrong colour count more than many slightly wrong pixels of sky
-    return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges
-
-
-def _save_vae(vae: VAE, machine: Machine, path: Path) -> None:
-    with torch.no_grad():
-        x = pictures(range(64)).to(machine.device)
-        latents = vae.moments(x)[0]
-        psnr = -10 * torch.log10(((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean())
-    scale = 1 / latents.std().item()
-    print(f"vae: {psnr:.2f} dB on held-out pictures, scale factor {scale:.5f}", flush=True)
-    save_file(vae.state_dict(), path, metadata={"scale_factor": f"{scale:.5f}"})
-
-
-def load_vae(runs: Path) -> tuple[VAE, float]:
-    """Return the trained autoencoder and one over the deviation of its latents."""
-    from safetensors import safe_open
-
-    vae = VAE(CONFIG.vae).eval().requires_grad_(False)
-    found = runs / "vae-styles.safetensors"
-    if not found.exists():
-        found = runs / "vae.safetensors"
-    vae.load_state_dict(load_file(found))
-    with safe_open(found, "pt") as file:
-        return vae, float(file.metadata()["scale_factor"])
 
 
 # ------------------------------------------------------------------------------------------------ the pairs
@@ -352,7 +110,7 @@ def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> 
         flush()
     before_, after_, untold_, kinds, texts = zip(*pairs, strict=True)
     kept = {"before": torch.tensor(before_), "after": torch.tensor(after_), "untold": torch.tensor(untold_)}
-    _save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": list(kinds), "texts": list(texts)})
+    save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": list(kinds), "texts": list(texts)})
 
 
 def more_edits(scene: world.Scene, seed: int, rounds: int) -> list[world.Edit]:
@@ -404,7 +162,10 @@ def train_unet(
 
     data = torch.load(runs / "pairs.pt", weights_only=True)
     latents, before, after, without = data["latents"], data["before"], data["after"], data["untold"]
-    tokens = tokenize(data["texts"])
+    rng = random.Random(0)
+    # each sentence as it is, and as people also type it
+    ways = [data["texts"], *([world.casual(text, rng) for text in data["texts"]] for _ in range(3))]
+    tokens = torch.stack([tokenize(texts) for texts in ways])
     empty = tokenize([""])[0]
     weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])
     for kind in KIND_WEIGHTS:
@@ -418,7 +179,7 @@ def train_unet(
         generator = torch.Generator().manual_seed(step)
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
         image = latents[before[index]].float()
-        words = tokens[index].clone()
+        words = tokens[torch.randint(len(tokens), (batch,), generator=generator), index]
         drop = torch.rand(batch, generator=generator)
         silent, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
         words[silent] = empty
@@ -488,7 +249,7 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=4360, help="steps of the UNet, 64 samples each")
-    parser.add_argument("--more", type=int, help="when the UNet's last sitting is over, another of so many steps")
+    parser.add_argument("--more", type=int, help="when the last sitting of the stage is over, another of so many steps")
     parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
     parser.add_argument("--pushed-from", type=int, default=PUSHED_FROM, help="see PUSHED_FROM, to compare short runs")
     parser.add_argument("--style-steps", type=int, default=1500)
@@ -504,11 +265,12 @@ def main() -> None:
         if args.begin_with:
             vae = VAE(CONFIG.vae).requires_grad_(False)
             vae.load_state_dict(_part(load_file(args.begin_with), "first_stage_model."))
-            _save_vae(vae.to(machine.device), machine, args.runs / "vae.safetensors")
+            save_vae(vae.to(machine.device), machine, args.runs / "vae.safetensors")
         else:
             train_vae(machine, args.runs, args.vae_steps)
-    if "styles" in stages and not (args.runs / "vae-styles.safetensors").exists():
-        train_styles(machine, args.runs, args.style_steps)
+    again = args.stage == "styles" and args.more
+    if "styles" in stages and (again or not (args.runs / "vae-styles.safetensors").exists()):
+        train_styles(machine, args.runs, args.style_steps, args.more if again else None)
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:

@@ -23,7 +23,7 @@ from ..settings import EditSettings
 from .batch_run import Ended, Event, ModelFacts, Planned, Summary, Wrote, facts_of, run_batch
 from .library import model_dirs, resolve
 from .making import Maker, local_executor
-from .memory import stay_small
+from .memory import tune_memory
 
 SHOWN = 10
 """Failures to name at the end; the journal has them all."""
@@ -34,7 +34,7 @@ LINE_SECONDS = 30.0
 
 def run(args: argparse.Namespace) -> int:
     """Edit a folder as asked; return 0 only when every picture that was asked for is there. Raises UserError."""
-    stay_small()
+    tune_memory()
     request = request_of(args)
     check_folders(request)
     canonical(request.settings)

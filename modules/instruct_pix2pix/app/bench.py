@@ -23,6 +23,7 @@ from ..engine.precision import choose_machine
 from ..errors import UserError
 from ..settings import EditSettings
 from .library import model_dirs, resolve
+from .memory import peak_memory, tune_memory
 
 # Which rows a step has, by its scales: see guidance.py.
 CASES = {
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print. Raises UserError."""
     if args.steps < 1 or args.repeat < 1:
         raise UserError("Steps and repeats must be 1 or more.")
+    tune_memory()
     machine = choose_machine(args.device, args.precision)
     path = resolve(args.model, model_dirs(args.models_dir))
     began = time.perf_counter()
@@ -113,18 +115,6 @@ def _timed(model: EditModel, picture: Image.Image, settings: EditSettings) -> tu
     took = time.perf_counter() - began
     between = [later - earlier for earlier, later in itertools.pairwise(marks)]
     return took, statistics.median(between) if between else took, edited
-
-
-def peak_memory() -> int:
-    """Return the peak memory of this process in bytes: the GPU's where one is used, else the resident set's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return 0  # the standard library has no way to ask
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def cpu_name() -> str:

@@ -21,6 +21,7 @@ from ..images import Picture, format_of, open_picture, save_picture
 from ..infotext import build
 from ..settings import EditSettings
 from .library import model_dirs, model_hash, resolve
+from .memory import tune_memory
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
+    tune_memory()
     settings = canonical(EditSettings.from_namespace(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None

@@ -19,10 +19,12 @@ from ..images import open_picture, save_picture
 from ..settings import EditSettings, number_text
 from .edit import infotext_of, load, output_names
 from .library import model_dirs, resolve
+from .memory import tune_memory
 
 
 def run(args: argparse.Namespace) -> int:
     """Make all edits and write their matrix. Raises UserError."""
+    tune_memory()
     given = {name: getattr(args, name) for name in ("text_cfg", "image_cfg")}
     scales = {name: values(text, name) for name, text in given.items()}
     args.text_cfg = args.image_cfg = None

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from .bench import peak_memory
-
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Options of glibc's mallopt, from its malloc.h."""
 
@@ -29,6 +27,18 @@ def ram() -> dict[str, Any]:
     return {"free": page * pages - used, "used": used, "total": page * pages}
 
 
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes: the GPU's where one is used, else the resident set's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return 0  # the standard library has no way to ask
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def cuda() -> dict[str, Any]:
     """Bytes of CUDA's memory, in the web UI's words."""
     if not torch.cuda.is_available():
@@ -42,25 +52,22 @@ def cuda() -> dict[str, Any]:
 
 
 def give_back() -> None:
-    """Let the system have the memory that was freed.
-
-    glibc, once it has freed a block of some megabytes, keeps later ones of that size for itself: after a photograph
-    of 50 megapixels, hundreds of megabytes.
-    """
+    """Let the system have the memory that was freed: what `tune_memory` keeps for the next step."""
     if trim := _glibc("malloc_trim"):
         trim(0)
 
 
-def stay_small() -> None:
-    """Let this process hold little more than it uses, however many shapes of tensors it meets.
+def tune_memory() -> None:
+    """Let what one step freed serve the next, and this process hold little more than it uses all the same.
 
-    For hours of pictures of all sizes, to be called before threads begin and before anything is multiplied. glibc, left
-    to itself, keeps what was freed in a heap for each thread: now there is one, and blocks of 4 MB and more go back to
-    the system. oneDNN keeps what it made for the last 1024 shapes of a layer, some 100 KB each: now for 512.
+    To be called before threads begin and before anything is multiplied. glibc, left to itself, asks the system anew for
+    every block of some megabytes, whose pages are then cleared and mapped one by one: a seventh of a step at 512
+    pixels. Now blocks of up to 256 MB stay until `give_back`, in one heap in place of one for each thread. oneDNN keeps
+    what it made for the last 1024 shapes of a layer, some 100 KB each: now for 512.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     if set_option := _glibc("mallopt"):
-        for option, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20)):
+        for option, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 256 << 20), (TRIM_THRESHOLD, 1 << 30)):
             set_option(option, value)
 
 

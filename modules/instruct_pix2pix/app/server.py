@@ -22,7 +22,7 @@ from .catalogue import Catalogue
 from .guard import MOST_BODY, Credentials, Guard
 from .jobs import Worker
 from .library import PACKAGE, model_dirs, resolve
-from .memory import stay_small
+from .memory import tune_memory
 from .places import Places
 
 PORT, PORTS_TRIED = 7860, 20
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     credentials = _credentials(args.auth) if args.auth is not None else None
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if args.debug else logging.INFO)
-    stay_small()
+    tune_memory()
     machine = choose_machine(args.device, args.precision)
     dirs, outputs = model_dirs(args.models_dir), outputs_folder()
     catalogue = Catalogue(dirs, resolve(args.model, dirs) if args.model else None)

@@ -11,7 +11,7 @@ import itertools
 import platform
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,31 +109,67 @@ class Conv2d(nn.Conv2d, _Packable):
 
 
 class Linear(nn.Linear, _Packable):
-    """A linear layer [.., in] -> [.., out]; `add` or `times` [.., out] joins its result, or a GELU is taken of it."""
+    """A linear layer [.., in] -> [.., out]; `add` [.., out] is added to its result."""
 
     def _packed(self, x: Tensor) -> Tensor:
         return _ops._reorder_linear_weight(self.weight.detach(), x.numel() // x.shape[-1])
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Tensor,
-        *,
-        add: Tensor | None = None,
-        times: Tensor | None = None,
-        then: Literal["none", "gelu"] = "none",
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, add: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x [.., in] -> [.., out]."""
         if self.waits:
             self._pack(x)
-        other, how = (add, "add") if times is None else (times, "mul")
         if not self.weight.is_mkldnn:
             y = F.linear(x, self.weight, self.bias)
-            if then == "gelu":
-                return F.gelu(y)
-            return y if other is None else y + other if times is None else y * other
-        if other is None:
-            return _ops._linear_pointwise(x, self.weight, self.bias, then, [], "none")
-        return _ops._linear_pointwise.binary(x, other, self.weight, self.bias, how)
+            return y if add is None else y + add
+        if add is None:
+            return _ops._linear_pointwise(x, self.weight, self.bias, "none", [], "none")
+        return _ops._linear_pointwise.binary(x, add, self.weight, self.bias, "add")
+
+
+class GatedLinear(nn.Linear, _Packable):
+    """Two linear layers under one name, [.., in] -> [.., out / 2]: the first half times a GELU of the second.
+
+    Packed, the halves part, and the GELU and the product are done as their results are written.
+    """
+
+    gate: nn.Parameter | None
+    """The second half of the weight, once packed."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out)
+        self.register_parameter("gate", None)
+
+    def _pack(self, x: Tensor) -> None:
+        self.waits = False
+        with torch.inference_mode(False), torch.no_grad():
+            rows, halves = x.numel() // x.shape[-1], self.weight.detach().chunk(2)
+            packed = [_ops._reorder_linear_weight(half.contiguous(), rows) for half in halves]
+            self.weight, self.gate = (nn.Parameter(half, requires_grad=False) for half in packed)
+
+    def _whole(self) -> Tensor:
+        assert self.gate is not None
+        return torch.cat([half.detach().to_dense() for half in (self.weight, self.gate)])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
+        if self.gate is not None:
+            self.weight, self.gate = nn.Parameter(self._whole(), requires_grad=False), None
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if destination.pop(f"{prefix}gate", None) is not None:
+            destination[f"{prefix}weight"] = self._whole()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., in] -> [.., out / 2]."""
+        if self.waits:
+            self._pack(x)
+        if self.gate is None:
+            value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
+            return value * F.gelu(gate)
+        bias, gate_bias = self.bias.chunk(2)
+        gate = _ops._linear_pointwise(x, self.gate, gate_bias, "gelu", [], "none")
+        return _ops._linear_pointwise.binary(x, gate, self.weight, bias, "mul")
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -16,7 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, Linear, attention, silu
+from .layers import Conv2d, GatedLinear, Linear, attention, silu
+
+LARGE, AT_ONCE = 24 << 20, 8 << 20
+"""Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
+the system and go back to it each time, and do not stay in the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,10 @@ class GEGLU(nn.Module):
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.proj = Linear(channels, inner * 2)
+        self.proj = GatedLinear(channels, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return self.proj(x)
 
 
 class FeedForward(nn.Module):
@@ -153,7 +156,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:
         """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
-        return self.net[2](self.net[0](x), add=add)
+        inner = 4 * x.numel() * x.element_size()
+        if x.device.type != "cpu" or torch.is_grad_enabled() or inner <= LARGE:
+            return self.net[2](self.net[0](x), add=add)
+        parts = -(-inner // AT_ONCE)
+        xs, adds = (whole.flatten(0, 1).tensor_split(parts) for whole in (x, add))
+        return torch.cat([self.net[2](self.net[0](x), add=add) for x, add in zip(xs, adds, strict=True)]).view_as(x)
 
 
 class TransformerBlock(nn.Module):

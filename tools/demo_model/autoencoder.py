@@ -1,0 +1,202 @@
+"""Trains the demo model's autoencoder: on scenes, then on scenes of every style and on doodles."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from instruct_pix2pix.engine.config import CONFIGS, load_config
+from instruct_pix2pix.engine.precision import Machine
+from instruct_pix2pix.engine.vae import VAE
+
+from . import world
+from .fitting import fit
+
+DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
+CONFIG = load_config(DEMO.with_suffix(".yaml"))
+
+FIRST_TRAINING_SEED = 10_000_000
+"""Scenes with smaller seeds are never trained on: they are for evaluation."""
+
+
+def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) -> Tensor:
+    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1.
+
+    A part `styled` of them is in black and white or a sketch, and another part `doodled` shows nothing in particular.
+    """
+    drawn = []
+    for seed in seeds:
+        rng = random.Random(seed)
+        scene = world.scene(seed)
+        if rng.random() < 0.5:
+            scene = rng.choice(world.edits(scene, rng)).after
+        lot = rng.random()
+        if lot < styled:
+            scene = world.style_edit(scene, rng).after
+        elif lot > 1 - doodled:
+            drawn.append(doodle(rng))
+            continue
+        drawn.append(world.draw(scene))
+    return to_tensor(np.stack(drawn))
+
+
+def doodle(rng: random.Random) -> np.ndarray:
+    """Draw discs, boxes and triangles of any colour on any ground -> uint8 [96, 96, 3]."""
+    side = 4 * world.SIZE
+    picture = Image.new("RGB", (side, side), _any_colour(rng))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(rng.randrange(2, 9)):
+        x, y, reach = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.06, 0.25) * side
+        points = [(x + rng.uniform(-reach, reach), y + rng.uniform(-reach, reach)) for _ in range(3)]
+        box, colour = (x - reach, y - reach, x + reach, y + reach), _any_colour(rng)
+        draw = rng.choice(("disc", "box", "triangle"))
+        if draw == "disc":
+            pen.ellipse(box, fill=colour)
+        elif draw == "box":
+            pen.rectangle(box, fill=colour)
+        else:
+            pen.polygon(points, fill=colour)
+    return np.asarray(picture.reduce(4))
+
+
+def _any_colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """Bytes [N, H, W, 3] -> float [N, 3, H, W] in -1..1."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Norm(nn.GroupNorm):
+    """The same norm by way of a layer norm, whose backward pass on CPUs takes a tenth of the time."""
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        groups = x.reshape(len(x), self.num_groups, -1)
+        y = F.layer_norm(groups, groups.shape[2:], eps=self.eps).view_as(x)
+        weight, bias = (value.to(y.dtype).view(-1, 1, 1) for value in (self.weight, self.bias))
+        return torch.addcmul(bias, y, weight)
+
+
+def _trainable(vae: VAE) -> VAE:
+    for module in vae.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.__class__ = _Norm
+    return vae.train().requires_grad_(True)
+
+
+def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def train_vae(machine: Machine, runs: Path, steps: int) -> None:
+    """Train the autoencoder on 64-pixel crops, the last tenth on whole pictures, and save it with its scale."""
+    torch.manual_seed(0)
+    vae = VAE(CONFIG.vae)
+    with torch.no_grad():  # start almost without noise: the posterior's log-variance at about -9
+        vae.quant_conv.weight[CONFIG.vae.z_channels :] *= 0.1
+        assert vae.quant_conv.bias is not None
+        vae.quant_conv.bias[CONFIG.vae.z_channels :] = -9.0
+    _trainable(vae.to(machine.device))
+
+    def loss_of(step: int) -> Tensor:
+        whole = step >= steps * 0.9
+        count = 8 if whole else 16
+        x = pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + step * 16 + count))
+        generator = torch.Generator().manual_seed(step)
+        if not whole:
+            corners = (torch.randint(0, 5, (count, 2), generator=generator) * 8).tolist()
+            x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, corners, strict=True)])
+        x = x.to(machine.device)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            mean, logvar = vae.moments(x)
+            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
+            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
+        mean, logvar = mean.float(), logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        return _difference(y, x) + 1e-5 * kl
+
+    weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    save_vae(vae, machine, runs / "vae.safetensors")
+
+
+def train_styles(machine: Machine, runs: Path, steps: int, more: int | None = None) -> None:
+    """Go on with the autoencoder on pictures of every style and on doodles, and save it with its new scale.
+
+    Latents of plain scenes are held near what they were, so that a UNet trained on those goes on from where it is.
+    """
+    vae, scale = load_vae(runs)
+    vae.to(machine.device)
+    known = deepcopy(vae)
+    _trainable(vae)
+    plain, styled, doodled = 4, 1, 3
+    count = plain + styled + doodled
+
+    def loss_of(step: int) -> Tensor:
+        first = 2 * FIRST_TRAINING_SEED + step * count
+        seeds = range(first, first + count)
+        drawn = [
+            pictures(seeds[:plain]),
+            pictures(seeds[plain : plain + styled], styled=1),
+            pictures(seeds[-doodled:], doodled=1),
+        ]
+        x = torch.cat(drawn).to(machine.device)
+        generator = torch.Generator().manual_seed(step)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            with torch.no_grad():
+                before = known.moments(x[:plain])[0].float()
+            mean, logvar = vae.moments(x)
+            noise = torch.randn(mean.shape, generator=generator).to(machine.device)
+            y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
+        return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
+
+    weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs, more=more)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    save_vae(vae, machine, runs / "vae-styles.safetensors")
+
+
+def _difference(y: Tensor, x: Tensor) -> Tensor:
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+    # the square makes a wrong colour count more than many slightly wrong pixels of sky
+    return F.l1_loss(y, x) + 5 * F.mse_loss(y, x) + edges
+
+
+def save_vae(vae: VAE, machine: Machine, path: Path) -> None:
+    """Write the autoencoder with its scale factor, and say how well it keeps pictures that it never saw."""
+    with torch.no_grad():
+        found, scale = [], 1.0
+        for name, drawn in (
+            ("plain scenes", pictures(range(64))),
+            ("styles", pictures(range(64), styled=1)),
+            ("shapes of any colour", pictures(range(64), doodled=1)),
+        ):
+            x = drawn.to(machine.device)
+            latents = vae.moments(x)[0]
+            error = ((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean()
+            found.append(f"{name} {-10 * error.log10():.2f} dB")
+            if name == "plain scenes":
+                scale = 1 / latents.std().item()
+    print(f"vae: {', '.join(found)}; scale factor {scale:.5f}", flush=True)
+    save_file(vae.state_dict(), path, metadata={"scale_factor": f"{scale:.5f}"})
+
+
+def load_vae(runs: Path) -> tuple[VAE, float]:
+    """Return the trained autoencoder and one over the deviation of its latents."""
+    vae = VAE(CONFIG.vae).eval().requires_grad_(False)
+    found = runs / "vae-styles.safetensors"
+    if not found.exists():
+        found = runs / "vae.safetensors"
+    vae.load_state_dict(load_file(found))
+    with safe_open(found, "pt") as file:
+        return vae, float(file.metadata()["scale_factor"])
