@@ -57,17 +57,18 @@ def give_back() -> None:
         trim(0)
 
 
-def tune_memory() -> None:
+def tune_memory(kept: int = 256 << 20, trimmed: int = 1 << 30) -> None:
     """Let what one step freed serve the next, and this process hold little more than it uses all the same.
 
     To be called before threads begin and before anything is multiplied. glibc, left to itself, asks the system anew for
     every block of some megabytes, whose pages are then cleared and mapped one by one: a seventh of a step at 512
-    pixels. Now blocks of up to 256 MB stay until `give_back`, in one heap in place of one for each thread. oneDNN keeps
-    what it made for the last 1024 shapes of a layer, some 100 KB each: now for 512.
+    pixels. Now blocks of up to `kept` bytes stay until `give_back`, or until `trimmed` bytes are free at the end of the
+    heap, of which there is one and not one for each thread. oneDNN keeps what it made for the last 1024 shapes of a
+    layer, some 100 KB each: now for 512.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     if set_option := _glibc("mallopt"):
-        for option, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, 256 << 20), (TRIM_THRESHOLD, 1 << 30)):
+        for option, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, kept), (TRIM_THRESHOLD, trimmed)):
             set_option(option, value)
 
 
