@@ -15,7 +15,7 @@ FIRST = [
     "let it be dusk",
     "i want it to be winter",
     "give the car the colour orange",
-    "get rid of the ball",
+    "there should be no ball",
     "i want a pink cube in place of the car",
 ]
 
