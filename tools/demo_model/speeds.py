@@ -43,13 +43,14 @@ def main() -> None:
     args = parser.parse_args()
     machines = [choose_machine("auto", precision) for precision in args.precision]
     models = [EditModel.load(args.model, machine) for machine in machines]
+    speeds: list[str] = args.speed
     wanted = cases(args.first_seed, args.count)[:: args.every]
     print(f"{len(wanted)} edits of {args.count} scenes, Text CFG {args.text_cfg:g}, Image CFG {args.image_cfg:g}\n")
     print("| sampler | steps | format | speed | with all rows | PSNR: mean | tenth percentile | of all | success |")
     print("|---|---:|---|---|---:|---:|---:|---:|---:|")
     for sampler, steps in product(args.sampler, args.steps):
         exact: list[np.ndarray] = []
-        for model, speed in product(models, args.speed):
+        for model, speed in product(models, speeds):
             settings = EditSettings(
                 text_cfg=args.text_cfg, image_cfg=args.image_cfg, sampler=sampler, steps=steps, speed=speed
             )
