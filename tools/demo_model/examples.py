@@ -71,7 +71,7 @@ def main() -> None:
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=about)
     parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     if args.readme:
         strip(args.seed).save(ROOT / "docs" / "edits.png", optimize=True)
