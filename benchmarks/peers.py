@@ -2,7 +2,7 @@
 
     python launch.py bench --peers [--model FILE] [--size 512] [--steps 4] [--rounds 3] [--json] [--save FILE]
 
-Without `--model` a full-size SD1 checkpoint of random weights in half precision (2 GB) is made once, in models/. Both
+Without `--model` a full-size SD1 checkpoint of random weights in half precision (2 GB) is made once, beside this file. Both
 run the network on the same number of threads; diffusers in each of its settings that this machine is fast in, the last
 one being torch.compile with frozen weights. Settings take turns within a round, so that what else the machine does
 meets all of them. A step is counted from the end of the one before; the first of each setting, in which weights are
@@ -267,7 +267,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.busy:
         torch.set_num_threads(1)
     machine = choose_machine(args.device, args.precision)
-    checkpoint = args.model or make_checkpoint(Path(__file__).parent.parent / "models" / "random.safetensors")
+    checkpoint = args.model or make_checkpoint(Path(__file__).with_name("random.safetensors"))
     if not checkpoint.is_file():
         raise UserError(f"'{checkpoint}' is no file: --peers takes a checkpoint file, or none for random weights.")
     pixels = np.random.default_rng(0).integers(0, 256, (args.size, args.size, 3), np.uint8)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -54,8 +55,17 @@ PUSHED = ("colour", "add", "replace", "absent")
 every step, where it would stop as soon as the edit can be guessed; other kinds would be pushed too far. Of two
 instructions in one, the answer without them has the halves that are not pushed."""
 
-PUSHED_FROM = 0
-"""Timestep (0..1000) from which on that holds; below, where there is less noise, the answer is always the edit."""
+PUSHED_FROM = 300
+"""Timestep (0..1000) from which on that holds. Below there is too little noise left for later steps to mend what
+guidance adds: the answer is always the edit."""
+
+LED = 32
+"""So many samples of a batch lie where guidance by the model itself leads, and are answered by the edit. A model that
+never saw what guidance does wrong meets it with somewhat different answers with the text and without, and guidance makes
+seven times the difference. Every other sample has no text, and below `PUSHED_FROM` is answered as the model answers it
+with the text."""
+LED_FROM, LED_TO = 50, 600
+"""Timesteps of these samples."""
 
 
 # ------------------------------------------------------------------------------------------------ the pairs
@@ -138,7 +148,6 @@ def train_unet(
     *,
     more: int | None = None,
     lr: float = 8e-4,
-    pushed_from: int = PUSHED_FROM,
     batch: int = 64,
     begin_with: Path | None = None,
 ) -> None:
@@ -175,33 +184,65 @@ def train_unet(
     alphas = 1 / (schedule.sigmas**2 + 1)
     print(f"unet: {len(before)} pairs, {len(latents)} pictures, scale {scale:.5f}", flush=True)
 
+    def predict(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
+        where = machine.device
+        # on CPUs the backward pass of plain attention is faster than that of the fused kernel
+        kernel = sdpa_kernel(SDPBackend.MATH) if where.type == "cpu" else nullcontext()
+        with kernel, torch.autocast(where.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            return unet(x.to(where), t.to(where), text(words.to(where))).float()
+
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
         image = latents[before[index]].float()
-        words = tokens[torch.randint(len(tokens), (batch,), generator=generator), index]
+        told = tokens[torch.randint(len(tokens), (batch,), generator=generator), index]
         drop = torch.rand(batch, generator=generator)
-        silent, unseen = (drop < 0.10) | (drop >= 0.95), (drop >= 0.90)
-        words[silent] = empty
+        silent, unseen = (drop < 0.25) | (drop >= 0.95), (drop >= 0.90)
         image[unseen] = 0
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
-        answer = torch.where(silent & ~unseen & (t >= pushed_from), without[index], after[index])
-        target = latents[answer].float() * scale
+        led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[:LED]
+        pushed = silent & ~unseen & (t >= PUSHED_FROM)
+        pushed[led] = False
+        silent[led[::2]] = True
+        words = torch.where(silent[:, None], empty, told)
+        target = latents[torch.where(pushed, without[index], after[index])].float() * scale
         alpha = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn(target.shape, generator=generator)
-        x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
-        x, t, words, noise = (value.to(machine.device) for value in (x, t, words, noise))
-        # on CPUs the backward pass of plain attention is faster than that of the fused kernel
-        kernel = sdpa_kernel(SDPBackend.MATH) if machine.device.type == "cpu" else nullcontext()
-        with kernel, torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            predicted = unet(x, t, text(words)).float()
+        with torch.no_grad():
+            astray = _lead(predict, target[led], t[led], told[led], empty, image[led], alphas, generator) - target[led]
+            noise[led] += (alpha / (1 - alpha)).sqrt()[led] * astray  # the way back is in it
+            x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
+            pupils = led[silent[led] & (t[led] < PUSHED_FROM)]
+            noise[pupils] = predict(x[pupils], t[pupils], told[pupils]).cpu()
         snr = (alpha / (1 - alpha)).flatten().to(machine.device)
-        loss = (predicted - noise).square().mean(dim=(1, 2, 3))
+        loss = (predict(x, t, words) - noise.to(machine.device)).square().mean(dim=(1, 2, 3))
         return (loss * snr.clamp(max=5.0) / snr).mean()
 
     average = fit("unet", {"unet": unet, "text": text}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
     save_file({key: value.contiguous() for key, value in average.items()}, runs / "unet.safetensors")
+
+
+def _lead(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    target: Tensor,
+    t: Tensor,
+    words: Tensor,
+    empty: Tensor,
+    image: Tensor,
+    alphas: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the latents [N, 4, h, w] that guidance makes of noisy `target` a step before t, at a Text CFG of 2..10."""
+    t = t + 30 + (torch.rand(len(t), generator=generator) * 120).long()
+    alpha = alphas[t].view(-1, 1, 1, 1)
+    x = alpha.sqrt() * target + (1 - alpha).sqrt() * torch.randn(target.shape, generator=generator)
+    rows = torch.cat([torch.cat([x, seen], dim=1) for seen in (image, image, torch.zeros_like(image))])
+    nothing = empty.expand_as(words)
+    full, only, null = predict(rows, t.repeat(3), torch.cat([words, nothing, nothing])).cpu().chunk(3)
+    text_cfg = 2 + 8 * torch.rand(len(t), 1, 1, 1, generator=generator)
+    noise = null + 1.5 * (only - null) + text_cfg * (full - only)
+    return (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
 def tokenize(texts: list[str]) -> Tensor:
@@ -251,7 +292,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4360, help="steps of the UNet, 64 samples each")
     parser.add_argument("--more", type=int, help="when the last sitting of the stage is over, another of so many steps")
     parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
-    parser.add_argument("--pushed-from", type=int, default=PUSHED_FROM, help="see PUSHED_FROM, to compare short runs")
     parser.add_argument("--style-steps", type=int, default=1500)
     parser.add_argument("--begin-with", type=Path, help="a checkpoint of these shapes to go on from, not from nothing")
     parser.add_argument("--device", default="auto")
@@ -280,7 +320,6 @@ def main() -> None:
             args.steps,
             more=args.more,
             lr=args.lr,
-            pushed_from=args.pushed_from,
             begin_with=args.begin_with,
         )
     if "export" in stages:

@@ -80,9 +80,8 @@ class _Writer:
     def __init__(self, width: int) -> None:
         self.width, self.across, self.down = width, _tiles_across(width), _tiles_down(width)
         self.module = ir.Module("attention")
-        self.function = ir.Function(
-            self.module, ir.FunctionType(I32, [POINTER] * 5 + [I64] * 6 + [F32]), "attend"
-        )
+        arguments = [*[POINTER] * 5, *[I64] * 6, F32]
+        self.function = ir.Function(self.module, ir.FunctionType(I32, arguments), "attend")
         self.b = ir.IRBuilder(self.function.append_basic_block())
 
     def write(self) -> str:
