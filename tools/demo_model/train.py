@@ -61,9 +61,9 @@ guidance adds: the answer is always the edit."""
 
 LED = 32
 """So many samples of a batch lie where guidance by the model itself leads, and are answered by the edit. A model that
-never saw what guidance does wrong meets it with somewhat different answers with the text and without, and guidance makes
-seven times the difference. Every other sample has no text, and below `PUSHED_FROM` is answered as the model answers it
-with the text."""
+never saw what guidance does wrong answers it somewhat differently with the text and without, and guidance makes seven
+times the difference. Every other sample has no text, and below `PUSHED_FROM` is answered as the model answers it with
+the text."""
 LED_FROM, LED_TO = 50, 600
 """Timesteps of these samples."""
 
