@@ -3,8 +3,8 @@
     python launch.py bench --peers [--model FILE] [--size 512] [--steps 4] [--rounds 3] [--json] [--save FILE]
 
 Without `--model` a full-size SD1 checkpoint of random weights in half precision (2 GB) is made once, beside this file.
-Both run the network on the same number of threads; diffusers in each of its settings that this machine is fast in, the last
-one being torch.compile with frozen weights. Settings take turns within a round, so that what else the machine does
+Both run the network on the same number of threads; diffusers in each of its settings that this machine is fast in, the
+last one being torch.compile with frozen weights. Settings take turns within a round, so that what else the machine does
 meets all of them. A step is counted from the end of the one before; the first of each setting, in which weights are
 packed or the network compiled, is told apart. Needs requirements-dev.txt.
 """
