@@ -7,6 +7,7 @@ hundred megabytes of file at a time, so that the peak stays near the size of the
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,14 +168,28 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
         mapped = {file: read_weights(file) for file in {source.file for _, source, _ in group}}
         for key, source, _ in group:
             value = mapped[source.file][source.name].reshape(shapes[key])
-            layout = torch.channels_last if _has_layout(shapes[key]) and not packed else torch.contiguous_format
-            state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
+            if packed:
+                state[key] = _own_pages(value.shape, machine.dtype).copy_(value)
+            else:
+                layout = torch.channels_last if _has_layout(shapes[key]) else torch.contiguous_format
+                state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
         del mapped, value  # pyright: ignore[reportPossiblyUnboundVariable] - gives the mapped pages back
     mapped = {file: read_weights(file) for file in {source.file for _, source in keep}}
     for key, source in keep:
         state[key] = mapped[source.file][source.name].reshape(shapes[key])
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)
+
+
+def _own_pages(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor whose memory goes back to the system with it, whatever the allocator keeps.
+
+    Plain weights go one by one as they are packed; their holes would fit little that comes after.
+    """
+    size = shape.numel() * dtype.itemsize
+    if size < mmap.PAGESIZE:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 
 def _fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
