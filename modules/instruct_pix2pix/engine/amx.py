@@ -11,12 +11,13 @@ import ctypes
 import itertools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import workers
 
 WIDEST = 160
 """Numbers in a head up to which there is a kernel."""
@@ -61,8 +62,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
     code, kernel = _code(), _kernel(width)
     out = torch.empty(batch, queries, heads, width, dtype=q.dtype)
     strides = [2 * x.stride(dim) for x, dim in ((q, 2), (k, 2), (v, 2), (out, 1))]
-    workers = torch.get_num_threads()
-    parts = -(-4 * workers // (batch * heads))  # enough for all workers to end at about the same time
+    parts = -(-4 * torch.get_num_threads() // (batch * heads))  # enough for all workers to end at about the same time
     size = -(-queries // (parts * QUERIES)) * QUERIES
 
     def part(place: tuple[int, int, int]) -> int:
@@ -73,14 +73,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         return kernel(*(x.data_ptr() for x in where), last - first, keys, *strides, width**-0.5 * math.log2(math.e))
 
     places = itertools.product(range(batch), range(heads), range(0, queries, size))
-    lost = _pool(workers).map(part, places) if workers > 1 else map(part, places)
-    return None if any(list(lost)) else out.flatten(2)
-
-
-@lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    # threads of their own: oneDNN remembers how it left the tiles of those it works in
-    return ThreadPoolExecutor(workers, thread_name_prefix="attention")
+    return None if any(workers.each(part, places)) else out.flatten(2)
 
 
 @lru_cache

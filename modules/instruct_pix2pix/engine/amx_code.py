@@ -11,48 +11,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import llvmlite.binding
-import llvmlite.ir
 
 from .amx import QUERIES
-
-binding: Any = llvmlite.binding  # it has no types of its own
-ir: Any = llvmlite.ir
-Engine = Type = Value = Any
+from .machine_code import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, Engine, Type, Value, Writer, has, ir
+from .machine_code import compiled as compiled_assembly
 
 KEYS = 64
 """Keys at a time: their scores and exponentials, 12 KB, lie in the first cache."""
 EXP2 = (0.99992524, 0.69583390, 0.22606605, 0.07802529)
 """The cubic that is nearest to 2^x for x in [0, 1]: within 7.5e-5 of it."""
 
-I8, I16, I32, I64 = map(ir.IntType, (8, 16, 32, 64))
-F32, POINTER, VOID = ir.FloatType(), ir.PointerType(), ir.VoidType()
-FLOATS, WORDS, HALVES, MASK = (ir.VectorType(of, 16) for of in (F32, I32, I16, ir.IntType(1)))
+WORDS, HALVES, MASK = (ir.VectorType(of, 16) for of in (I32, I16, ir.IntType(1)))
 EVERY = ir.Constant(MASK, [1] * 16)
 
 
 def can_compile() -> bool:
     """Whether LLVM knows this processor for one that has all that the kernel is written with."""
-    features = binding.get_host_cpu_features()
-    return all(features.get(name) for name in ("amx-bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl"))
+    return has("amx-bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
 
 def compiled(width: int) -> Engine:
     """Return what holds the machine code of `attend` for heads of that width, for as long as it lives."""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    target, features = binding.Target.from_default_triple(), binding.get_host_cpu_features().flatten()
-    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3)
-    module = binding.parse_assembly(_Writer(width).write())
-    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(module, passes)
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine
+    return compiled_assembly(_Attend(width).write())
 
 
 def packed_bytes(width: int, keys: int) -> int:
@@ -70,7 +50,7 @@ def _tiles_down(width: int) -> int:
     return -(-(width + 1) // 16)
 
 
-class _Writer:
+class _Attend(Writer):
     """Writes the kernel for heads of one width, for one head and some of its queries, as LLVM's assembly.
 
     attend(q, k, v, out, packed, queries, keys, bytes from row to row of q, k, v and out, factor of the scores as powers
@@ -79,10 +59,7 @@ class _Writer:
 
     def __init__(self, width: int) -> None:
         self.width, self.across, self.down = width, _tiles_across(width), _tiles_down(width)
-        self.module = ir.Module("attention")
-        arguments = [*[POINTER] * 5, *[I64] * 6, F32]
-        self.function = ir.Function(self.module, ir.FunctionType(I32, arguments), "attend")
-        self.b = ir.IRBuilder(self.function.append_basic_block())
+        super().__init__("attend", I32, [*[POINTER] * 5, *[I64] * 6, F32])
 
     def write(self) -> str:
         b, width, across, down = self.b, self.width, self.across, self.down
@@ -251,9 +228,6 @@ class _Writer:
 
     # ----------------------------------------------------------------------------------------------- words
 
-    def n(self, value: int) -> Value:
-        return ir.Constant(I64, value)
-
     def all(self, value: int) -> Value:
         return ir.Constant(WORDS, [value] * 16)
 
@@ -270,24 +244,6 @@ class _Writer:
     def splat(self, value: Value) -> Value:
         vector = ir.Constant(ir.VectorType(value.type, 16), ir.Undefined)
         return self.b.shuffle_vector(self.b.insert_element(vector, value, ir.Constant(I32, 0)), vector, self.zeros)
-
-    def call(self, name: str, of: Type, *args: Value) -> Value:
-        known = self.module.globals.get(name)
-        return self.b.call(known or ir.Function(self.module, ir.FunctionType(of, [a.type for a in args]), name), args)
-
-    def fma(self, x: Value, y: Value, z: Value) -> Value:
-        return self.call("llvm.fma.v16f32", FLOATS, x, y, z)
-
-    def least(self, x: Value, y: Value) -> Value:
-        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
-
-    def room(self, size: int) -> Value:
-        room = self.b.alloca(I8, size)
-        room.align, room.type = 64, POINTER
-        return room
-
-    def at(self, pointer: Value, offset: Value) -> Value:
-        return self.b.gep(pointer, [offset], source_etype=I8)
 
     def get(self, pointer: Value, offset: int) -> Value:
         return self.b.load(self.at(pointer, self.n(offset)), typ=FLOATS, align=64)
@@ -310,19 +266,3 @@ class _Writer:
         """Load a tile from memory, or store it there; `row`: bytes from row to row."""
         where = (self.at(pointer, self.n(offset)), self.n(row))
         self.call(f"llvm.x86.tile{what}64", VOID, ir.Constant(I8, number), *where)
-
-    @contextmanager
-    def loop(self, end: Value, step: int) -> Iterator[Value]:
-        """From 0 to below `end`."""
-        b = self.b
-        before, head, body, done = b.block, *(b.append_basic_block() for _ in range(3))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(self.n(0), before)
-        b.cbranch(b.icmp_signed("<", i, end), body, done)
-        b.position_at_end(body)
-        yield i
-        i.add_incoming(b.add(i, self.n(step)), b.block)
-        b.branch(head)
-        b.position_at_end(done)

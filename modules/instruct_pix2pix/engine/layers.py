@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import amx
+from . import amx, winograd
 from .precision import Machine
 
 _ops: Any = torch.ops.mkldnn
@@ -55,33 +55,65 @@ class _Packable(nn.Module):
     def _packed(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def _lies_apart(self) -> bool:
+        """Whether the weight lies in another way than in a checkpoint."""
+        return self.weight.is_mkldnn
+
+    def _plain(self) -> Tensor:
+        """Return the weight as a checkpoint has it."""
+        return self.weight.detach().to_dense() if self.weight.is_mkldnn else self.weight.detach()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
-        if self.weight.is_mkldnn:  # to another format or device: only plain weights can go there
-            self.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        if self._lies_apart:  # to another format or device: only plain weights can go there
+            self.weight = nn.Parameter(self._plain(), requires_grad=False)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.weight.is_mkldnn:
-            destination[f"{prefix}weight"] = self.weight.detach().to_dense()
+        if self._lies_apart:
+            destination[f"{prefix}weight"] = self._plain()
 
 
 class Conv2d(nn.Conv2d, _Packable):
-    """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result."""
+    """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result.
+
+    Once it met a picture where Winograd's way pays, its weight is spread for that, and stays so.
+    """
 
     packed_for: torch.Size | None = None
     """The height and width of the pictures that the weight was packed for."""
 
+    @property
+    def _is_spread(self) -> bool:
+        return self.weight.ndim == 3
+
+    @property
+    def _lies_apart(self) -> bool:
+        return self._is_spread or super()._lies_apart
+
+    def _plain(self) -> Tensor:
+        return winograd.plain_weight(self.weight.detach()) if self._is_spread else super()._plain()
+
+    def _can_spread(self, x: Tensor) -> bool:
+        shape = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.bias is not None and winograd.pays(self.weight, x)
+
     def _packed(self, x: Tensor) -> Tensor:
         self.packed_for = x.shape[2:]
-        weight = self.weight.detach()
-        weight = (weight.to_dense() if weight.is_mkldnn else weight.contiguous()).to_mkldnn()
+        weight = self._plain()
+        if self._can_spread(x):
+            return winograd.spread_weight(weight)
+        weight = weight.contiguous().to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
             weight, self.padding, self.stride, self.dilation, self.groups, x.shape
         )
 
     def _fit(self, x: Tensor) -> None:
         """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
+        if self._can_spread(x):
+            self._pack(x)
+            return
         key = (*self.weight.shape, *self.stride, *self.padding, self.weight.dtype, *x.shape[2:])
         old, before = self.weight, _layout(self.weight)
         if _layouts.get(key) != before:
@@ -100,6 +132,9 @@ class Conv2d(nn.Conv2d, _Packable):
             self._pack(x)
         elif self.packed_for != x.shape[2:] and self.weight.is_mkldnn:
             self._fit(x)
+        if self._is_spread:
+            assert bias is not None
+            return winograd.convolve(x, self.weight, bias, add)
         if not self.weight.is_mkldnn:
             y = self._conv_forward(x, self.weight, bias)
             return y if add is None else y + add

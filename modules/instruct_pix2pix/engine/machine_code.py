@@ -1,0 +1,91 @@
+"""Kernels written as LLVM's assembly, which llvmlite compiles in memory for this processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.binding
+import llvmlite.ir
+
+binding: Any = llvmlite.binding  # it has no types of its own
+ir: Any = llvmlite.ir
+Engine = Type = Value = Any
+
+I8, I16, I32, I64 = map(ir.IntType, (8, 16, 32, 64))
+F32, POINTER, VOID = ir.FloatType(), ir.PointerType(), ir.VoidType()
+FLOATS = ir.VectorType(F32, 16)
+"""Sixteen at a time: a cache line, and one vector of AVX-512 or two of AVX2."""
+
+
+def has(*features: str) -> bool:
+    """Whether LLVM knows this processor for one that has all of these."""
+    known = binding.get_host_cpu_features()
+    return all(known.get(name) for name in features)
+
+
+def compiled(assembly: str) -> Engine:
+    """Return what holds the machine code of a module's functions, for as long as it lives."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target, features = binding.Target.from_default_triple(), binding.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3)
+    module = binding.parse_assembly(assembly)
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    engine = binding.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine
+
+
+class Writer:
+    """Writes one function of a module: the words that all kernels are made of."""
+
+    def __init__(self, name: str, result: Type, arguments: list[Type]) -> None:
+        self.module = ir.Module(name)
+        self.function = ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        self.b = ir.IRBuilder(self.function.append_basic_block())
+
+    def n(self, value: int) -> Value:
+        """A whole number."""
+        return ir.Constant(I64, value)
+
+    def call(self, name: str, of: Type, *args: Value) -> Value:
+        """Call one of LLVM's own functions."""
+        known = self.module.globals.get(name)
+        return self.b.call(known or ir.Function(self.module, ir.FunctionType(of, [a.type for a in args]), name), args)
+
+    def fma(self, x: Value, y: Value, z: Value) -> Value:
+        """x * y + z."""
+        return self.call("llvm.fma.v16f32", FLOATS, x, y, z)
+
+    def least(self, x: Value, y: Value) -> Value:
+        """The smaller of two numbers."""
+        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
+
+    def room(self, size: int) -> Value:
+        """Memory of the call's own, in bytes."""
+        room = self.b.alloca(I8, size)
+        room.align, room.type = 64, POINTER
+        return room
+
+    def at(self, pointer: Value, offset: Value) -> Value:
+        """The pointer so many bytes on."""
+        return self.b.gep(pointer, [offset], source_etype=I8)
+
+    @contextmanager
+    def loop(self, end: Value, step: int, first: Value | None = None) -> Iterator[Value]:
+        """From `first`, or 0, to below `end`."""
+        b = self.b
+        before, head, body, done = b.block, *(b.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(first or self.n(0), before)
+        b.cbranch(b.icmp_signed("<", i, end), body, done)
+        b.position_at_end(body)
+        yield i
+        i.add_incoming(b.add(i, self.n(step)), b.block)
+        b.branch(head)
+        b.position_at_end(done)

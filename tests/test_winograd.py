@@ -1,0 +1,112 @@
+"""Convolutions by Winograd's way: the numbers of the plain one, whatever the picture's size, where there is room."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instruct_pix2pix.engine import room, winograd
+from instruct_pix2pix.engine.layers import Conv2d, packs, prepare
+from instruct_pix2pix.engine.precision import Machine
+
+MACHINE = Machine(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packs(MACHINE) or winograd._kernels() is None:
+        pytest.skip("this processor has no AVX2, or llvmlite is not installed")
+    monkeypatch.setattr(winograd, "LEFT", 0)  # the tests' machine may have little free
+
+
+def layers(channels: int, out: int) -> tuple[Conv2d, nn.Conv2d]:
+    torch.manual_seed(0)
+    ours, plain = Conv2d(channels, out, 3, padding=1), nn.Conv2d(channels, out, 3, padding=1)
+    plain.load_state_dict(ours.state_dict())
+    prepare(ours, MACHINE)
+    return ours.requires_grad_(False), plain.requires_grad_(False).double()
+
+
+def picture(batch: int, channels: int, h: int, w: int) -> Tensor:
+    return torch.randn(batch, channels, h, w).to(memory_format=torch.channels_last)
+
+
+def difference(out: Tensor, expected: Tensor) -> float:
+    return float((out.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "out", "h", "w"),
+    [
+        (3, 128, 128, 32, 32),
+        (1, 128, 160, 33, 47),  # tiles that reach beyond two sides
+        (2, 144, 128, 1, 1030),
+        (1, 256, 128, 100, 90),  # more tiles than are taken at once
+    ],
+)
+def test_it_is_the_convolution(batch: int, channels: int, out: int, h: int, w: int) -> None:
+    ours, plain = layers(channels, out)
+    x = picture(batch, channels, h, w)
+    expected = plain(x.double())
+    add, bias = torch.randn_like(expected).float(), torch.randn(out)
+    rounding = difference(F.conv2d(x, ours.weight, ours.bias, padding=1), expected)
+    with torch.inference_mode():
+        found = ours(x)
+        assert ours.weight.shape == (36, channels, out), "the layer did not use it"
+        assert difference(found, expected) < 6 * rounding < 1e-5
+        assert difference(ours(x, add=add), expected + add) < 6 * rounding
+        shifted = F.conv2d(x.double(), plain.weight, bias.double(), padding=1)
+        assert difference(ours(x, bias=bias), shifted) < 6 * rounding
+        assert difference(ours(x.contiguous()), expected) < 6 * rounding
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_threads_are_as_good_as_one() -> None:
+    ours, _ = layers(128, 128)
+    x = picture(2, 128, 40, 40)
+    with torch.inference_mode():
+        many, threads = ours(x), torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            assert difference(ours(x), many.double()) < 1e-6
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_a_layer_meets_pictures_of_other_sizes() -> None:
+    ours, plain = layers(128, 128)
+    for size, spread in ((8, False), (40, True), (8, True), (5, True)):
+        x = picture(1, 128, size, size)
+        with torch.inference_mode():
+            assert difference(ours(x), plain(x.double())) < 3e-6
+        assert (ours.weight.ndim == 3) == spread
+
+
+def test_its_weights_can_be_had_back() -> None:
+    ours, plain = layers(128, 144)
+    x = picture(1, 128, 32, 32)
+    with torch.inference_mode():
+        ours(x)
+    assert difference(ours.state_dict()["weight"], plain.weight) < 1e-6
+    ours.double()
+    assert ours.weight.shape == plain.weight.shape
+    assert difference(ours(x.double()), plain(x.double())) < 1e-6
+
+
+def test_weights_do_not_grow_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "available", lambda device: 2**20)
+    ours, plain = layers(128, 128)
+    x = picture(1, 128, 32, 32)
+    with torch.inference_mode():
+        assert difference(ours(x), plain(x.double())) < 1e-6
+    assert ours.weight.is_mkldnn
+
+
+def test_small_pictures_and_narrow_layers_keep_the_plain_way() -> None:
+    for channels, size in ((128, 31), (112, 32)):
+        ours, _ = layers(channels, 128)
+        with torch.inference_mode():
+            ours(picture(1, channels, size, size))
+        assert ours.weight.is_mkldnn
