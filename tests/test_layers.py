@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from networks import random_model
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine import layers, unet, winograd
+from instruct_pix2pix.engine import layers, unet
 from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
 from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
 from instruct_pix2pix.engine.unet import Context, FeedForward
@@ -102,9 +102,8 @@ def test_a_large_feed_forward_in_parts_gives_what_it_gives_at_once(monkeypatch: 
 
 
 @packed_here
-def test_weights_lie_as_each_size_of_picture_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
     """With the blocks of another size a call takes several times as long: oneDNN reorders them then."""
-    monkeypatch.setattr(winograd, "pays", lambda weight, x: False)
     layer = Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain.load_state_dict(layer.state_dict())

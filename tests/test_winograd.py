@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_pix2pix.engine import room, winograd
+from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.layers import Conv2d, packs, prepare
 from instruct_pix2pix.engine.precision import Machine
+from instruct_pix2pix.engine.unet import UNet
 
 MACHINE = Machine(torch.device("cpu"), torch.float32)
 
@@ -25,6 +27,7 @@ def layers(channels: int, out: int) -> tuple[Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     ours, plain = Conv2d(channels, out, 3, padding=1), nn.Conv2d(channels, out, 3, padding=1)
     plain.load_state_dict(ours.state_dict())
+    ours.may_spread = True
     prepare(ours, MACHINE)
     return ours.requires_grad_(False), plain.requires_grad_(False).double()
 
@@ -77,7 +80,7 @@ def test_threads_are_as_good_as_one() -> None:
 
 def test_a_layer_meets_pictures_of_other_sizes() -> None:
     ours, plain = layers(128, 128)
-    for size, spread in ((8, False), (40, True), (8, True), (5, True)):
+    for size, spread in ((7, False), (40, True), (7, True), (5, True)):
         x = picture(1, 128, size, size)
         with torch.inference_mode():
             assert difference(ours(x), plain(x.double())) < 3e-6
@@ -105,8 +108,35 @@ def test_weights_do_not_grow_where_memory_is_short(monkeypatch: pytest.MonkeyPat
 
 
 def test_small_pictures_and_narrow_layers_keep_the_plain_way() -> None:
-    for channels, size in ((128, 31), (112, 32)):
+    for channels, size in ((128, 7), (112, 32)):
         ours, _ = layers(channels, 128)
         with torch.inference_mode():
             ours(picture(1, channels, size, size))
         assert ours.weight.is_mkldnn
+
+
+def test_of_a_unet_the_two_finest_levels_use_it() -> None:
+    sd1 = load_config(CONFIGS / "sd1.yaml").unet
+    with torch.device("meta"):
+        unet = UNet(sd1)
+    resolution = {name: level for level, size in enumerate((64, 32, 16, 8)) for name in _at(unet, size)}
+    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Conv2d)}
+    wide = {name for name, level in resolution.items() if level < 2 and min(layers[name].weight.shape[:2]) >= 128}
+    assert {name for name, layer in layers.items() if layer.may_spread} == wide
+    assert {resolution[name] for name in wide} == {0, 1}
+
+
+def _at(unet: UNet, size: int) -> list[str]:
+    """The names of the plain 3x3 convolutions that meet latents of this size in a picture of 512 pixels."""
+    found: list[str] = []
+    handles = [
+        layer.register_forward_hook(
+            lambda _, inputs, __, name=name: found.append(name) if inputs[0].shape[-1] == size else None
+        )
+        for name, layer in unet.named_modules()
+        if isinstance(layer, Conv2d) and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+    ]
+    unet(*(torch.empty(shape, device="meta") for shape in ((1, 8, 64, 64), (1,), (1, 77, 768))))
+    for handle in handles:
+        handle.remove()
+    return found

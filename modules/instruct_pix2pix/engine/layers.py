@@ -78,8 +78,10 @@ class _Packable(nn.Module):
 class Conv2d(nn.Conv2d, _Packable):
     """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result.
 
-    Once it met a picture where Winograd's way pays, its weight is spread for that, and stays so.
+    Where it `may_spread`, its weight becomes that of Winograd's way at the first picture where that pays, and stays so.
     """
+
+    may_spread: bool = False
 
     packed_for: torch.Size | None = None
     """The height and width of the pictures that the weight was packed for."""
@@ -97,7 +99,8 @@ class Conv2d(nn.Conv2d, _Packable):
 
     def _can_spread(self, x: Tensor) -> bool:
         shape = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.bias is not None and winograd.pays(self.weight, x)
+        fits = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.bias is not None
+        return self.may_spread and fits and winograd.pays(self.weight, x)
 
     def _packed(self, x: Tensor) -> Tensor:
         self.packed_for = x.shape[2:]

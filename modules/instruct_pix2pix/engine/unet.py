@@ -22,6 +22,10 @@ LARGE, AT_ONCE = 24 << 20, 8 << 20
 """Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
 the system and go back to it each time, and do not stay in the processor's caches."""
 
+FINE = 2
+"""Levels, from the finest, whose convolutions may have weights spread over more memory: what that gains grows with the
+picture, and what it takes with the channels, of which coarser levels have more."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -87,20 +91,26 @@ class Context:
         return x[self.rows].contiguous(memory_format=layout)
 
 
+def _conv(channels: int, out_channels: int, may_spread: bool) -> Conv2d:
+    layer = Conv2d(channels, out_channels, 3, padding=1)
+    layer.may_spread = may_spread
+    return layer
+
+
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding added between them, and a residual path."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, emb_channels: int, *, may_spread: bool = False) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
+            nn.GroupNorm(32, channels), nn.SiLU(), _conv(channels, out_channels, may_spread)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out_channels),
             nn.SiLU(),
             nn.Identity(),  # the dropout of training, kept for the key names
-            Conv2d(out_channels, out_channels, 3, padding=1),
+            _conv(out_channels, out_channels, may_spread),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
@@ -223,9 +233,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour to the size of the next skip connection, then a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, may_spread: bool = False) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = _conv(channels, channels, may_spread)
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         # the size of the skip rather than twice ours: latents need not be multiples of 8
@@ -264,7 +274,7 @@ class UNet(nn.Module):
             )
 
         def layers(channels: int, out: int, level: int) -> list[nn.Module]:
-            found: list[nn.Module] = [ResBlock(channels, out, emb)]
+            found: list[nn.Module] = [ResBlock(channels, out, emb, may_spread=level < FINE)]
             if 2**level in config.attention_resolutions and config.transformer_depth[level]:
                 found.append(transformer(out, config.transformer_depth[level]))
             return found
@@ -299,7 +309,7 @@ class UNet(nn.Module):
                 block = layers(channels + skips.pop(), width * mult, level)
                 channels = width * mult
                 if level and i == config.num_res_blocks:
-                    block.append(Upsample(channels))
+                    block.append(Upsample(channels, may_spread=level <= FINE))
                 outputs.append(Block(*block))
         self.output_blocks = nn.ModuleList(outputs)
         self.out = nn.Sequential(

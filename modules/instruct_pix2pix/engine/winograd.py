@@ -19,8 +19,8 @@ from torch import Tensor
 from . import workers
 from .room import is_room_for
 
-CELLS = 32 * 32
-"""Cells of a picture from which on it pays: weights become four times as large, and time is saved for each cell."""
+CELLS = 8 * 8
+"""Cells of a picture from which on it pays."""
 LEFT = 2**29
 """Numbers that must still fit into memory when a layer's weights have grown, 2 GB of them."""
 CHANNELS = 128
