@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +123,36 @@ def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
         with torch.inference_mode():
             assert (layer(x) - plain(x)).norm() < 1e-5 * plain(x).norm()
         assert torch.ops.mkldnn._get_mkldnn_serialized_md(layer.weight.detach()).tolist()[112:] == descriptor(size)
+
+
+AVX2 = """
+import torch
+from instruct_pix2pix.engine.layers import Conv2d, _layout, prepare
+from instruct_pix2pix.engine.precision import Machine
+
+torch.set_num_threads(2)
+layer = Conv2d(640, 640, 3, stride=2, padding=1).requires_grad_(False)
+weight, x = layer.weight.clone(), torch.randn(5, 640, 32, 32).to(memory_format=torch.channels_last)
+with torch.inference_mode():
+    plain = torch.nn.functional.conv2d(x, weight, layer.bias, 2, 1)
+    add = torch.randn_like(plain)
+    prepare(layer, Machine(torch.device("cpu"), torch.float32))
+    for rows in (3, 1, 5):
+        expected = plain[:rows] + add[:rows]
+        assert (layer(x[:rows], add=add[:rows]) - expected).norm() < 1e-5 * expected.norm()
+    reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
+    for rows, fits in ((1, True), (2, True), (3, False)):
+        wanted = reorder(weight.to_mkldnn(), [1, 1], [2, 2], [1, 1], 1, [rows, 640, 32, 32])
+        assert (_layout(wanted) == _layout(layer.weight)) == fits, rows
+"""
+
+
+@packed_here
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this processor has no AVX2")
+def test_with_avx2_alone_weights_lie_as_any_number_of_rows_wants_them() -> None:
+    """With the blocks of another number of rows a call takes up to ten times as long: oneDNN reorders them then."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", AVX2], check=True, env={**os.environ, **limits})
 
 
 @packed_here

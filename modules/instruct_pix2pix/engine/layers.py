@@ -28,6 +28,10 @@ AT_ONCE = 512
 """Queries of a head at once: their products with 4096 keys still lie in the processor's caches."""
 
 
+FINE = 2
+"""Levels, from the finest, whose 3x3 convolutions may have weights spread over more memory: what that gains grows with
+the picture, and what it takes with the channels, of which coarser levels have more."""
+
 _layouts: dict[tuple[object, ...], tuple[object, ...]] = {}
 """The blocks that oneDNN wants for weights of a shape at pictures of a size, as far as they were met."""
 
@@ -109,8 +113,13 @@ class Conv2d(nn.Conv2d, _Packable):
             return winograd.spread_weight(weight)
         weight = weight.contiguous().to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
-            weight, self.padding, self.stride, self.dilation, self.groups, x.shape
+            weight, self.padding, self.stride, self.dilation, self.groups, x[: self._rows_at_once(x)].shape
         )
+
+    def _rows_at_once(self, x: Tensor) -> int:
+        """Pictures in a call of oneDNN: with no more than AVX2 it wants other blocks for more than it has threads."""
+        alike = self.kernel_size == (1, 1) or torch.backends.cpu.get_cpu_capability() != "AVX2"
+        return len(x) if alike else torch.get_num_threads()
 
     def _fit(self, x: Tensor) -> None:
         """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
@@ -141,10 +150,24 @@ class Conv2d(nn.Conv2d, _Packable):
         if not self.weight.is_mkldnn:
             y = self._conv_forward(x, self.weight, bias)
             return y if add is None else y + add
+        rows = self._rows_at_once(x)
+        if len(x) <= rows:
+            return self._packed_forward(x, bias, add)
+        parts = zip(x.split(rows), itertools.repeat(None) if add is None else add.split(rows), strict=False)
+        return torch.cat([self._packed_forward(part, bias, more) for part, more in parts])
+
+    def _packed_forward(self, x: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:
         where = (self.weight, bias, self.padding, self.stride, self.dilation, self.groups)
         if add is None:
             return _ops._convolution_pointwise(x, *where, "none", [], "")
         return _ops._convolution_pointwise.binary(x, add, *where, "add", 1.0, None, [], None)
+
+
+def conv3(channels: int, out_channels: int, level: int) -> Conv2d:
+    """A convolution of 3 by 3 for pictures of a level, counted from the finest."""
+    layer = Conv2d(channels, out_channels, 3, padding=1)
+    layer.may_spread = level < FINE
+    return layer
 
 
 class Linear(nn.Linear, _Packable):

@@ -16,15 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, GatedLinear, Linear, attention, silu
+from .layers import Conv2d, GatedLinear, Linear, attention, conv3, silu
 
 LARGE, AT_ONCE = 24 << 20, 8 << 20
 """Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
 the system and go back to it each time, and do not stay in the processor's caches."""
-
-FINE = 2
-"""Levels, from the finest, whose convolutions may have weights spread over more memory: what that gains grows with the
-picture, and what it takes with the channels, of which coarser levels have more."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +87,20 @@ class Context:
         return x[self.rows].contiguous(memory_format=layout)
 
 
-def _conv(channels: int, out_channels: int, may_spread: bool) -> Conv2d:
-    layer = Conv2d(channels, out_channels, 3, padding=1)
-    layer.may_spread = may_spread
-    return layer
-
-
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding added between them, and a residual path."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int, *, may_spread: bool = False) -> None:
+    def __init__(self, channels: int, out_channels: int, emb_channels: int, level: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), _conv(channels, out_channels, may_spread)
+            nn.GroupNorm(32, channels), nn.SiLU(), conv3(channels, out_channels, level)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out_channels),
             nn.SiLU(),
             nn.Identity(),  # the dropout of training, kept for the key names
-            _conv(out_channels, out_channels, may_spread),
+            conv3(out_channels, out_channels, level),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
@@ -233,9 +223,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour to the size of the next skip connection, then a convolution."""
 
-    def __init__(self, channels: int, *, may_spread: bool = False) -> None:
+    def __init__(self, channels: int, level: int) -> None:
         super().__init__()
-        self.conv = _conv(channels, channels, may_spread)
+        self.conv = conv3(channels, channels, level)
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         # the size of the skip rather than twice ours: latents need not be multiples of 8
@@ -274,7 +264,7 @@ class UNet(nn.Module):
             )
 
         def layers(channels: int, out: int, level: int) -> list[nn.Module]:
-            found: list[nn.Module] = [ResBlock(channels, out, emb, may_spread=level < FINE)]
+            found: list[nn.Module] = [ResBlock(channels, out, emb, level)]
             if 2**level in config.attention_resolutions and config.transformer_depth[level]:
                 found.append(transformer(out, config.transformer_depth[level]))
             return found
@@ -298,9 +288,9 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList(inputs)
 
         self.middle_block = Block(
-            ResBlock(channels, channels, emb),
+            ResBlock(channels, channels, emb, levels - 1),
             transformer(channels, config.transformer_depth[-1] or config.transformer_depth[-2]),
-            ResBlock(channels, channels, emb),
+            ResBlock(channels, channels, emb, levels - 1),
         )
 
         outputs = []
@@ -309,7 +299,7 @@ class UNet(nn.Module):
                 block = layers(channels + skips.pop(), width * mult, level)
                 channels = width * mult
                 if level and i == config.num_res_blocks:
-                    block.append(Upsample(channels, may_spread=level <= FINE))
+                    block.append(Upsample(channels, level - 1))
                 outputs.append(Block(*block))
         self.output_blocks = nn.ModuleList(outputs)
         self.out = nn.Sequential(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, attention, silu
+from .layers import Conv2d, attention, conv3, silu
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 class ResnetBlock(nn.Module):
     """Two convolutions and a residual path."""
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, level: int) -> None:
         super().__init__()
         self.norm1 = _norm(channels)
-        self.conv1 = Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = conv3(channels, out_channels, level)
         self.norm2 = _norm(out_channels)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = conv3(out_channels, out_channels, level)
         if channels != out_channels:
             self.nin_shortcut = Conv2d(channels, out_channels, 1)
         self.changes_width = channels != out_channels
@@ -71,11 +71,11 @@ class AttnBlock(nn.Module):
 class Middle(nn.Module):
     """The blocks at the smallest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, level: int) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(channels, channels, level)
         self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_2 = ResnetBlock(channels, channels, level)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -95,9 +95,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Twice the resolution by nearest neighbour and a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, level: int) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3(channels, channels, level)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0))
@@ -106,13 +106,15 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks at one resolution, and the change to the next; `resample` is 'downsample' or 'upsample'."""
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, resample: str | None) -> None:
+    def __init__(self, channels: int, out_channels: int, blocks: int, level: int, resample: str | None) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResnetBlock(channels if i == 0 else out_channels, out_channels) for i in range(blocks)
+            ResnetBlock(channels if i == 0 else out_channels, out_channels, level) for i in range(blocks)
         )
-        if resample:
-            self.add_module(resample, (Downsample if resample == "downsample" else Upsample)(out_channels))
+        if resample == "downsample":
+            self.downsample = Downsample(out_channels)
+        elif resample == "upsample":
+            self.upsample = Upsample(out_channels, level - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.block:
@@ -131,10 +133,10 @@ class Encoder(nn.Module):
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = Conv2d(config.in_channels, config.ch, 3, padding=1)
         self.down = nn.ModuleList(
-            Level(before, width, config.num_res_blocks, "downsample" if i < len(widths) - 1 else None)
+            Level(before, width, config.num_res_blocks, i, "downsample" if i < len(widths) - 1 else None)
             for i, (before, width) in enumerate(zip([config.ch, *widths], widths, strict=False))
         )
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], len(widths) - 1)
         self.norm_out = _norm(widths[-1])
         self.conv_out = Conv2d(widths[-1], 2 * config.z_channels, 3, padding=1)
 
@@ -152,9 +154,9 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], len(widths) - 1)
         self.up = nn.ModuleList(  # numbered from the largest picture, run from the smallest
-            Level(before, width, config.num_res_blocks + 1, "upsample" if i else None)
+            Level(before, width, config.num_res_blocks + 1, i, "upsample" if i else None)
             for i, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
         self.norm_out = _norm(widths[0])
