@@ -196,7 +196,7 @@ def test_animations_are_edited_frame_by_frame_with_one_seed_and_keep_their_timin
             got = np.asarray(frame.convert("RGB"), int)
             times.append(round(frame.info["duration"]))
             distances = [np.abs(got - one).mean() for one in alone]
-            assert min(distances) < 5  # what the format loses
+            assert min(distances) < 8  # what 256 colours lose
             nearest.append(int(np.argmin(distances)))
     assert (times, nearest) == (ANIMATED[name], [0, 1, 2])
 

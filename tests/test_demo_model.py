@@ -43,7 +43,7 @@ def test_text_cfg_changes_more_and_image_cfg_changes_less(model):
 
     def moved(text_cfg: float, image_cfg: float) -> float:
         edited = evaluate.run(model, wanted, EditSettings(steps=20, text_cfg=text_cfg, image_cfg=image_cfg))
-        return float(np.mean([evaluate.judge(c, e).moved for c, e in zip(wanted, edited, strict=True)]))
+        return float(np.mean([evaluate.judge(c, e).rms for c, e in zip(wanted, edited, strict=True)]))
 
     standard = moved(7.5, 1.5)
     assert moved(1, 1.5) < moved(3, 1.5) < standard

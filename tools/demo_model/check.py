@@ -28,6 +28,8 @@ LEAST = {
 UNSEEN_COST, FEWER_STEPS_COST = 0.08, 0.05
 OUTSIDE = 5.0
 """Mean change outside the edited region of local edits, in 255ths."""
+UNSUITED = ("LMS", "UniPC", "LCM")
+"""Samplers that overshoot with this much guidance; docs/demo-model.md says by how much and why."""
 TEXT_CFG, IMAGE_CFG = (1.0, 3.0, 5.0, 7.5, 10.0), (1.0, 1.2, 1.5, 2.0, 2.5)
 STANDARD = EditSettings(steps=20, sampler="Euler a", text_cfg=7.5, image_cfg=1.5)
 
@@ -51,16 +53,16 @@ def promises(measure: Measure, count: int) -> Iterator[tuple[bool, str]]:
         for kind in LEAST:
             yield _least(others, kind, figures[kind]["exact"] - cost, f"right {what}")
     for name in SAMPLERS:
-        if name != STANDARD.sampler:
+        if name not in (STANDARD.sampler, *UNSUITED):
             others = measure(replace(STANDARD, sampler=name), few, False)
             short = [f"{kind} {others[kind]['exact']:.1%}" for kind in LEAST if others[kind]["exact"] < LEAST[kind]]
             yield (
                 not short,
                 f"{name}: " + (", ".join(short) + " too low" if short else "every kind is right as promised"),
             )
-    moved = [measure(replace(STANDARD, text_cfg=scale), few, False)["all"]["moved"] for scale in TEXT_CFG]
+    moved = [measure(replace(STANDARD, text_cfg=scale), few, False)["all"]["rms"] for scale in TEXT_CFG]
     yield all(a < b for a, b in pairwise(moved)), _distances("Text CFG", TEXT_CFG, moved, "grows")
-    moved = [measure(replace(STANDARD, image_cfg=scale), few, False)["all"]["moved"] for scale in IMAGE_CFG]
+    moved = [measure(replace(STANDARD, image_cfg=scale), few, False)["all"]["rms"] for scale in IMAGE_CFG]
     yield all(a > b for a, b in pairwise(moved)), _distances("Image CFG", IMAGE_CFG, moved, "shrinks")
 
 
@@ -71,4 +73,4 @@ def _least(figures: Figures, kind: str, least: float, what: str) -> tuple[bool, 
 
 def _distances(name: str, scales: tuple[float, ...], moved: list[float], way: str) -> str:
     found = ", ".join(f"{value:.3f} at {scale:g}" for scale, value in zip(scales, moved, strict=True))
-    return f"the distance from the input {way} with {name}: {found}"
+    return f"the distance (RMS) from the input {way} with {name}: {found}"
