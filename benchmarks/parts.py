@@ -67,10 +67,12 @@ class Meter:
         if isinstance(module, nn.Conv2d):
             kind = "convolutions"
             inner = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            numbers = output.numel()
         else:
             inner = module.in_features
+            numbers = output.numel() // output.shape[-1] * module.out_features  # of a gated layer twice its output
         self.seconds[kind] += self.now() - self._began
-        self.flops[kind] += 2 * output.numel() * inner
+        self.flops[kind] += 2 * numbers * inner
 
     def _attention(self, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def measured(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
