@@ -1,6 +1,7 @@
 """Folders of pictures for the tests of `batch`, and what to look at afterwards."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -17,8 +18,12 @@ def picture(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder but the journal, by its name there."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "batch.jsonl")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "batch.jsonl":
+            with suppress(FileNotFoundError):  # a file in the making has got its final name just now
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
 
 
 def lines(folder: Path) -> list[dict]:
