@@ -225,7 +225,7 @@ def test_a_result_is_that_of_a_single_edit(done: Run, model: EditModel) -> None:
         got = np.asarray(Image.open(result).convert("RGB"), int)
         difference = np.abs(got - np.asarray(alone.image, int))
         if result.suffix == ".jpg":
-            assert difference.mean() < 3, name  # what JPEG loses
+            assert difference.mean() < 6, name  # what JPEG loses
         else:
             assert difference.max() <= 1, name
 

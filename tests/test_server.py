@@ -176,7 +176,7 @@ def test_a_body_that_grows_too_large_is_refused(open_server):
             yield b"x" * 10_000
 
     headers = {"Content-Type": "application/json"}
-    answer = open_server.client.post("/sdapi/v1/img2img", content=grow(), headers=headers)
+    answer = open_server.client.post("/sdapi/v1/img2img", content=grow(), headers=headers, timeout=60)
     assert answer.status_code == 413 and "MB" in answer.json()["detail"]
 
 
