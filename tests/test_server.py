@@ -1,5 +1,6 @@
 """The server's safety: who may ask, from where and how much; and its start and end as a person meets them."""
 
+import asyncio
 import base64
 import os
 import signal
@@ -17,7 +18,7 @@ from fastapi.responses import PlainTextResponse
 from serving import Served, encoded, quick, served
 
 from instruct_pix2pix.app import cli, server
-from instruct_pix2pix.app.guard import Credentials
+from instruct_pix2pix.app.guard import Credentials, Guard
 from instruct_pix2pix.app.library import DEMO
 from instruct_pix2pix.errors import UserError
 
@@ -176,8 +177,29 @@ def test_a_body_that_grows_too_large_is_refused(open_server):
             yield b"x" * 10_000
 
     headers = {"Content-Type": "application/json"}
-    answer = open_server.client.post("/sdapi/v1/img2img", content=grow(), headers=headers, timeout=60)
+    answer = open_server.client.post("/sdapi/v1/img2img", content=grow(), headers=headers)
     assert answer.status_code == 413 and "MB" in answer.json()["detail"]
+
+
+def test_a_body_whose_last_piece_makes_it_too_large_is_refused_at_once():
+    pieces = iter([b"x" * (LIMIT - 1), b"xx"])
+    answers = []
+
+    async def receive():
+        body = next(pieces, None)
+        assert body is not None, "it waits for more, and the client for its answer"
+        return {"type": "http.request", "body": body, "more_body": len(body) > 2}
+
+    async def send(message):
+        answers.append(message)
+
+    async def reads_all(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(reads_all, most_body=LIMIT)(scope, receive, send))
+    assert answers[0]["status"] == 413
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "abc"])

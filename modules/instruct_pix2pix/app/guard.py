@@ -187,7 +187,8 @@ def _limited(receive: Receive, most: int) -> Receive:
         message = await receive()
         came += len(message.get("body", b""))
         if came > most:
-            await _drain(receive, DRAINED * most)
+            if message.get("more_body"):  # after the last piece there is nothing to wait for but a client that hangs up
+                await _drain(receive, DRAINED * most)
             raise HTTPException(413, _too_large(most))
         return message
 
