@@ -7,7 +7,6 @@ a process for each width of heads. Without llvmlite there is torch's kernel.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Callable
@@ -78,9 +77,4 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
 
 @lru_cache
 def _kernel(width: int) -> Callable[..., int]:
-    engine = _code().compiled(width)
-    pointers, numbers = [ctypes.c_void_p] * 5, [ctypes.c_int64] * 6
-    kernel = ctypes.CFUNCTYPE(ctypes.c_int32, *pointers, *numbers, ctypes.c_float)
-    function = kernel(engine.get_function_address("attend"))
-    function.engine = engine  # pyright: ignore[reportAttributeAccessIssue] - the code lives as long as this
-    return function
+    return _code().compiled(width)

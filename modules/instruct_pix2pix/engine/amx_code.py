@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 from .amx import QUERIES
-from .machine_code import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, Engine, Type, Value, Writer, has, ir
-from .machine_code import compiled as compiled_assembly
+from .machine_code import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, Type, Value, Writer, has, ir
 
 KEYS = 64
 """Keys at a time: their scores and exponentials, 12 KB, lie in the first cache."""
@@ -30,9 +30,9 @@ def can_compile() -> bool:
     return has("amx-bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
 
-def compiled(width: int) -> Engine:
-    """Return what holds the machine code of `attend` for heads of that width, for as long as it lives."""
-    return compiled_assembly(_Attend(width).write())
+def compiled(width: int) -> Callable[..., int]:
+    """Return `attend` for heads of that width."""
+    return _Attend(width).compiled()
 
 
 def packed_bytes(width: int, keys: int) -> int:
@@ -230,9 +230,6 @@ class _Attend(Writer):
 
     def all(self, value: int) -> Value:
         return ir.Constant(WORDS, [value] * 16)
-
-    def floats(self, value: float) -> Value:
-        return ir.Constant(FLOATS, [value] * 16)
 
     def lanes(self, step: int) -> Value:
         return ir.Constant(WORDS, [step * i for i in range(16)])

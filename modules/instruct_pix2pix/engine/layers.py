@@ -70,8 +70,11 @@ class _Packable(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
         if self._lies_apart:  # to another format or device: only plain weights can go there
-            self.weight = nn.Parameter(self._plain(), requires_grad=False)
+            self._unpack()
         return super()._apply(fn, recurse)
+
+    def _unpack(self) -> None:
+        self.weight = nn.Parameter(self._plain(), requires_grad=False)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -208,19 +211,18 @@ class GatedLinear(nn.Linear, _Packable):
             packed = [_ops._reorder_linear_weight(half.contiguous(), rows) for half in halves]
             self.weight, self.gate = (nn.Parameter(half, requires_grad=False) for half in packed)
 
-    def _whole(self) -> Tensor:
-        assert self.gate is not None
+    def _plain(self) -> Tensor:
+        if self.gate is None:
+            return super()._plain()
         return torch.cat([half.detach().to_dense() for half in (self.weight, self.gate)])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
-        if self.gate is not None:
-            self.weight, self.gate = nn.Parameter(self._whole(), requires_grad=False), None
-        return super()._apply(fn, recurse)
+    def _unpack(self) -> None:
+        super()._unpack()
+        self.gate = None
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if destination.pop(f"{prefix}gate", None) is not None:
-            destination[f"{prefix}weight"] = self._whole()
+        destination.pop(f"{prefix}gate", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] -> [.., out / 2]."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +26,7 @@ def has(*features: str) -> bool:
     return all(known.get(name) for name in features)
 
 
-def compiled(assembly: str) -> Engine:
+def _compiled(assembly: str) -> Engine:
     """Return what holds the machine code of a module's functions, for as long as it lives."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -39,6 +40,9 @@ def compiled(assembly: str) -> Engine:
     return engine
 
 
+_CTYPES = {VOID: None, POINTER: ctypes.c_void_p, I32: ctypes.c_int32, I64: ctypes.c_int64, F32: ctypes.c_float}
+
+
 class Writer:
     """Writes one function of a module: the words that all kernels are made of."""
 
@@ -46,6 +50,19 @@ class Writer:
         self.module = ir.Module(name)
         self.function = ir.Function(self.module, ir.FunctionType(result, arguments), name)
         self.b = ir.IRBuilder(self.function.append_basic_block())
+
+    def write(self) -> str:
+        """Return the module as LLVM's assembly; it can be asked for once."""
+        raise NotImplementedError
+
+    def compiled(self) -> Callable[..., Any]:
+        """Return the function for Python to call, with addresses and numbers."""
+        kind = self.function.ftype
+        made = ctypes.CFUNCTYPE(*(_CTYPES[one] for one in (kind.return_type, *kind.args)))
+        engine = _compiled(self.write())
+        function = made(engine.get_function_address(self.function.name))
+        function.engine = engine  # pyright: ignore[reportAttributeAccessIssue] - the code lives as long as this
+        return function
 
     def n(self, value: int) -> Value:
         """A whole number."""
@@ -55,6 +72,10 @@ class Writer:
         """Call one of LLVM's own functions."""
         known = self.module.globals.get(name)
         return self.b.call(known or ir.Function(self.module, ir.FunctionType(of, [a.type for a in args]), name), args)
+
+    def floats(self, value: float) -> Value:
+        """A number, sixteen times."""
+        return ir.Constant(FLOATS, [value] * 16)
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         """x * y + z."""

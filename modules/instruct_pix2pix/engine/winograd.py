@@ -8,10 +8,8 @@ times the plain way's. In bf16 the numbers between would not do.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,17 +51,21 @@ def pays(weight: Tensor, x: Tensor) -> bool:
 
 def spread_weight(weight: Tensor) -> Tensor:
     """[out, in, 3, 3] -> [36, in, out]."""
-    kernel = torch.tensor(_KERNEL, dtype=torch.float64)
-    both = torch.kron(kernel, kernel).to(weight.dtype)
-    return torch.matmul(both, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, *weight.shape[1::-1])
+    flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    return torch.matmul(_both_ways().to(weight.dtype), flat).view(36, *weight.shape[1::-1])
 
 
 def plain_weight(spread: Tensor) -> Tensor:
     """[36, in, out] -> [out, in, 3, 3], but for rounding."""
-    kernel = torch.tensor(_KERNEL, dtype=torch.float64)
-    both = torch.linalg.pinv(torch.kron(kernel, kernel)).to(spread.dtype)
-    flat = torch.matmul(both, spread.flatten(1)).view(3, 3, *spread.shape[1:])
+    back = torch.linalg.pinv(_both_ways()).to(spread.dtype)
+    flat = torch.matmul(back, spread.flatten(1)).view(3, 3, *spread.shape[1:])
     return flat.permute(3, 2, 0, 1).contiguous()
+
+
+def _both_ways() -> Tensor:
+    """[36, 9] float64: what a kernel's columns and then its rows become."""
+    kernel = torch.tensor(_KERNEL, dtype=torch.float64)
+    return torch.kron(kernel, kernel)
 
 
 def convolve(x: Tensor, spread: Tensor, bias: Tensor, add: Tensor | None = None) -> Tensor:
@@ -105,13 +107,4 @@ def _kernels() -> tuple[Callable[..., None], Callable[..., None]] | None:
         from . import winograd_code
     except ImportError:
         return None
-    if not winograd_code.can_compile():
-        return None
-    return _function(winograd_code.spread(), "spread", 3), _function(winograd_code.gather(), "gather", 6)
-
-
-def _function(engine: Any, name: str, pointers: int) -> Callable[..., None]:  # noqa: ANN401 - llvmlite has no types
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * pointers, *[ctypes.c_int64] * 8)
-    function = kind(engine.get_function_address(name))
-    function.engine = engine  # pyright: ignore[reportAttributeAccessIssue] - the code lives as long as this
-    return function
+    return winograd_code.kernels() if winograd_code.can_compile() else None

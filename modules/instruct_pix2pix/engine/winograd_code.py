@@ -8,9 +8,9 @@ they read zeros and write to a place that nobody reads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from .machine_code import FLOATS, I64, POINTER, VOID, Engine, Value, Writer, compiled, has, ir
+from .machine_code import FLOATS, I64, POINTER, VOID, Value, Writer, has, ir
 
 Rows = Sequence[Sequence[float]]
 
@@ -36,14 +36,9 @@ def can_compile() -> bool:
     return has("avx2", "fma")
 
 
-def spread() -> Engine:
-    """Return what holds the machine code of `spread`, for as long as it lives."""
-    return compiled(_Spread().write())
-
-
-def gather() -> Engine:
-    """Return what holds the machine code of `gather`, for as long as it lives."""
-    return compiled(_Gather().write())
+def kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return `spread` and `gather`."""
+    return _Spread().compiled(), _Gather().compiled()
 
 
 class _Tiles(Writer):
@@ -96,15 +91,12 @@ class _Tiles(Writer):
         b, total = self.b, None
         for factor, value in sorted(terms, key=lambda term: abs(term[0]) != 1 or term[0] < 0):
             if total is None:
-                total = value if factor == 1 else b.fmul(value, self.all(factor))
+                total = value if factor == 1 else b.fmul(value, self.floats(factor))
             elif abs(factor) == 1:
                 total = b.fadd(total, value) if factor > 0 else b.fsub(total, value)
             else:
-                total = self.fma(value, self.all(factor), total)
+                total = self.fma(value, self.floats(factor), total)
         return total
-
-    def all(self, value: float) -> Value:
-        return ir.Constant(FLOATS, [value] * 16)
 
     def get(self, pointer: Value, offset: Value) -> Value:
         return self.b.load(self.at(pointer, offset), typ=FLOATS, align=16)
