@@ -17,7 +17,7 @@ from instruct_pix2pix.images import open_picture
 from tests.batches import QUICK, contents, ends, lines, picture
 
 ROOT = Path(__file__).parent.parent
-COUNT = 16
+COUNT = 32  # enough for five kills on a fast machine: up to twelve pictures are made before each
 PATIENCE = 300.0
 """Seconds; for machines under load."""
 
