@@ -124,6 +124,7 @@ def measure_parts(model: EditModel, picture: Image.Image) -> list[dict[str, Any]
     ]
     for name, network, call in calls:
         call()
+        model.noise.forget()  # what is recorded runs no layer that could be measured
         meter = Meter(device)
         began = meter.now()
         with meter.on(network):

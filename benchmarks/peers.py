@@ -117,8 +117,8 @@ class Diffusers:
         if compiled and self._compiled is None:
             import torch._inductor.config as inductor
 
-            inductor.freezing = True
-            self.pipe.unet.compile()
+            inductor.freezing = self.device.type == "cpu"
+            self.pipe.unet.compile(mode="default" if self.device.type == "cpu" else "reduce-overhead")
             self._compiled = self.pipe.unet._compiled_call_impl
         self.pipe.unet._compiled_call_impl = self._compiled if compiled else None
         last: list[Tensor] = []
@@ -157,7 +157,7 @@ def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float
         mark()
         last[:] = [progress.denoised]  # Euler's last step arrives at the last estimate
 
-    begins = model.unet.register_forward_pre_hook(lambda module, inputs: None if marks else mark())
+    begins = model.noise.register_forward_pre_hook(lambda module, inputs: None if marks else mark())
     settings = EditSettings(
         instruction=INSTRUCTION,
         seed=SEED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from instruct_pix2pix.engine.precision import Machine
 from instruct_pix2pix.engine.vae import VAE
 
 from . import world
+from .ahead import Ahead
 from .fitting import fit
 
 DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
@@ -28,9 +30,12 @@ CONFIG = load_config(DEMO.with_suffix(".yaml"))
 FIRST_TRAINING_SEED = 10_000_000
 """Scenes with smaller seeds are never trained on: they are for evaluation."""
 
+MIXED = (3, 1, 4)
+"""Plain scenes, styled ones and doodles of eight pictures in a step with all of them."""
 
-def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) -> Tensor:
-    """Draw one picture a seed, after a random edit half of the time -> float [N, 3, 96, 96] in -1..1.
+
+def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) -> np.ndarray:
+    """Draw one picture a seed, after a random edit half of the time -> uint8 [N, 96, 96, 3].
 
     A part `styled` of them is in black and white or a sketch, and another part `doodled` shows nothing in particular.
     """
@@ -47,7 +52,23 @@ def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) ->
             drawn.append(doodle(rng))
             continue
         drawn.append(world.draw(scene))
-    return to_tensor(np.stack(drawn))
+    return np.stack(drawn)
+
+
+def _plain_batch(step: int) -> np.ndarray:
+    return pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + (step + 1) * 16))
+
+
+def _mixed_batch(step: int, times: int) -> np.ndarray:
+    """Draw `times` so many pictures as `MIXED` says, plain ones first -> uint8 [N, 96, 96, 3]."""
+    plain, styled, doodled = (count * times for count in MIXED)
+    first = 2 * FIRST_TRAINING_SEED + step * (plain + styled + doodled)
+    seeds = range(first, first + plain + styled + doodled)
+    return np.concatenate([
+        pictures(seeds[:plain]),
+        pictures(seeds[plain : plain + styled], styled=1),
+        pictures(seeds[-doodled:], doodled=1),
+    ])
 
 
 def doodle(rng: random.Random) -> np.ndarray:
@@ -112,7 +133,7 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
     def loss_of(step: int) -> Tensor:
         whole = step >= steps * 0.9
         count = 8 if whole else 16
-        x = pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + step * 16 + count))
+        x = to_tensor(drawn(step)[:count])
         generator = torch.Generator().manual_seed(step)
         if not whole:
             corners = (torch.randint(0, 5, (count, 2), generator=generator) * 8).tolist()
@@ -126,32 +147,26 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         return _difference(y, x) + 1e-5 * kl
 
-    weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
+    with Ahead(_plain_batch) as drawn:
+        weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
     save_vae(vae, machine, runs / "vae.safetensors")
 
 
-def train_styles(machine: Machine, runs: Path, steps: int, more: int | None = None) -> None:
+def train_styles(machine: Machine, runs: Path, steps: int, *, more: int | None = None, times: int = 1) -> None:
     """Go on with the autoencoder on pictures of every style and on doodles, and save it with its new scale.
 
-    Latents of plain scenes are held near what they were, so that a UNet trained on those goes on from where it is.
+    Eight pictures a step, or `times` so many. Latents of plain scenes are held near what they were, so that a UNet
+    trained on those goes on from where it is.
     """
     vae, scale = load_vae(runs)
     vae.to(machine.device)
     known = deepcopy(vae)
     _trainable(vae)
-    plain, styled, doodled = 4, 1, 3
-    count = plain + styled + doodled
+    plain = MIXED[0] * times
 
     def loss_of(step: int) -> Tensor:
-        first = 2 * FIRST_TRAINING_SEED + step * count
-        seeds = range(first, first + count)
-        drawn = [
-            pictures(seeds[:plain]),
-            pictures(seeds[plain : plain + styled], styled=1),
-            pictures(seeds[-doodled:], doodled=1),
-        ]
-        x = torch.cat(drawn).to(machine.device)
+        x = to_tensor(drawn(step)).to(machine.device)
         generator = torch.Generator().manual_seed(step)
         with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
             with torch.no_grad():
@@ -161,7 +176,8 @@ def train_styles(machine: Machine, runs: Path, steps: int, more: int | None = No
             y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
         return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
 
-    weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs, more=more)
+    with Ahead(partial(_mixed_batch, times=times)) as drawn:
+        weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs, more=more)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
     save_vae(vae, machine, runs / "vae-styles.safetensors")
 
@@ -181,7 +197,7 @@ def save_vae(vae: VAE, machine: Machine, path: Path) -> None:
             ("styles", pictures(range(64), styled=1)),
             ("shapes of any colour", pictures(range(64), doodled=1)),
         ):
-            x = drawn.to(machine.device)
+            x = to_tensor(drawn).to(machine.device)
             latents = vae.moments(x)[0]
             error = ((vae.decode(latents).clamp(-1, 1) - x) / 2).square().mean()
             found.append(f"{name} {-10 * error.log10():.2f} dB")

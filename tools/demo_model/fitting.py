@@ -32,7 +32,7 @@ def fit(
     """
     module = nn.ModuleDict(parts)
     learnt = [value for value in module.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
     state_file, curve_file = runs / f"{name}.pt", runs / f"{name}-loss.json"
     start, first, last, curve = 0, 0, steps, []
@@ -65,16 +65,14 @@ def fit(
         optimizer.step()
         decay = min(0.999, (done + 1) / (done + 10), 1 - 10 / (last - first))
         with torch.no_grad():
-            current = module.state_dict()
-            for key, value in average.items():
-                value.lerp_(current[key], 1 - decay)
-        losses.append(loss.item())
+            torch._foreach_lerp_(list(average.values()), list(module.state_dict().values()), 1 - decay)
+        losses.append(loss.detach())
         if (step + 1) % 50 == 0:
             each = (time.perf_counter() - began) / (step + 1 - start)
             left = each * (last - step - 1) / 60
-            mean = float(np.mean(losses))
+            mean = float(torch.stack(losses).mean())
             curve.append({"step": step + 1, "loss": mean})
-            print(f"{name} {step + 1}/{last} loss {mean:.4f} {each:.2f} s/step, {left:.0f} min left", flush=True)
+            print(f"{name} {step + 1}/{last} loss {mean:.4f} {each:.3f} s/step, {left:.0f} min left", flush=True)
             losses = []
         if (step + 1) % save_every == 0 or step + 1 == last:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}

@@ -17,7 +17,9 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from instruct_pix2pix.engine.unet import UNet
 from instruct_pix2pix.engine.vae import VAE
 
 from . import world
+from .ahead import Ahead
 from .autoencoder import CONFIG, DEMO, FIRST_TRAINING_SEED, load_vae, save_vae, to_tensor, train_styles, train_vae
 from .fitting import fit, save
 
@@ -59,8 +62,9 @@ PUSHED_FROM = 300
 """Timestep (0..1000) from which on that holds. Below there is too little noise left for later steps to mend what
 guidance adds: the answer is always the edit."""
 
-LED = 32
-"""So many samples of a batch lie where guidance by the model itself leads, and are answered by the edit. A model that
+BATCH = 64
+LED = 28
+"""So many samples of these lie where guidance by the model itself leads, and are answered by the edit. A model that
 never saw what guidance does wrong answers it somewhat differently with the text and without, and guidance makes seven
 times the difference. Every other sample has no text, and below `PUSHED_FROM` is answered as the model answers it with
 the text."""
@@ -81,46 +85,60 @@ def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> 
     vae.to(machine.device)
     latents: list[Tensor] = []
     pending: list[np.ndarray] = []
-    pairs: list[tuple[int, int, int, str, str]] = []
+    before, after, without = [], [], []
+    kinds: list[str] = []
+    texts: list[str] = []
     count = 0
 
     def flush() -> None:
-        if pending:
-            x = to_tensor(np.stack(pending)).to(machine.device)
-            with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-                latents.append(vae.moments(x)[0].half().cpu())
-            pending.clear()
+        x = to_tensor(np.concatenate(pending)).to(machine.device)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            latents.append(vae.moments(x)[0].half().cpu())
+        pending.clear()
 
     began = time.perf_counter()
-    with torch.inference_mode():
-        for i in range(scenes):
-            seed = FIRST_TRAINING_SEED + i
-            rng = random.Random(seed)
-            scene = world.scene(seed)
-            if rng.random() < 0.1:  # pictures with nothing in them, to add things to
-                scene = world.Scene(scene.time, scene.season, scene.sky, (), scene.look)
-            pending.append(world.draw(scene))
-            before = count
-            count += 1
-            made = [e for _ in range(rounds) for e in world.edits(scene, rng)]
-            if scene.things:
-                made.append(world.absent_edit(scene, rng))
-            for edit in [*made, *more_edits(scene, seed, rounds)]:
-                known = {scene: before}
-                for wanted in (edit.after, untold(scene, edit)):
-                    if wanted not in known:
-                        pending.append(world.draw(wanted))
-                        known[wanted] = count
-                        count += 1
-                pairs.append((before, known[edit.after], known[untold(scene, edit)], edit.kind, edit.instruction))
-            if len(pending) >= 64:
+    with torch.inference_mode(), Ahead(partial(_pairs_of, rounds=rounds)) as drawn:
+        for i, (pictures, found) in enumerate(drawn.each(range(scenes))):
+            pending.append(pictures)
+            before += [count] * len(found)
+            after += [count + pair.after for pair in found]
+            without += [count + pair.untold for pair in found]
+            kinds += [pair.kind for pair in found]
+            texts += [pair.instruction for pair in found]
+            count += len(pictures)
+            if sum(map(len, pending)) >= 64 or i + 1 == scenes:
                 flush()
             if (i + 1) % 500 == 0:
                 print(f"pairs: {i + 1}/{scenes} scenes, {time.perf_counter() - began:.0f} s", flush=True)
-        flush()
-    before_, after_, untold_, kinds, texts = zip(*pairs, strict=True)
-    kept = {"before": torch.tensor(before_), "after": torch.tensor(after_), "untold": torch.tensor(untold_)}
-    save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": list(kinds), "texts": list(texts)})
+    kept = {"before": torch.tensor(before), "after": torch.tensor(after), "untold": torch.tensor(without)}
+    save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": kinds, "texts": texts})
+
+
+class _Pair(NamedTuple):
+    """An edit of a scene, by the places of its answers among the scene's pictures: with the instruction and without."""
+
+    after: int
+    untold: int
+    kind: str
+    instruction: str
+
+
+def _pairs_of(number: int, rounds: int) -> tuple[np.ndarray, list[_Pair]]:
+    """Draw a scene, first, and all that edits make of it -> uint8 [N, 96, 96, 3]; and its pairs."""
+    seed = FIRST_TRAINING_SEED + number
+    rng = random.Random(seed)
+    scene = world.scene(seed)
+    if rng.random() < 0.1:  # pictures with nothing in them, to add things to
+        scene = world.Scene(scene.time, scene.season, scene.sky, (), scene.look)
+    made = [edit for _ in range(rounds) for edit in world.edits(scene, rng)]
+    if scene.things:
+        made.append(world.absent_edit(scene, rng))
+    known: dict[world.Scene, int] = {scene: 0}
+    pairs = []
+    for edit in [*made, *more_edits(scene, seed, rounds)]:
+        after, without = (known.setdefault(wanted, len(known)) for wanted in (edit.after, untold(scene, edit)))
+        pairs.append(_Pair(after, without, edit.kind, edit.instruction))
+    return np.stack([world.draw(wanted) for wanted in known]), pairs
 
 
 def more_edits(scene: world.Scene, seed: int, rounds: int) -> list[world.Edit]:
@@ -148,10 +166,14 @@ def train_unet(
     *,
     more: int | None = None,
     lr: float = 8e-4,
-    batch: int = 64,
+    times: int = 1,
     begin_with: Path | None = None,
 ) -> None:
-    """Train the UNet and the text encoder together on the encoded pairs, from nothing or from a checkpoint's."""
+    """Train the UNet and the text encoder together on the encoded pairs, from nothing or from a checkpoint's.
+
+    `BATCH` samples a step, or `times` so many.
+    """
+    batch = BATCH * times
     torch.manual_seed(1)
     _, scale = load_vae(runs)
     unet, text = UNet(CONFIG.unet), TextEncoder(CONFIG.text)
@@ -169,8 +191,10 @@ def train_unet(
     unet.to(machine.device)
     text.to(machine.device)
 
+    where = machine.device
     data = torch.load(runs / "pairs.pt", weights_only=True)
-    latents, before, after, without = data["latents"], data["before"], data["after"], data["untold"]
+    latents = data["latents"].to(where)
+    before, after, without = data["before"], data["after"], data["untold"]
     rng = random.Random(0)
     # each sentence as it is, and as people also type it
     ways = [data["texts"], *([world.casual(text, rng) for text in data["texts"]] for _ in range(3))]
@@ -185,38 +209,41 @@ def train_unet(
     print(f"unet: {len(before)} pairs, {len(latents)} pictures, scale {scale:.5f}", flush=True)
 
     def predict(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        where = machine.device
         # on CPUs the backward pass of plain attention is faster than that of the fused kernel
         kernel = sdpa_kernel(SDPBackend.MATH) if where.type == "cpu" else nullcontext()
         with kernel, torch.autocast(where.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            return unet(x.to(where), t.to(where), text(words.to(where))).float()
+            return unet(x, t.to(where), text(words.to(where))).float()
 
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        image = latents[before[index]].float()
+        image = latents[before[index].to(where)].float()
         told = tokens[torch.randint(len(tokens), (batch,), generator=generator), index]
         drop = torch.rand(batch, generator=generator)
         silent, unseen = (drop < 0.25) | (drop >= 0.95), (drop >= 0.90)
-        image[unseen] = 0
+        image[unseen.to(where)] = 0
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
-        led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[:LED]
+        led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[: LED * times]
+        pupils = led[::2]
         pushed = silent & ~unseen & (t >= PUSHED_FROM)
         pushed[led] = False
-        silent[led[::2]] = True
+        silent[pupils] = True
         words = torch.where(silent[:, None], empty, told)
-        target = latents[torch.where(pushed, without[index], after[index])].float() * scale
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        noise = torch.randn(target.shape, generator=generator)
+        target = latents[torch.where(pushed, without[index], after[index]).to(where)].float() * scale
+        alpha = alphas[t].to(where).view(-1, 1, 1, 1)
+        noise = torch.randn(target.shape, generator=generator).to(where)
         with torch.no_grad():
-            astray = _lead(predict, target[led], t[led], told[led], empty, image[led], alphas, generator) - target[led]
-            noise[led] += (alpha / (1 - alpha)).sqrt()[led] * astray  # the way back is in it
+            there = led.to(where)
+            astray = _lead(predict, target[there], t[led], told[led], empty, image[there], alphas, generator)
+            way = (alpha / (1 - alpha)).sqrt()[there]
+            noise[there] += way * (astray - target[there])  # the way back is in it
             x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
-            pupils = led[silent[led] & (t[led] < PUSHED_FROM)]
-            noise[pupils] = predict(x[pupils], t[pupils], told[pupils]).cpu()
-        snr = (alpha / (1 - alpha)).flatten().to(machine.device)
-        loss = (predict(x, t, words) - noise.to(machine.device)).square().mean(dim=(1, 2, 3))
+            taught = predict(x[pupils.to(where)], t[pupils], told[pupils])
+            low = t[pupils] < PUSHED_FROM
+            noise[pupils[low].to(where)] = taught[low.to(where)]
+        snr = (alpha / (1 - alpha)).flatten()
+        loss = (predict(x, t, words) - noise).square().mean(dim=(1, 2, 3))
         return (loss * snr.clamp(max=5.0) / snr).mean()
 
     average = fit("unet", {"unet": unet, "text": text}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
@@ -235,12 +262,12 @@ def _lead(
 ) -> Tensor:
     """Return the latents [N, 4, h, w] that guidance makes of noisy `target` a step before t, at a Text CFG of 2..10."""
     t = t + 30 + (torch.rand(len(t), generator=generator) * 120).long()
-    alpha = alphas[t].view(-1, 1, 1, 1)
-    x = alpha.sqrt() * target + (1 - alpha).sqrt() * torch.randn(target.shape, generator=generator)
+    alpha = alphas[t].to(target.device).view(-1, 1, 1, 1)
+    x = alpha.sqrt() * target + (1 - alpha).sqrt() * torch.randn(target.shape, generator=generator).to(target.device)
     rows = torch.cat([torch.cat([x, seen], dim=1) for seen in (image, image, torch.zeros_like(image))])
     nothing = empty.expand_as(words)
-    full, only, null = predict(rows, t.repeat(3), torch.cat([words, nothing, nothing])).cpu().chunk(3)
-    text_cfg = 2 + 8 * torch.rand(len(t), 1, 1, 1, generator=generator)
+    full, only, null = predict(rows, t.repeat(3), torch.cat([words, nothing, nothing])).chunk(3)
+    text_cfg = 2 + 8 * torch.rand(len(t), 1, 1, 1, generator=generator).to(target.device)
     noise = null + 1.5 * (only - null) + text_cfg * (full - only)
     return (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
@@ -293,6 +320,7 @@ def main() -> None:
     parser.add_argument("--more", type=int, help="when the last sitting of the stage is over, another of so many steps")
     parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
     parser.add_argument("--style-steps", type=int, default=1500)
+    parser.add_argument("--times", type=int, default=1, help="so many times the samples in a step: for a GPU")
     parser.add_argument("--begin-with", type=Path, help="a checkpoint of these shapes to go on from, not from nothing")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
@@ -300,6 +328,8 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     machine = choose_machine(args.device, args.precision)
+    if machine.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
     stages = [args.stage] if args.stage else ["vae", "styles", "pairs", "unet", "export"]
     if "vae" in stages and not (args.runs / "vae.safetensors").exists():
         if args.begin_with:
@@ -310,7 +340,7 @@ def main() -> None:
             train_vae(machine, args.runs, args.vae_steps)
     again = args.stage == "styles" and args.more
     if "styles" in stages and (again or not (args.runs / "vae-styles.safetensors").exists()):
-        train_styles(machine, args.runs, args.style_steps, args.more if again else None)
+        train_styles(machine, args.runs, args.style_steps, more=args.more if again else None, times=args.times)
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:
@@ -320,6 +350,7 @@ def main() -> None:
             args.steps,
             more=args.more,
             lr=args.lr,
+            times=args.times,
             begin_with=args.begin_with,
         )
     if "export" in stages:

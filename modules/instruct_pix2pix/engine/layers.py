@@ -263,11 +263,6 @@ def _multiplies_heads(device: str) -> bool:
     return device == "cpu" and bf16 and not amx
 
 
-def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else needs."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 def prepare(network: nn.Module, machine: Machine) -> None:
     """Let the layers of a network pack their weights when they are first called, where that pays.
 

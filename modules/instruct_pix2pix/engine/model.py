@@ -14,6 +14,7 @@ from ..guidance import Prompt
 from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
+from .recorded import Recorded
 from .room import PIXEL, ROW, is_room_for
 from .schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
@@ -38,6 +39,7 @@ class EditModel:
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
         for network in (self.unet, self.vae, self.text):
             prepare(network, machine)
+        self.noise = Recorded(self.unet)
         self._contexts: list[tuple[Tensor, Context]] = []
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
@@ -84,21 +86,22 @@ class EditModel:
         dtype = self.machine.dtype
         level = sigma.view(-1, 1, 1, 1)
         scaled = join(x / (level**2 + 1).sqrt(), image)
-        t, first, rows = self.levels.sigma_to_t(sigma), list(range(len(x))), None
-        if (sigma == sigma[0]).all():  # so it is in one step of one edit: rows that differ in text alone begin as one
+        levels = sigma.tolist()
+        t, first, rows = self.levels.sigma_to_t(torch.tensor(levels)).to(x.device), list(range(len(x))), None
+        if len(set(levels)) == 1:  # so it is in one step of one edit: rows that differ in text alone begin as one
             t, (first, rows) = t[:1], _same(scaled)
         context = self._seen(text, rows)
         scaled = scaled.to(dtype, memory_format=torch.channels_last)
         if self._is_room_for_rows(scaled):
-            noise = self.unet(scaled[first], t, context)
+            noise = self.noise(scaled[first], t, context, lambda: self._is_room_for_rows(scaled, times=2))
         else:
             each = zip(scaled.split(1), t.expand(len(x)).split(1), context.each(), strict=True)
             noise = torch.cat([self.unet(*row) for row in each])
         return x - level * noise.float()
 
-    def _is_room_for_rows(self, x: Tensor) -> bool:
+    def _is_room_for_rows(self, x: Tensor, times: int = 1) -> bool:
         """Whether all rows can be computed at once; one at a time takes longer, and the least memory."""
-        numbers = ROW * x[:, 0].numel() * self.config.unet.model_channels / 320
+        numbers = times * ROW * x[:, 0].numel() * self.config.unet.model_channels / 320
         return len(x) == 1 or is_room_for(numbers, x.dtype, x.device)
 
     def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
@@ -110,7 +113,7 @@ class EditModel:
         if context is None:
             context = Context(text.to(self.machine.dtype))
             self._contexts = [(text, context), *self._contexts[:1]]
-        context.rows = None if rows is None else torch.tensor(rows, device=text.device)
+        context.rows = rows
         return context
 
     @torch.inference_mode()

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, GatedLinear, Linear, attention, conv3, silu
+from .layers import Conv2d, GatedLinear, Linear, attention, conv3
+from .norms import group_norm, norm_silu
 
 LARGE, AT_ONCE = 24 << 20, 8 << 20
 """Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
@@ -56,15 +57,15 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 class Context:
     """The text that rows are conditioned on, and what the network makes of it once for all steps."""
 
-    def __init__(self, text: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(self, text: Tensor, rows: Sequence[int] | None = None) -> None:
         """`text` is [N, T, D].
 
-        Where fewer pictures than texts go into the network, because some are the same, `rows` [N] says which of them
-        each text belongs to: they part at the first layer that looks at the text.
+        Where fewer pictures than texts go into the network, because some are the same, `rows` says for each text which
+        of them it belongs to: they part at the first layer that looks at the text.
         """
         self.text = text
         self.rows = rows
-        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
         self._each: list[Context] = []
 
     def each(self) -> list[Context]:
@@ -79,12 +80,22 @@ class Context:
             self._seen[layer] = layer.keys(self.text)
         return self._seen[layer]
 
+    def copy(self) -> Context:
+        """Return a context of its own memory, of which the layers have seen nothing."""
+        return Context(self.text.clone(), self.rows)
+
+    def say(self, other: Context) -> None:
+        """Take over another text of the same shape [N, T, D], in place, for all layers that have seen this one."""
+        self.text.copy_(other.text)
+        for layer, pair in self._seen.items():
+            for mine, new in zip(pair, other.keys(layer), strict=True):
+                mine.copy_(new)
+
     def part(self, x: Tensor) -> Tensor:
         """Return x with one entry for each text."""
         if self.rows is None or len(x) == len(self.text):
             return x
-        layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-        return x[self.rows].contiguous(memory_format=layout)
+        return torch.cat([x[i : i + 1] for i in self.rows])
 
 
 class ResBlock(nn.Module):
@@ -107,9 +118,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [B, C, h, w], emb [B or 1, E]; one for all is as good as a bias."""
         first, second, shift = self.in_layers[2], self.out_layers[3], self.emb_layers(emb)
-        h = silu(self.in_layers[0](x))
+        h = norm_silu(self.in_layers[0], x)
         h = first(h, bias=first.bias + shift[0]) if len(shift) == 1 else first(h) + shift[:, :, None, None]
-        return second(silu(self.out_layers[0](h)), add=self.skip_connection(x))
+        return second(norm_silu(self.out_layers[0], h), add=self.skip_connection(x))
 
 
 class CrossAttention(nn.Module):
@@ -195,7 +206,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         height = x.shape[2]
-        h = self.norm(x)
+        h = group_norm(self.norm, x)
         if not self.linear:
             h = self.proj_in(h)
         h = rearrange(h, "b c h w -> b (h w) c")
@@ -325,7 +336,7 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = torch.cat([h, context.part(skips.pop())], dim=1)
             h = block(h, emb, context, skips[-1].shape[-2:] if skips else None)
-        return self.out(h)
+        return self.out[2](norm_silu(self.out[0], h))
 
 
 def as_depths(depth: int | Sequence[int], levels: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, attention, conv3, silu
+from .layers import Conv2d, attention, conv3
+from .norms import group_norm, norm_silu
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class ResnetBlock(nn.Module):
         self.changes_width = channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(silu(self.norm1(x)))
-        return self.conv2(silu(self.norm2(h)), add=self.nin_shortcut(x) if self.changes_width else x)
+        h = self.conv1(norm_silu(self.norm1, x))
+        return self.conv2(norm_silu(self.norm2, h), add=self.nin_shortcut(x) if self.changes_width else x)
 
 
 class AttnBlock(nn.Module):
@@ -62,7 +63,7 @@ class AttnBlock(nn.Module):
         self.q, self.k, self.v, self.proj_out = (Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
+        h = group_norm(self.norm, x)
         q, k, v = (rearrange(f(h), "b c h w -> b 1 (h w) c") for f in (self.q, self.k, self.v))
         h = rearrange(attention(q, k, v), "b (h w) c -> b c h w", h=x.shape[2])
         return self.proj_out(h, add=x)
@@ -144,7 +145,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
 
 
 class Decoder(nn.Module):
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(self.norm_out, h))
 
 
 class VAE(nn.Module):
