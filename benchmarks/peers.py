@@ -4,9 +4,9 @@
 
 Without `--model` a full-size SD1 checkpoint of random weights in half precision (2 GB) is made once, beside this file.
 Both run the network on the same number of threads; diffusers in each of its settings that this machine is fast in, the
-last one being torch.compile with frozen weights. Settings take turns within a round, so that what else the machine does
-meets all of them. A step is counted from the end of the one before; the first of each setting, in which weights are
-packed or the network compiled, is told apart. Needs requirements-dev.txt.
+last one being torch.compile, with frozen weights on CPUs and as a graph on CUDA. Settings take turns within a round, so
+that what else the machine does meets all of them. A step is counted from the end of the one before; the first of each
+setting, in which weights are packed or the network compiled, is told apart. Needs requirements-dev.txt.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ def settings_of(machine: Machine, compiled: bool) -> list[tuple[str, torch.dtype
         found += [(name, dtype, False, False), (f"{name}, channels-last", dtype, True, False)]
     if compiled:
         name, dtype, _, _ = found[-1]
-        found.append((f"{name}, compiled, frozen", dtype, True, True))
+        how = "compiled, frozen" if machine.device.type == "cpu" else "compiled, as a CUDA graph"
+        found.append((f"{name}, {how}", dtype, True, True))
     return found
 
 

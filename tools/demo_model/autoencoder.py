@@ -153,7 +153,9 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
     save_vae(vae, machine, runs / "vae.safetensors")
 
 
-def train_styles(machine: Machine, runs: Path, steps: int, *, more: int | None = None, times: int = 1) -> None:
+def train_styles(
+    machine: Machine, runs: Path, steps: int, *, more: int | None = None, lr: float = 6e-4, times: int = 1
+) -> None:
     """Go on with the autoencoder on pictures of every style and on doodles, and save it with its new scale.
 
     Eight pictures a step, or `times` so many. Latents of plain scenes are held near what they were, so that a UNet
@@ -177,7 +179,7 @@ def train_styles(machine: Machine, runs: Path, steps: int, *, more: int | None =
         return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
 
     with Ahead(partial(_mixed_batch, times=times)) as drawn:
-        weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=6e-4, runs=runs, more=more)
+        weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
     save_vae(vae, machine, runs / "vae-styles.safetensors")
 

@@ -223,7 +223,8 @@ def train_unet(
         silent, unseen = (drop < 0.25) | (drop >= 0.95), (drop >= 0.90)
         image[unseen.to(where)] = 0
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
-        t = t.long()[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
+        t = t.long().clamp(max=CONFIG.timesteps - 1)  # a sum may round up to the end
+        t = t[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
         led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[: LED * times]
         pupils = led[::2]
         pushed = silent & ~unseen & (t >= PUSHED_FROM)
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--more", type=int, help="when the last sitting of the stage is over, another of so many steps")
     parser.add_argument("--lr", type=float, default=8e-4, help="the UNet's highest rate in a new sitting")
     parser.add_argument("--style-steps", type=int, default=1500)
+    parser.add_argument("--style-lr", type=float, default=6e-4, help="the autoencoder's highest rate in that stage")
     parser.add_argument("--times", type=int, default=1, help="so many times the samples in a step: for a GPU")
     parser.add_argument("--begin-with", type=Path, help="a checkpoint of these shapes to go on from, not from nothing")
     parser.add_argument("--device", default="auto")
@@ -340,7 +342,8 @@ def main() -> None:
             train_vae(machine, args.runs, args.vae_steps)
     again = args.stage == "styles" and args.more
     if "styles" in stages and (again or not (args.runs / "vae-styles.safetensors").exists()):
-        train_styles(machine, args.runs, args.style_steps, more=args.more if again else None, times=args.times)
+        more = args.more if again else None
+        train_styles(machine, args.runs, args.style_steps, more=more, lr=args.style_lr, times=args.times)
     if "pairs" in stages and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
     if "unet" in stages:
