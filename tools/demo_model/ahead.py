@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -22,7 +23,7 @@ class Ahead(Generic[Drawn]):
     def __init__(self, draw: Callable[[int], Drawn]) -> None:
         self._draw = draw
         workers = max(1, (os.cpu_count() or 2) - 1)
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
         self._depth = 2 * workers
         self._waiting: dict[int, Future[Drawn]] = {}
 
@@ -42,3 +43,15 @@ class Ahead(Generic[Drawn]):
     def each(self, numbers: Iterable[int]) -> Iterator[Drawn]:
         """Return what is drawn for all of these numbers, in their order."""
         return self._pool.map(self._draw, numbers, chunksize=8)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that began it does, even if that was killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
