@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
@@ -23,7 +24,7 @@ SYSTEM = 10**9
 """Bytes that a machine of the limit needs for itself."""
 
 
-def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dict[str, float]:
+def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dict[str, Any]:
     """Edit once in this process. Returns seconds, and megabytes: of weights, at most after loading and in all."""
     import torch
     from PIL import Image

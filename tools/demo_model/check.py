@@ -22,7 +22,7 @@ LEAST = {
     "replace": 0.75,
     "style": 0.90,
     "two": 0.65,
-    "absent": 0.70,
+    "absent": 0.80,
 }
 """Part of the edits of a kind that come out right, within 40/255 of the truth, at the defaults."""
 UNSEEN_COST, FEWER_STEPS_COST = 0.08, 0.05
