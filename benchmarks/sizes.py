@@ -26,7 +26,6 @@ SYSTEM = 10**9
 
 def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dict[str, Any]:
     """Edit once in this process. Returns seconds, and megabytes: of weights, at most after loading and in all."""
-    import torch
     from PIL import Image
 
     from benchmarks.batch import resident_mb
@@ -53,9 +52,7 @@ def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dic
     list(edit(model, picture, settings))
     seconds = time.perf_counter() - began
     return {
-        "size": size,
         "dtype": str(model.machine.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
         "weights": weights / 1e6,
         "loaded": loaded / 1e6,
         "peak": peak_memory() / 1e6,
@@ -63,7 +60,7 @@ def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dic
         "tile": max(tiles),
         "tiles": sum(tiles.values()),
         "seconds": seconds,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
