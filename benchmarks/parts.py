@@ -110,11 +110,12 @@ def measure_parts(model: EditModel, picture: Image.Image) -> list[dict[str, Any]
     prompts, negative = model.encode_text("make it winter", "", 1)
     full, empty = prompts[0].at(0), negative.at(0)
     x = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    rows = {
+    rows: dict[str, Any] = {
         "x": x.expand(3, -1, -1, -1),
-        "sigma": torch.full((3,), 5.0, device=device),
+        "sigma": torch.full((3,), 5.0),
         "text": torch.cat([full, empty, empty]),
         "image": torch.cat([latent, latent, torch.zeros_like(latent)]),
+        "twins": (0, 0, 2),
     }
     calls: list[tuple[str, nn.Module, Callable[[], object]]] = [
         ("UNet", model.unet, lambda: model(**rows)),

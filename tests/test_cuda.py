@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from instruct_pix2pix.app.library import DEMO
+from instruct_pix2pix.engine import fused
 from instruct_pix2pix.engine import model as model_module
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.norms import group_norm, norm_silu
 from instruct_pix2pix.engine.precision import Machine
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import world
@@ -43,8 +43,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def unrecorded(model: EditModel) -> EditModel:
-    plain: Any = lambda x, t, context, is_room: model.unet(x, t, context)  # noqa: E731
-    object.__setattr__(model, "noise", plain)
+    model.noise.forward = lambda x, t, context, is_room: model.unet(x, t, context)
     return model
 
 
@@ -73,19 +72,59 @@ def test_recordings_change_nothing_from_text_to_text_and_from_size_to_size(pictu
     assert any(one is not None for one in recorded.noise._met.values())
 
 
-@pytest.mark.parametrize("shape", [(2, 320, 9, 7), (1, 960, 8, 8), (2, 96, 12, 12), (3, 128, 64, 64)])
-@pytest.mark.parametrize("dtype, near", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+FORMATS = pytest.mark.parametrize(
+    "dtype, near", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
+
+
+def random(dtype: torch.dtype, *shape: int, around: float = 0.0) -> torch.Tensor:
+    x = (torch.randn(shape) * 2 + around).to("cuda", dtype)
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def is_near(found: torch.Tensor, wanted: torch.Tensor, near: float, dtype: torch.dtype) -> bool:
+    assert found.dtype == dtype
+    assert found.shape == wanted.shape
+    assert found.ndim < 4 or found.is_contiguous(memory_format=torch.channels_last)
+    return bool((found.double() - wanted).norm() < near * wanted.norm())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 320, 9, 7), (1, 960, 8, 8), (2, 96, 12, 12), (3, 128, 64, 64), (1, 64, 300, 200), (1, 5120, 2, 2)]
+)
+@pytest.mark.parametrize("shifts", [0, 1, None])
+@FORMATS
 @torch.inference_mode()
-def test_norms_are_those_of_the_formula(shape, dtype, near):
-    x = (torch.randn(shape) * 2 + 30).to("cuda", dtype).contiguous(memory_format=torch.channels_last)
-    norm = torch.nn.GroupNorm(32, shape[1]).to("cuda", dtype)
+def test_group_norms_are_those_of_the_formula(shape, shifts, dtype, near):
+    x, norm = random(dtype, *shape, around=30), torch.nn.GroupNorm(32, shape[1]).to("cuda", dtype)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
-    plain = F.group_norm(x.double(), 32, norm.weight.double(), norm.bias.double(), norm.eps)
-    for found, wanted in ((group_norm(norm, x), plain), (norm_silu(norm, x), F.silu(plain))):
-        assert found.dtype == dtype
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        assert (found.double() - wanted).norm() < near * wanted.norm()
+    shift = None if shifts == 0 else random(dtype, shifts or shape[0], shape[1])
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, 32, norm.weight.double(), norm.bias.double(), norm.eps)
+
+    assert is_near(fused.group_norm(norm, x), plain(x.double()), near, dtype)
+    shifted = x.double() if shift is None else x.double() + shift.double()[:, :, None, None]
+    assert is_near(fused.norm_silu(norm, x, shift), F.silu(plain(shifted)), near, dtype)
+
+
+@FORMATS
+@torch.inference_mode()
+def test_what_lies_between_products_is_as_the_formulas_have_it(dtype, near):
+    x, norm = random(dtype, 3, 17, 320, around=3), torch.nn.LayerNorm(320).to("cuda", dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain = F.layer_norm(x.double(), (320,), norm.weight.double(), norm.bias.double(), norm.eps)
+    assert is_near(fused.layer_norm(norm, x), plain, near, dtype)
+    x = random(dtype, 3, 17, 320)
+    value, gate = x.double().chunk(2, dim=-1)
+    assert is_near(fused.gate(x), value * F.gelu(gate), near, dtype)
+    x, bias, other = random(dtype, 2, 96, 7, 5), random(dtype, 96), random(dtype, 2, 96, 7, 5)
+    biased = x.double() + bias.double()[:, None, None]
+    assert is_near(fused.add(x, bias, None), biased, near, dtype)
+    assert is_near(fused.add(x, bias, other), biased + other.double(), near, dtype)
+    assert torch.equal(fused.doubled(x), F.interpolate(x, scale_factor=2.0))
 
 
 def test_an_edit_of_one_step_records_nothing(picture):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -25,10 +26,14 @@ class Analytic:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.different: list[int] = []
+        """Rows of each call that differ in more than their text."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] = ()) -> Tensor:
         assert len(x) == len(sigma) == len(text) == len(image)
+        assert all(torch.equal(x[i], x[k]) and torch.equal(image[i], image[k]) for i, k in enumerate(twins))
         self.calls.append(len(x))
+        self.different.append(len(set(twins)))
         said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
         return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
 
@@ -194,6 +199,18 @@ def test_a_rule_changes_the_scales_of_the_steps_it_chooses():
         guidance(x, sigma)
     assert seen == [0, 1, 2, 3, 4]
     assert guidance.rows_evaluated == 3 + 3 + 2 + 2 + 2
+
+
+def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():
+    for count, conditions, different in (
+        (1, CONDITIONS, 2),
+        (3, CONDITIONS, 6),
+        (2, Conditions((prompt(1), prompt(3, 0.5)), prompt(2), IMAGE), 4),
+        (2, Conditions((prompt(1),), prompt(2), noise(2, 4, 6, 5, seed=8)), 4),
+    ):
+        model = Analytic()
+        DualGuidance(model, conditions, Scales(7.5, 1.5), SIGMAS)(noise(count, 4, 6, 5), SIGMAS[0])
+        assert model.different == [different]
 
 
 # --- texts of different length ------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def model(x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+def model(x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] = ()) -> Tensor:
     """A denoiser in one line, in which text, picture and time act on each other."""
     said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
     return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)

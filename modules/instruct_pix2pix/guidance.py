@@ -64,8 +64,11 @@ class Conditions:
 class Model(Protocol):
     """A network wrapped as a denoiser of rows."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> denoised [N, 4, h, w]."""
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int]) -> Tensor:
+        """x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> denoised [N, 4, h, w].
+
+        `twins` [N] tells for each row the first one that has the same x and image.
+        """
         ...
 
 
@@ -122,6 +125,7 @@ class DualGuidance:
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
         self._pull = None if speed == "exact" else Pull(speed)
+        self._known_weights: tuple[tuple[float, ...], Tensor] | None = None
         self._last: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def step_of(self, sigma: float) -> int:
@@ -129,7 +133,7 @@ class DualGuidance:
         return max(0, sum(level >= sigma * (1 - 1e-5) for level in self._levels) - 1)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x [B, 4, h, w], sigma [] or [B] (one level for all) -> denoised [B, 4, h, w]."""
+        """x [B, 4, h, w], sigma [] or [B] (one level for all), best on the CPU -> denoised [B, 4, h, w]."""
         level = float(sigma.flatten()[0])
         step = self.step_of(level)
         scales = self.scales
@@ -148,8 +152,7 @@ class DualGuidance:
         if pull is not None and serves:
             guided = pull.guided(own, level)
         else:
-            weights = torch.tensor([row.weight for row in needed], dtype=x.dtype, device=x.device)
-            guided = torch.tensordot(weights, denoised, dims=1)
+            guided = torch.tensordot(self._weights(needed, x), denoised, dims=1)
             if pull is not None:
                 pull.keep(now, guided, own, level)
         if self.rescale and full:
@@ -164,13 +167,22 @@ class DualGuidance:
         """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
         batch = len(x)
         image = self.conditions.image.to(x).expand(batch, -1, -1, -1)
+        seen = [row.image for row in needed]
         denoised = self.model(
             x.repeat(len(needed), 1, 1, 1),
-            sigma.reshape(-1).to(x).expand(batch).repeat(len(needed)),
+            sigma.reshape(-1).float().expand(batch).repeat(len(needed)),
             self._texts(step, needed, batch),
             torch.cat([image if row.image else torch.zeros_like(image) for row in needed]),
+            [seen.index(row.image) * batch + i for row in needed for i in range(batch)],
         )
         return denoised.unflatten(0, (len(needed), batch))
+
+    def _weights(self, needed: Sequence[Row], x: Tensor) -> Tensor:
+        """Return the weights of the rows [R], like x; the same tensor for the same ones: to make it waits for a GPU."""
+        weights = tuple(row.weight for row in needed)
+        if self._known_weights is None or self._known_weights[0] != weights:
+            self._known_weights = weights, torch.tensor(weights, dtype=x.dtype, device=x.device)
+        return self._known_weights[1]
 
     def _texts(self, step: int, needed: Sequence[Row], batch: int) -> Tensor:
         """Return the texts of the rows [R * B, T, C]: as long as they are the same, the same tensor.

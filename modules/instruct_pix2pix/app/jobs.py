@@ -39,6 +39,8 @@ MOST_RESULT_PIXELS = 300_000_000
 """Pixels of the results that one job may make, and of those that are kept, all together."""
 IDLE_SECONDS = 20.0
 """After so long without work memory is given back; who makes one edit after the other need not wait for it anew."""
+SPARE_BYTES = 64 << 20
+"""Freed memory that the next edit may find ready; a large photograph leaves more, which goes back at once."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 PREVIEW_PAUSE = 40
@@ -329,20 +331,21 @@ class Worker:
                 turn.over(problem)
                 self._forget()
             del turn, problem
+            give_back(SPARE_BYTES)
 
     def _next(self) -> Turn[Any] | None:
         """Wait for a turn, and tell it that it has come; None when there will be none any more."""
-        pause = IDLE_SECONDS
         waiting = self.line.turns
+        idle = iter([(1.0, SPARE_BYTES), (IDLE_SECONDS, 0)])  # a door may hold its picture until it has answered
         while True:
+            pause, spare = next(idle, (60.0, 0))
             with self._changed:
                 if self._changed.wait_for(lambda: waiting or self._closing, pause):
                     if waiting:
                         waiting[0].called()
                     return waiting[0] if waiting else None
                 self._forget()
-            give_back()
-            pause = 60.0
+            give_back(spare)
 
     def _load(self, path: Path) -> Loaded:
         """Return the model of this path, loaded unless it is there. Raises UserError."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,30 @@ def cuda() -> dict[str, Any]:
     }
 
 
-def give_back() -> None:
-    """Let the system have the memory that was freed: what `tune_memory` keeps for the next step."""
-    if trim := _glibc("malloc_trim"):
+def give_back(beyond: int = 0) -> None:
+    """Let the system have the memory that was freed, if it is more than so many bytes.
+
+    It is what `tune_memory` keeps for the next step.
+    """
+    if (trim := _glibc("malloc_trim")) and (not beyond or _freed() > beyond):
         trim(0)
+
+
+def _freed() -> int:
+    """Return the bytes that were freed and are still held, as far as the C library tells."""
+    if not (tell := _glibc("mallinfo2")):  # it came with glibc 2.33
+        return 0
+    tell.restype = _Mallinfo2
+    return tell().fordblks
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's own, from its malloc.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    )
 
 
 def tune_memory(kept: int = 256 << 20, trimmed: int = 1 << 30) -> None:
@@ -72,6 +91,6 @@ def tune_memory(kept: int = 256 << 20, trimmed: int = 1 << 30) -> None:
             set_option(option, value)
 
 
-def _glibc(name: str) -> Callable[..., int] | None:
+def _glibc(name: str) -> Any:  # noqa: ANN401 - a function of ctypes, or None
     """Return a function of the C library; other systems and libraries have none of these."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import amx, winograd
+from . import amx, fused, winograd
 from .precision import Machine
 
 _ops: Any = torch.ops.mkldnn
@@ -27,6 +27,8 @@ LONG = 128
 AT_ONCE = 512
 """Queries of a head at once: their products with 4096 keys still lie in the processor's caches."""
 
+OWN: Any = object()
+"""The bias of the layer itself."""
 
 FINE = 2
 """Levels, from the finest, whose 3x3 convolutions may have weights spread over more memory: what that gains grows with
@@ -83,7 +85,7 @@ class _Packable(nn.Module):
 
 
 class Conv2d(nn.Conv2d, _Packable):
-    """A convolution; `bias` stands in for its own, `add` [B, out, h, w] is added to its result.
+    """A convolution; `bias` stands in for its own (None for none), `add` [B, out, h, w] is added to its result.
 
     Where it `may_spread`, its weight becomes that of Winograd's way at the first picture where that pays, and stays so.
     """
@@ -139,10 +141,10 @@ class Conv2d(nn.Conv2d, _Packable):
         self.packed_for = x.shape[2:]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, *, bias: Tensor | None = None, add: Tensor | None = None
+        self, x: Tensor, *, bias: Tensor | None = OWN, add: Tensor | None = None
     ) -> Tensor:
         """x [B, in, h, w] -> [B, out, h', w']."""
-        bias = self.bias if bias is None else bias
+        bias = self.bias if bias is OWN else bias
         if self.waits:
             self._pack(x)
         elif self.packed_for != x.shape[2:] and self.weight.is_mkldnn:
@@ -151,19 +153,42 @@ class Conv2d(nn.Conv2d, _Packable):
             assert bias is not None
             return winograd.convolve(x, self.weight, bias, add)
         if not self.weight.is_mkldnn:
-            y = self._conv_forward(x, self.weight, bias)
-            return y if add is None else y + add
+            return self._plain_forward(x, bias, add)
         rows = self._rows_at_once(x)
         if len(x) <= rows:
             return self._packed_forward(x, bias, add)
         parts = zip(x.split(rows), itertools.repeat(None) if add is None else add.split(rows), strict=False)
         return torch.cat([self._packed_forward(part, bias, more) for part, more in parts])
 
+    def _plain_forward(self, x: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:
+        if x.device.type == "cuda" and self.kernel_size == (1, 1):  # cuBLAS adds the bias as it writes, cuDNN does not
+            y = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), bias).permute(0, 3, 1, 2)
+        elif bias is not None and fused.fuses(x):
+            return fused.add(self._conv_forward(x, self.weight, None), bias, add)
+        else:
+            y = self._conv_forward(x, self.weight, bias)
+        return y if add is None else y + add
+
     def _packed_forward(self, x: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:
         where = (self.weight, bias, self.padding, self.stride, self.dilation, self.groups)
         if add is None:
             return _ops._convolution_pointwise(x, *where, "none", [], "")
         return _ops._convolution_pointwise.binary(x, add, *where, "add", 1.0, None, [], None)
+
+
+def norm_silu_of(
+    norm: nn.Module,
+    conv: Any,  # noqa: ANN401 - a Conv2d, often out of a list
+    x: Tensor,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """SiLU of a GroupNorm of a convolution of x, to which `shift` [B or 1, C] is added: each where it costs least."""
+    assert conv.bias is not None
+    if fused.fuses(x):
+        return fused.norm_silu(norm, conv(x, bias=None), conv.bias[None] if shift is None else conv.bias + shift)
+    if shift is not None and len(shift) == 1:
+        return fused.norm_silu(norm, conv(x, bias=conv.bias + shift[0]))
+    return fused.norm_silu(norm, conv(x), shift)
 
 
 def conv3(channels: int, out_channels: int, level: int) -> Conv2d:
@@ -229,8 +254,7 @@ class GatedLinear(nn.Linear, _Packable):
         if self.waits:
             self._pack(x)
         if self.gate is None:
-            value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
-            return value * F.gelu(gate)
+            return fused.gate(F.linear(x, self.weight, self.bias))
         bias, gate_bias = self.bias.chunk(2)
         gate = _ops._linear_pointwise(x, self.gate, gate_bias, "gelu", [], "none")
         return _ops._linear_pointwise.binary(x, gate, self.weight, bias, "mul")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -77,32 +77,36 @@ class EditModel:
         return self.encode_instruction(instruction, steps), self.encode_negative(negative, steps)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] | None = None
+    ) -> Tensor:
         """Denoise rows: x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> [N, 4, h, w] float32.
 
-        The UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have variance 1 together
-        (k-diffusion's CompVisDenoiser).
+        `twins` tells for each row the first one with the same x and image, of the same sigma: rows that differ in text
+        alone begin as one. The UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have
+        variance 1 together (k-diffusion's CompVisDenoiser). With sigma on the CPU nothing here waits for a GPU.
         """
-        dtype = self.machine.dtype
-        level = sigma.view(-1, 1, 1, 1)
-        scaled = join(x / (level**2 + 1).sqrt(), image)
-        levels = sigma.tolist()
-        t, first, rows = self.levels.sigma_to_t(torch.tensor(levels)).to(x.device), list(range(len(x))), None
-        if len(set(levels)) == 1:  # so it is in one step of one edit: rows that differ in text alone begin as one
-            t, (first, rows) = t[:1], _same(scaled)
-        context = self._seen(text, rows)
+        dtype, device = self.machine.dtype, x.device
+        levels = sigma.cpu().float()
+        alike = len(set(levels.tolist())) == 1  # so it is in one step of one edit
+        level = levels[0] if alike else levels.to(device).view(-1, 1, 1, 1)
+        levels = levels[:1] if alike else levels
+        t = self.levels.sigma_to_t(levels).to(device, non_blocking=True)
+        first, rows = _firsts(twins) if twins is not None and alike else (None, None)
+        scaled = join(_entries(x, first) / (level**2 + 1).sqrt(), _entries(image, first))
         scaled = scaled.to(dtype, memory_format=torch.channels_last)
-        if self._is_room_for_rows(scaled):
-            noise = self.noise(scaled[first], t, context, lambda: self._is_room_for_rows(scaled, times=2))
+        context = self._seen(text, rows)
+        if self.noise.knows(scaled, t, context) or self._is_room_for_rows(len(text), scaled):
+            noise = self.noise(scaled, t, context, lambda: self._is_room_for_rows(2 * len(text), scaled))
         else:
-            each = zip(scaled.split(1), t.expand(len(x)).split(1), context.each(), strict=True)
+            each = zip(context.part(scaled).split(1), t.expand(len(x)).split(1), context.each(), strict=True)
             noise = torch.cat([self.unet(*row) for row in each])
         return x - level * noise.float()
 
-    def _is_room_for_rows(self, x: Tensor, times: int = 1) -> bool:
-        """Whether all rows can be computed at once; one at a time takes longer, and the least memory."""
-        numbers = times * ROW * x[:, 0].numel() * self.config.unet.model_channels / 320
-        return len(x) == 1 or is_room_for(numbers, x.dtype, x.device)
+    def _is_room_for_rows(self, count: int, x: Tensor) -> bool:
+        """Whether so many rows like x can be computed at once; one at a time takes longer, and the least memory."""
+        numbers = count * ROW * x[0, 0].numel() * self.config.unet.model_channels / 320
+        return count == 1 or is_room_for(numbers, x.dtype, x.device)
 
     def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
         """Return the context of this text; for the last two tensors that came, with what the UNet made of them.
@@ -149,16 +153,12 @@ class EditModel:
             self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on
 
 
-def _same(x: Tensor) -> tuple[list[int], list[int] | None]:
-    """Return which entries of x [N, ..] differ from all before, and for each entry its place among those.
+def _firsts(twins: Sequence[int]) -> tuple[list[int], list[int] | None]:
+    """Return the rows that differ, and for each row its place among those; None for the places where all differ."""
+    first = sorted(set(twins))
+    return first, None if len(first) == len(twins) else [first.index(twin) for twin in twins]
 
-    None for the places where all differ.
-    """
-    first: list[int] = []
-    places = []
-    for i in range(len(x)):
-        place = next((k for k, j in enumerate(first) if torch.equal(x[i], x[j])), len(first))
-        if place == len(first):
-            first.append(i)
-        places.append(place)
-    return first, None if len(first) == len(x) else places
+
+def _entries(x: Tensor, places: list[int] | None) -> Tensor:
+    """Return the entries of x [N, ..] at these places; all of them without."""
+    return x if places is None or len(places) == len(x) else torch.cat([x[i : i + 1] for i in places])

@@ -39,8 +39,7 @@ class Recorded(nn.Module):
         """
         if x.device.type != "cuda" or torch.is_grad_enabled():
             return self.unet(x, t, context)
-        rows = None if context.rows is None else tuple(context.rows)
-        key = (x.shape, x.dtype, t.shape, context.text.shape, rows)
+        key = _shape(x, t, context)
         known = self._met.get(key)
         if known is None and key in self._met and is_room():
             known = self._met[key] = _Recording(self.unet, x, t, context)
@@ -50,6 +49,10 @@ class Recorded(nn.Module):
             self._met.popitem(last=False)
         return self.unet(x, t, context) if known is None else known(x, t, context)
 
+    def knows(self, x: Tensor, t: Tensor, context: Context) -> bool:
+        """Whether a call of this shape is recorded, so that it takes no more memory."""
+        return self._met.get(_shape(x, t, context)) is not None
+
     def forget(self) -> None:
         """Drop all recordings, and the memory that they keep."""
         self._met.clear()
@@ -57,6 +60,11 @@ class Recorded(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
         self.forget()  # weights that move leave their recordings behind
         return super()._apply(fn, recurse)
+
+
+def _shape(x: Tensor, t: Tensor, context: Context) -> Shape:
+    rows = None if context.rows is None else tuple(context.rows)
+    return x.shape, x.dtype, t.shape, context.text.shape, rows
 
 
 class _Recording:

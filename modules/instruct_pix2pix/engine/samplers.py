@@ -21,7 +21,7 @@ from torch import Tensor
 from instruct_pix2pix.errors import UserError
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""(x [B, C, H, W], sigma [B] float32 on x's device) -> denoised [B, C, H, W]."""
+"""(x [B, C, H, W], sigma [B] float32 on the CPU, whatever x is) -> denoised [B, C, H, W]."""
 
 Noise = Callable[[float, float], Tensor]
 """(sigma, sigma_next) -> fresh standard normal noise like x, for the step between these two levels."""
@@ -256,8 +256,8 @@ def _steps(sigmas: Tensor) -> Iterator[tuple[int, float, float]]:
 
 
 def _evaluate(model: Model, x: Tensor, sigma: float) -> Tensor:
-    """Ask the model; sigma stays float32 whatever x is, for half precision would blur the timestep."""
-    return model(x, x.new_ones([x.shape[0]], dtype=torch.float32) * sigma)
+    """Ask the model; in half precision sigma would blur the timestep, and on a GPU whoever reads it has to wait."""
+    return model(x, torch.full([len(x)], sigma, dtype=torch.float32))
 
 
 def _toward(denoised: Tensor, x: Tensor, sigma: float, sigma_next: float) -> Tensor:

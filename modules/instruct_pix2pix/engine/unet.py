@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, GatedLinear, Linear, attention, conv3
-from .norms import group_norm, norm_silu
+from .fused import doubled, group_norm, layer_norm, norm_silu
+from .layers import Conv2d, GatedLinear, Linear, attention, conv3, norm_silu_of
 
 LARGE, AT_ONCE = 24 << 20, 8 << 20
 """Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
@@ -116,11 +116,10 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x [B, C, h, w], emb [B or 1, E]; one for all is as good as a bias."""
-        first, second, shift = self.in_layers[2], self.out_layers[3], self.emb_layers(emb)
+        """x [B, C, h, w], emb [B or 1, E]."""
         h = norm_silu(self.in_layers[0], x)
-        h = first(h, bias=first.bias + shift[0]) if len(shift) == 1 else first(h) + shift[:, :, None, None]
-        return second(norm_silu(self.out_layers[0], h), add=self.skip_connection(x))
+        h = norm_silu_of(self.out_layers[0], self.in_layers[2], h, self.emb_layers(emb))
+        return self.out_layers[3](h, add=self.skip_connection(x))
 
 
 class CrossAttention(nn.Module):
@@ -186,9 +185,9 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = context.part(self.attn1(self.norm1(x), x))
-        x = self.attn2(self.norm2(x), x, context)
-        return self.ff(self.norm3(x), x)
+        x = context.part(self.attn1(layer_norm(self.norm1, x), x))
+        x = self.attn2(layer_norm(self.norm2, x), x, context)
+        return self.ff(layer_norm(self.norm3, x), x)
 
 
 class SpatialTransformer(nn.Module):
@@ -240,8 +239,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         # the size of the skip rather than twice ours: latents need not be multiples of 8
-        x = F.interpolate(x, size=size) if size else F.interpolate(x, scale_factor=2.0)
-        return self.conv(x)
+        twice = size in (None, (2 * x.shape[2], 2 * x.shape[3]))
+        return self.conv(doubled(x) if twice else F.interpolate(x, size=size))
 
 
 class Block(nn.Sequential):

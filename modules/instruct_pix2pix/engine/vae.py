@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Conv2d, attention, conv3
-from .norms import group_norm, norm_silu
+from .fused import doubled, group_norm, norm_silu
+from .layers import Conv2d, attention, conv3, norm_silu_of
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ResnetBlock(nn.Module):
         self.changes_width = channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(norm_silu(self.norm1, x))
-        return self.conv2(norm_silu(self.norm2, h), add=self.nin_shortcut(x) if self.changes_width else x)
+        h = norm_silu_of(self.norm2, self.conv1, norm_silu(self.norm1, x))
+        return self.conv2(h, add=self.nin_shortcut(x) if self.changes_width else x)
 
 
 class AttnBlock(nn.Module):
@@ -101,7 +101,7 @@ class Upsample(nn.Module):
         self.conv = conv3(channels, channels, level)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0))
+        return self.conv(doubled(x))
 
 
 class Level(nn.Module):
