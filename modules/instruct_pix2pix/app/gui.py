@@ -75,7 +75,9 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | N
         )
         # Else gradio takes a path that a browser makes up for an upload: it checks only pages that it launched itself.
         blocks.has_launched = True
-        blocks._queue.sleep_when_free = 0.03  # seconds; gradio's own choice wakes a thousand times a second
+        # Seconds; by gradio's own choice it wakes 1000 and 100 times a second, each time at the cost of the edit.
+        blocks._queue.sleep_when_free = 0.03
+        blocks._queue.progress_update_sleep_when_free = 1.0  # nothing here tells gradio of its progress
         return Headed(Gate(served, Path(get_upload_folder())), _text("first.js"))
 
     return mount
