@@ -248,7 +248,7 @@ def measure_case(ways: Sequence[Way], scales: tuple[float, float], rounds: int) 
     for number in range(rounds):
         for way in ways:
             way.runs.append(way.run(scales))
-            seconds = ", ".join(f"{step:.2f}" for step in way.runs[-1].steps)
+            seconds = ", ".join(f"{step:.3g}" for step in way.runs[-1].steps)
             say(f"{scales[0]:g} / {scales[1]:g}, round {number + 1} of {rounds}, {way.name}: steps of {seconds} s")
     figures = [way.figures() for way in ways]
     reference = ways[0].runs[-1].latent
@@ -362,8 +362,8 @@ def table(report: dict[str, Any]) -> str:
             "| way | s per step | ours is faster by | first step s | text and VAE s | difference to ours |",
             "|---|---:|---:|---:|---:|---:|",
             *(
-                f"| {w['name']} | {w['step']:.3f} | {w['ours_times_as_fast']:.2f} | {w['first_step']:.2f} "
-                f"| {w['beside_steps']:.2f} | {w['difference']:.1e} |"
+                f"| {w['name']} | {w['step']:.4g} | {w['ours_times_as_fast']:.2f} | {w['first_step']:.2f} "
+                f"| {w['beside_steps']:.3g} | {w['difference']:.1e} |"
                 for w in case["ways"]
             ),
         ]

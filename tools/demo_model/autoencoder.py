@@ -30,7 +30,7 @@ CONFIG = load_config(DEMO.with_suffix(".yaml"))
 FIRST_TRAINING_SEED = 10_000_000
 """Scenes with smaller seeds are never trained on: they are for evaluation."""
 
-MIXED = (3, 1, 4)
+MIXED, FOR_DECODER = (3, 1, 4), (5, 1, 2)
 """Plain scenes, styled ones and doodles of eight pictures in a step with all of them."""
 
 
@@ -59,10 +59,10 @@ def _plain_batch(step: int) -> np.ndarray:
     return pictures(range(FIRST_TRAINING_SEED + step * 16, FIRST_TRAINING_SEED + (step + 1) * 16))
 
 
-def _mixed_batch(step: int, times: int) -> np.ndarray:
-    """Draw `times` so many pictures as `MIXED` says, plain ones first -> uint8 [N, 96, 96, 3]."""
-    plain, styled, doodled = (count * times for count in MIXED)
-    first = 2 * FIRST_TRAINING_SEED + step * (plain + styled + doodled)
+def _mixed_batch(step: int, mix: tuple[int, int, int], times: int, sweep: int) -> np.ndarray:
+    """Draw `times` so many pictures as `mix` says, plain ones first -> uint8 [N, 96, 96, 3]; others in each `sweep`."""
+    plain, styled, doodled = (count * times for count in mix)
+    first = sweep * FIRST_TRAINING_SEED + step * (plain + styled + doodled)
     seeds = range(first, first + plain + styled + doodled)
     return np.concatenate([
         pictures(seeds[:plain]),
@@ -178,8 +178,31 @@ def train_styles(
             y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
         return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
 
-    with Ahead(partial(_mixed_batch, times=times)) as drawn:
+    with Ahead(partial(_mixed_batch, mix=MIXED, times=times, sweep=2)) as drawn:
         weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
+    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
+    save_vae(vae, machine, runs / "vae-styles.safetensors")
+
+
+def train_decoder(
+    machine: Machine, runs: Path, steps: int, *, more: int | None = None, lr: float = 6e-4, times: int = 1
+) -> None:
+    """Go on with the decoder alone, on the same pictures: latents stay, and with them what a UNet learnt of them."""
+    vae, _ = load_vae(runs)
+    _trainable(vae.to(machine.device))
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+
+    def loss_of(step: int) -> Tensor:
+        x = to_tensor(drawn(step)).to(machine.device)
+        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
+            with torch.no_grad():
+                latents = vae.moments(x)[0]
+            y = vae.decode(latents).float()
+        return _difference(y, x)
+
+    with Ahead(partial(_mixed_batch, mix=FOR_DECODER, times=times, sweep=3)) as drawn:
+        weights = fit("decoder", {"vae": vae}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
     save_vae(vae, machine, runs / "vae-styles.safetensors")
 

@@ -36,7 +36,17 @@ from instruct_pix2pix.engine.vae import VAE
 
 from . import world
 from .ahead import Ahead
-from .autoencoder import CONFIG, DEMO, FIRST_TRAINING_SEED, load_vae, save_vae, to_tensor, train_styles, train_vae
+from .autoencoder import (
+    CONFIG,
+    DEMO,
+    FIRST_TRAINING_SEED,
+    load_vae,
+    save_vae,
+    to_tensor,
+    train_decoder,
+    train_styles,
+    train_vae,
+)
 from .fitting import fit, save
 
 HERE = Path(__file__).parent
@@ -314,7 +324,8 @@ def main() -> None:
     """Run the stages asked for."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=about)
-    parser.add_argument("--stage", choices=["vae", "styles", "pairs", "unet", "export"], help="only this stage")
+    stages = ("vae", "styles", "decoder", "pairs", "unet", "export")
+    parser.add_argument("--stage", choices=stages, help="only this stage; without it all but 'decoder'")
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="where states and curves are kept")
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=4000)
@@ -333,8 +344,8 @@ def main() -> None:
     machine = choose_machine(args.device, args.precision)
     if machine.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-    stages = [args.stage] if args.stage else ["vae", "styles", "pairs", "unet", "export"]
-    if "vae" in stages and not (args.runs / "vae.safetensors").exists():
+    chosen = [args.stage] if args.stage else [stage for stage in stages if stage != "decoder"]
+    if "vae" in chosen and not (args.runs / "vae.safetensors").exists():
         if args.begin_with:
             vae = VAE(CONFIG.vae).requires_grad_(False)
             vae.load_state_dict(_part(load_file(args.begin_with), "first_stage_model."))
@@ -342,12 +353,14 @@ def main() -> None:
         else:
             train_vae(machine, args.runs, args.vae_steps)
     again = args.stage == "styles" and args.more
-    if "styles" in stages and (again or not (args.runs / "vae-styles.safetensors").exists()):
+    if "styles" in chosen and (again or not (args.runs / "vae-styles.safetensors").exists()):
         more = args.more if again else None
         train_styles(machine, args.runs, args.style_steps, more=more, lr=args.style_lr, times=args.times)
-    if "pairs" in stages and not (args.runs / "pairs.pt").exists():
+    if "decoder" in chosen:
+        train_decoder(machine, args.runs, args.style_steps, more=args.more, lr=args.style_lr, times=args.times)
+    if "pairs" in chosen and not (args.runs / "pairs.pt").exists():
         encode_pairs(machine, args.runs, args.scenes)
-    if "unet" in stages:
+    if "unet" in chosen:
         train_unet(
             machine,
             args.runs,
@@ -357,7 +370,7 @@ def main() -> None:
             times=args.times,
             begin_with=args.begin_with,
         )
-    if "export" in stages:
+    if "export" in chosen:
         export(args.runs, args.out)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 CELLS, LANES = 32, 128
 """Cells and channels of a picture that a program of a group norm holds at once."""
-FEW, MANY, LARGE = 64, 256, 2**14
+FEW, MANY, LARGE = 32, 256, 2**14
 """Programs among which a group's cells are shared out at most, and the cells from which on they may be many."""
 ROWS, COLUMNS = 4, 512
 """The same for a layer norm."""
@@ -113,7 +113,7 @@ def group_norm(
     sum_up, scale = _sum_kernel[blocks, parts, batch], _scale_kernel[groups, batch]  # pyright: ignore[reportIndexIssue]
     apply = _apply_kernel[blocks, triton.cdiv(cells, CELLS), batch]  # pyright: ignore[reportIndexIssue]
     sum_up(x, shift, sums, cells, part, channels, width, stride, shifted, CELLS=CELLS, LANES=LANES)
-    sizes = {"PARTS": CELLS, "LANES": max(LANES, triton.next_power_of_2(width))}
+    sizes = {"PARTS": FEW, "LANES": max(LANES, triton.next_power_of_2(width))}
     scale(x, shift, sums, weight, bias, scales, cells, parts, channels, width, stride, shifted, eps, **sizes)
     apply(x, scales, y, cells, channels, int(silu), CELLS=CELLS, LANES=LANES)
     return y
