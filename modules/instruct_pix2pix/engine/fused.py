@@ -5,6 +5,7 @@ On CUDA by kernels of our own, where those can be had, and else by torch's.
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
 
 def norm_silu(norm: nn.Module, x: Tensor, shift: Tensor | None = None) -> Tensor:
     """SiLU of a GroupNorm (Wu and He, arXiv 1803.08494) of x [B, C, h, w], to which `shift` [B or 1, C] is added."""
@@ -77,8 +79,12 @@ def _kernels(x: Tensor) -> ModuleType | None:
 
 @lru_cache
 def _on_cuda() -> ModuleType | None:
+    """Return the kernels if they can be compiled: with Triton, a C compiler and a GPU that is not too old."""
     try:
-        from . import fused_kernels
-    except ImportError:  # Triton comes with torch for CUDA on Linux
+        from . import fused_kernels  # Triton comes with torch for CUDA on Linux
+
+        fused_kernels.gate(torch.zeros(1, 32, device="cuda"))
+    except Exception as error:
+        log.info("Edits are slower than they could be on this GPU: %s: %s", type(error).__name__, error)
         return None
     return fused_kernels
