@@ -31,8 +31,9 @@ def main() -> None:
             edit(visited, "ball.png", "remove the ball")
             visited.open_tab("Inpaint")
             paint(visited)
+            visited.set("img2img_steps", 100)  # long enough to be looked at on any machine
             visited.generate(wait=False)
-            visited.locate("#img2img_progress").get_by_text("Picture 3 of 4 · Step 1").first.wait_for(timeout=60_000)
+            visited.locate("#img2img_progress").get_by_text("Picture 3 of 4").first.wait_for(timeout=60_000)
             settle(visited, images="#img2img_gallery img")
             visited.page.evaluate("scrollTo(0, 0)")
             visited.page.screenshot(path=DOCS / "gui-dark.png")
