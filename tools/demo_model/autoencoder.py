@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -148,9 +148,7 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
         return _difference(y, x) + 1e-5 * kl
 
     with Ahead(_plain_batch) as drawn:
-        weights = fit("vae", {"vae": vae}, loss_of, steps=steps, lr=1e-3, runs=runs)
-    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
-    save_vae(vae, machine, runs / "vae.safetensors")
+        _fit("vae", vae, loss_of, machine, runs / "vae.safetensors", steps=steps, lr=1e-3)
 
 
 def train_styles(
@@ -179,9 +177,7 @@ def train_styles(
         return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
 
     with Ahead(partial(_mixed_batch, mix=MIXED, times=times, sweep=2)) as drawn:
-        weights = fit("styles", {"vae": vae}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
-    vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
-    save_vae(vae, machine, runs / "vae-styles.safetensors")
+        _fit("styles", vae, loss_of, machine, runs / "vae-styles.safetensors", steps=steps, lr=lr, more=more)
 
 
 def train_decoder(
@@ -202,9 +198,24 @@ def train_decoder(
         return _difference(y, x)
 
     with Ahead(partial(_mixed_batch, mix=FOR_DECODER, times=times, sweep=3)) as drawn:
-        weights = fit("decoder", {"vae": vae}, loss_of, steps=steps, lr=lr, runs=runs, more=more)
+        _fit("decoder", vae, loss_of, machine, runs / "vae-styles.safetensors", steps=steps, lr=lr, more=more)
+
+
+def _fit(
+    name: str,
+    vae: VAE,
+    loss_of: Callable[[int], Tensor],
+    machine: Machine,
+    out: Path,
+    *,
+    steps: int,
+    lr: float,
+    more: int | None = None,
+) -> None:
+    """Train, keeping what is needed to go on beside `out`; write the averaged weights there, with their scale."""
+    weights = fit(name, {"vae": vae}, loss_of, steps=steps, lr=lr, runs=out.parent, more=more)
     vae.load_state_dict({key.removeprefix("vae."): value for key, value in weights.items()})
-    save_vae(vae, machine, runs / "vae-styles.safetensors")
+    save_vae(vae, machine, out)
 
 
 def _difference(y: Tensor, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
+
 def norm_silu(norm: nn.Module, x: Tensor, shift: Tensor | None = None) -> Tensor:
     """SiLU of a GroupNorm (Wu and He, arXiv 1803.08494) of x [B, C, h, w], to which `shift` [B or 1, C] is added."""
     if (kernels := _kernels(x)) is not None:

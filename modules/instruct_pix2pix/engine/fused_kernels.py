@@ -1,9 +1,9 @@
 """The kernels of `fused` for CUDA: what lies between two products of matrices, in few passes.
 
 torch's own group norm writes a channels-last picture out anew in the other layout, and the convolution that follows
-turns it back; activations, biases and sums are passes of their own there. Each kernel here is compiled once for a
-number format, whatever the sizes are, as an edit has to wait for that: so they are not specialized in most of them. In
-`channels` and `total` they are, which sixteen divides: otherwise numbers would be read one by one.
+turns it back; activations, biases and sums are passes of their own there. An edit has to wait while a kernel is
+compiled: so each is compiled once for a number format, not anew for each size. Only `channels` and `total` are looked
+at, which sixteen divides: otherwise numbers would be read one by one.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
-from .unet import Context
+from .unet import Context, entries
 
 TILE, SMALL_TILE, OVERLAP = 1024, 512, 128
 """Pictures with a longer side go through the VAE in tiles of this many pixels, in small ones where memory is short."""
@@ -93,7 +93,7 @@ class EditModel:
         levels = levels[:1] if alike else levels
         t = self.levels.sigma_to_t(levels).to(device, non_blocking=True)
         first, rows = _firsts(twins) if twins is not None and alike else (None, None)
-        scaled = join(_entries(x, first) / (level**2 + 1).sqrt(), _entries(image, first))
+        scaled = join(entries(x, first) / (level**2 + 1).sqrt(), entries(image, first))
         scaled = scaled.to(dtype, memory_format=torch.channels_last)
         context = self._seen(text, rows)
         if self.noise.knows(scaled, t, context) or self._is_room_for_rows(len(text), scaled):
@@ -153,12 +153,7 @@ class EditModel:
             self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on
 
 
-def _firsts(twins: Sequence[int]) -> tuple[list[int], list[int] | None]:
-    """Return the rows that differ, and for each row its place among those; None for the places where all differ."""
+def _firsts(twins: Sequence[int]) -> tuple[list[int] | None, list[int] | None]:
+    """Return the rows that differ, and for each row its place among those; None for both where all differ."""
     first = sorted(set(twins))
-    return first, None if len(first) == len(twins) else [first.index(twin) for twin in twins]
-
-
-def _entries(x: Tensor, places: list[int] | None) -> Tensor:
-    """Return the entries of x [N, ..] at these places; all of them without."""
-    return x if places is None or len(places) == len(x) else torch.cat([x[i : i + 1] for i in places])
+    return (None, None) if len(first) == len(twins) else (first, [first.index(twin) for twin in twins])

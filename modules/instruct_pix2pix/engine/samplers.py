@@ -257,7 +257,7 @@ def _steps(sigmas: Tensor) -> Iterator[tuple[int, float, float]]:
 
 def _evaluate(model: Model, x: Tensor, sigma: float) -> Tensor:
     """Ask the model; in half precision sigma would blur the timestep, and on a GPU whoever reads it has to wait."""
-    return model(x, torch.full([len(x)], sigma, dtype=torch.float32))
+    return model(x, torch.full([len(x)], sigma, dtype=torch.float32, device="cpu"))
 
 
 def _toward(denoised: Tensor, x: Tensor, sigma: float, sigma_next: float) -> Tensor:

@@ -93,9 +93,12 @@ class Context:
 
     def part(self, x: Tensor) -> Tensor:
         """Return x with one entry for each text."""
-        if self.rows is None or len(x) == len(self.text):
-            return x
-        return torch.cat([x[i : i + 1] for i in self.rows])
+        return x if len(x) == len(self.text) else entries(x, self.rows)
+
+
+def entries(x: Tensor, places: Sequence[int] | None) -> Tensor:
+    """Return the entries of x [N, ..] at these places, None for all; no list of them has to be sent to a GPU."""
+    return x if places is None else torch.cat([x[i : i + 1] for i in places])
 
 
 class ResBlock(nn.Module):
