@@ -174,6 +174,23 @@ def test_an_interrupt_keeps_what_is_finished_and_keys_begin_and_end_an_edit(at_p
     assert at_page.says() == "All pictures were skipped."
 
 
+def test_results_are_fetched_once_and_before_gradio_asks_to_show_them(at_page: Visit) -> None:
+    asked: list[str] = []
+    at_page.page.on("request", lambda request: asked.append(request.url))
+    at_page.drop(EXAMPLES / "ball.png")
+    at_page.write("make it night")
+    at_page.set("img2img_steps", 3)
+    at_page.set("img2img_batch_count", 3)
+    asked.clear()
+    at_page.generate()
+    shown = at_page.locate("#img2img_gallery img").evaluate_all("(all) => all.map((one) => one.src)")
+    last_call = max(i for i, url in enumerate(asked) if url.endswith("/run/predict"))
+    assert len(set(shown)) == 3
+    for url in shown:
+        assert asked.count(url) == 1
+        assert asked.index(url) < last_call
+
+
 def test_only_what_is_painted_over_changes(at_page: Visit) -> None:
     at_page.drop(EXAMPLES / "house.png")
     at_page.write("make it winter")

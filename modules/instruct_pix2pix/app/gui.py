@@ -21,6 +21,7 @@ from .gui_events import Desk
 from .gui_gate import Gate
 from .gui_head import Headed
 from .gui_layout import build
+from .gui_results import Results
 from .gui_wiring import connect
 from .jobs import Worker
 from .library import DEMO, PACKAGE
@@ -52,9 +53,10 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | N
         _set_up_gradio()
         drops = Drops(Path(get_upload_folder()) / "drops")
         folder_routes.add_routes(app, worker, drops, places)
-        job_routes.add_routes(app, worker, places)
+        results = Results(Path(get_upload_folder()))
+        job_routes.add_routes(app, worker, places, results)
         fast = worker.machine.device.type != "cpu" or catalogue.default.path == DEMO
-        blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1, drops, places)
+        blocks = make(worker, catalogue, outputs, FAST_COUNT if fast else 1, drops, places, results)
         script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "page.js")
         served = gr.mount_gradio_app(
             app,
@@ -83,7 +85,9 @@ def page(worker: Worker, catalogue: Catalogue, outputs: Path, places: Places | N
     return mount
 
 
-def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int, drops: Drops, places: Places) -> gr.Blocks:
+def make(
+    worker: Worker, catalogue: Catalogue, outputs: Path, count: int, drops: Drops, places: Places, results: Results
+) -> gr.Blocks:
     """Make the page; `count` is how many pictures an edit makes unless told otherwise."""
     entry = catalogue.default
     hours = KEPT_HOURS * 3600
@@ -97,7 +101,7 @@ def make(worker: Worker, catalogue: Catalogue, outputs: Path, count: int, drops:
             count=count,
             examples=EXAMPLES,
         )
-        desk = Desk(worker, catalogue, layout, cache=Path(get_upload_folder()), examples=EXAMPLES, outputs=outputs)
+        desk = Desk(worker, catalogue, layout, results, examples=EXAMPLES, outputs=outputs)
         folders = FolderDesk(worker, catalogue, layout, drops=drops, places=places, outputs=outputs)
         connect(blocks, layout, desk, folders, count)
     return blocks

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
-from ..conditioning import fit
 from ..errors import UserError
-from ..images import Picture, encode_picture, open_picture
+from ..images import Picture, encode_picture
 from ..infotext import parse, settings_from
 from ..settings import EditSettings
 from . import gui_text, panel
-from .api_shapes import MOST_PIXELS, read_picture
+from .api_shapes import read_picture
 from .catalogue import Catalogue
 from .gui_form import settings_of, values_of
 from .gui_layout import EXAMPLES, Layout, sides_shown
+from .gui_results import Results, Shown, opened
 from .jobs import Job, Order, Status, Worker
 from .library import Entry
 
@@ -29,32 +26,17 @@ Updates = dict[Any, Any]
 """Component -> its new value, or a `gr.update`."""
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
-MOST_REMEMBERED = 64
-
-
-@dataclass
-class Shown:
-    """What the page keeps of a job besides the job itself: files in gradio's cache."""
-
-    picture: str
-    """The input, as it was uploaded."""
-    model: str
-    results: list[str] = field(default_factory=list)
-    before: str = ""
-    """The input in the framing and size of the results."""
 
 
 class Desk:
     """The handlers. A method that gets `data` gets the values of its inputs by component."""
 
     def __init__(
-        self, worker: Worker, catalogue: Catalogue, layout: Layout, *, cache: Path, examples: Path, outputs: Path
+        self, worker: Worker, catalogue: Catalogue, layout: Layout, results: Results, *, examples: Path, outputs: Path
     ) -> None:
-        self.worker, self.catalogue, self.ui = worker, catalogue, layout
-        self.cache, self.examples, self.outputs = cache, examples, outputs
+        self.worker, self.catalogue, self.ui, self.results = worker, catalogue, layout, results
+        self.examples, self.outputs = examples, outputs
         self.count_tokens = gui_text.TokenCounter()
-        self._shown: OrderedDict[str, Shown] = OrderedDict()
-        self._lock = threading.Lock()
 
     # --- an edit ---
 
@@ -66,10 +48,7 @@ class Desk:
             job = self.worker.submit(order)
         except UserError as error:
             return {ui.progress: gui_text.line(str(error), "problem")}
-        with self._lock:
-            self._shown[job.id] = Shown(str(_path(data[ui.picture])), str(data[ui.checkpoint]))
-            while len(self._shown) > MOST_REMEMBERED:
-                self._shown.popitem(last=False)
+        self.results.begin(job.id, str(_path(data[ui.picture])))
         return {ui.following: job.id, ui.job_id: job.id, ui.progress: "", ui.selected: None}
 
     def _order(self, data: Mapping[Any, Any]) -> Order:
@@ -88,7 +67,7 @@ class Desk:
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-        return Order(entry.path, _opened(picture), settings, mask, self.outputs if data[ui.save] else None)
+        return Order(entry.path, opened(picture), settings, mask, self.outputs if data[ui.save] else None)
 
     def show(self, job_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how it ended."""
@@ -97,7 +76,7 @@ class Desk:
             lost = gui_text.line("The server no longer knows this edit: generate again.", "problem")
             return {self.ui.selected: selected, self.ui.progress: lost}
         status = job.status()
-        self._write_results(job, status, shown)
+        self.results.write(job_id, status)
         updates: Updates = {}
         if status.state.ended:
             updates[self.ui.progress] = gui_text.progress(status, "", 0.0)
@@ -106,18 +85,6 @@ class Desk:
         if status.results and selected is None:
             updates |= self._details(status, shown, 0)
         return {self.ui.selected: selected, **updates}
-
-    def _write_results(self, job: Job, status: Status, shown: Shown) -> None:
-        """Write the new results, and at first the input in their framing, into the cache."""
-        with self._lock:
-            for result in status.results[len(shown.results) :]:
-                name = f"{job.id[:6]}-{result.settings.seed}.png"
-                shown.results.append(save_bytes_to_cache(result.png(), name, str(self.cache)))
-            if status.results and not shown.before:
-                before = _opened(shown.picture)
-                image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
-                data = encode_picture(image, "PNG", icc=before.icc)
-                shown.before = save_bytes_to_cache(data, "before.png", str(self.cache))
 
     def _gallery(self, status: Status, shown: Shown) -> Updates:
         captions = [gui_text.caption(result.settings) for result in status.results]
@@ -148,7 +115,7 @@ class Desk:
         return turn if isinstance(turn, Job) else None
 
     def _found(self, job_id: object) -> tuple[Job | None, Shown | None]:
-        return self._job(job_id), self._shown.get(job_id) if isinstance(job_id, str) else None
+        return self._job(job_id), self.results.find(job_id)
 
     # --- the selected result ---
 
@@ -182,7 +149,7 @@ class Desk:
         if not path:
             return {ui.progress: ""}
         try:
-            picture = _opened(path)
+            picture = opened(path)
         except UserError as error:
             return {ui.picture: None, ui.progress: gui_text.line(str(error), "problem")}
         notes = gui_text.line(" ".join(picture.notes)) if picture.notes else ""
@@ -206,7 +173,7 @@ class Desk:
 
     def _as_png(self, picture: Picture) -> str:
         data = encode_picture(picture.image, "PNG", picture.infotext, exif=picture.exif, icc=picture.icc)
-        return save_bytes_to_cache(data, "picture.png", str(self.cache))
+        return save_bytes_to_cache(data, "picture.png", str(self.results.cache))
 
     # --- models ---
 
@@ -247,7 +214,7 @@ class Desk:
         if not path:
             return {ui.info_text: ""}
         try:
-            text = _opened(path).infotext
+            text = opened(path).infotext
         except UserError as error:
             gr.Warning(str(error))
             return {ui.info_picture: None, ui.info_text: ""}
@@ -341,7 +308,3 @@ def _path(sent: object) -> str | None:
     """The file of what a picture component sends; gradio has checked that it is one that was uploaded or shown."""
     path = sent.get("path") if isinstance(sent, dict) else None
     return path if isinstance(path, str) else None
-
-
-def _opened(path: str) -> Picture:
-    return open_picture(path, most_pixels=MOST_PIXELS)

@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Request
 
 from . import gui_text, gui_words
 from .folder_job import FolderJob
+from .gui_results import Results
 from .jobs import Job, Worker
 from .places import Places
 from .turns import Turn
@@ -18,7 +19,7 @@ LOOK_OFTEN, LOOK_SELDOM = 1.0, 2.0
 """Seconds between two looks at a job: a tenth of the time it runs already, within these bounds."""
 
 
-def add_routes(app: FastAPI, worker: Worker, places: Places) -> None:
+def add_routes(app: FastAPI, worker: Worker, places: Places, results: Results) -> None:
     """Add how a job stands, below /jobs."""
 
     @app.get("/jobs/{job_id}", include_in_schema=False)
@@ -31,20 +32,20 @@ def add_routes(app: FastAPI, worker: Worker, places: Places) -> None:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, turn.status().seconds / 10))
             await asyncio.wait([asyncio.wrap_future(turn.done)], timeout=pause)
         here = places.is_here(request.client.host if request.client else None, request.headers)
-        return {"kind": turn.kind, **await asyncio.to_thread(_described, turn, live, places, here)}
+        return {"kind": turn.kind, **await asyncio.to_thread(_described, turn, live, places, here, results)}
 
 
-def _described(turn: Turn[Any], live: bool, places: Places, here: bool) -> dict[str, object]:
-    """HTML to show; `news` changes when other buttons make sense, `results` grows with the gallery."""
+def _described(turn: Turn[Any], live: bool, places: Places, here: bool, results: Results) -> dict[str, object]:
+    """HTML to show; `news` changes when other buttons make sense, `results` are the files that the gallery can show."""
     if isinstance(turn, FolderJob):
         status = turn.status()
         html = gui_words.folder_progress(turn, places, here=here)
         news = f"{status.state.value} {status.paused} {status.stopping}"
-        return {"html": html, "news": news, "results": 0, "ended": status.state.ended}
+        return {"html": html, "news": news, "results": [], "ended": status.state.ended}
     assert isinstance(turn, Job)
     preview = turn.preview() if live else None
     status, model = turn.status(), turn.checkpoint
     waited = time.time() - turn.submitted_at
     html = gui_text.progress(status, model.name if model.is_dir() else model.stem, waited, preview)
-    ended = status.state.ended
-    return {"html": html, "news": "ended" if ended else "", "results": len(status.results), "ended": ended}
+    ended, kept = status.state.ended, results.write(turn.id, status)
+    return {"html": html, "news": "ended" if ended else "", "results": kept.results if kept else [], "ended": ended}

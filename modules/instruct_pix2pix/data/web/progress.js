@@ -30,8 +30,15 @@
     let turns = 0; // a later call takes over from the one before
     let followed = ""; // the job
     let news = ""; // of it
-    let results = 0;
+    let results = []; // images of those that gradio was told of, fetched while it makes up its mind to show them
     let over = false;
+
+    /** A file of the server's cache, by the address that gradio will give it. */
+    function fetched(file) {
+        const image = new Image();
+        image.src = `gradio_api/file=${file}`;
+        return image;
+    }
 
     // What page.css shows goes by these: where gradio shows and hides parts of a page, it makes them anew each time.
     const mark = (name, value) => {
@@ -44,7 +51,7 @@
     window.ip2pFollow = async (job, live, begun) => {
         if (!job || job === followed) return; // nothing was begun
         const turn = ++turns;
-        [followed, news, results, over] = [job, "", 0, false];
+        [followed, news, results, over] = [job, "", [], false];
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
@@ -60,24 +67,26 @@
                 continue;
             }
             if (turn !== turns) return;
-            const told = answer.ok ? await answer.json() : { html: "", news: "lost", results, ended: true };
+            const told = answer.ok ? await answer.json() : { html: "", news: "lost", ended: true };
+            const more = told.results?.length > results.length && Date.now() - shown >= BETWEEN_RESULTS;
+            if (told.news !== news || more) {
+                ({ news, ended: over } = told);
+                shown = Date.now();
+                results = told.results?.map(fetched) ?? results;
+                document.getElementById("ip2p_news").click();
+            }
             show(place, told.html);
             if (told.kind) mark("ip2pJob", told.kind);
             if (!told.ended) mark("ip2pGoing", "yes");
             const share = place.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
             document.title = told.ended ? title : `[${share ? `${share}%` : "…"}] ${title}`;
-            if (told.news !== news || (told.results > results && Date.now() - shown >= BETWEEN_RESULTS)) {
-                ({ news, results, ended: over } = told);
-                shown = Date.now();
-                document.getElementById("ip2p_news").click();
-            }
             if (told.ended) return;
         }
     };
 
     /** What was told of the job is on the page now. */
     window.ip2pShown = () => {
-        mark("ip2pResults", results ? "yes" : "");
+        mark("ip2pResults", results.length ? "yes" : "");
         if (over) mark("ip2pGoing", "");
     };
 })();
