@@ -235,7 +235,7 @@ def test_what_is_left_out_comes_from_the_options(server, model):
 
 def test_overridden_settings_are_for_one_request_unless_they_shall_stay(server):
     before = server.get("options")
-    over = {"sd_model_checkpoint": "demo.safetensors [9b297558fb]", "rescale": 0.5, "speed": "fast"}
+    over = {"sd_model_checkpoint": "demo.safetensors [b7efbdedd2]", "rescale": 0.5, "speed": "fast"}
     over["CLIP_stop_at_last_layers"] = 2
     answer = server.post("img2img", **quick(override_settings=over, width=64))
     info = json.loads(answer.json()["info"])

@@ -86,7 +86,7 @@ def paint(visited: Visit) -> None:
     visited.locate("#ip2p_paint .ip2p-brush").fill("18")
     box = visited.locate("#ip2p_paint canvas").bounding_box()
     mouse = visited.page.mouse
-    for x, y in ((0.72, 0.72), (0.86, 0.72), (0.72, 0.8), (0.86, 0.8)):
+    for x, y in ((0.78, 0.66), (0.89, 0.66), (0.92, 0.82), (0.77, 0.82), (0.78, 0.74), (0.9, 0.74)):
         mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
         mouse.down()
     mouse.up()

@@ -5,9 +5,9 @@
 
 The recipe is that of the paper (Brooks et al., arXiv 2211.09800) in small: predict the noise in the after-picture,
 given the instruction and the before-picture, with 10% of the samples without text, 5% without picture and 5%
-without both; some kinds of edit have another answer without text (see PUSHED). Loss weights are Min-SNR-5 (Hang
-et al., arXiv 2303.09556). State is saved every few minutes, and what a step sees depends on its number only, so
-that a stopped run goes on as if it had not been stopped.
+without both. Some kinds of edit have another answer without text (see PUSHED), and all have another one without a
+picture (see FURTHER). Loss weights are Min-SNR-5 (Hang et al., arXiv 2303.09556). State is saved every few minutes,
+and what a step sees depends on its number only, so that a stopped run goes on as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -80,6 +80,10 @@ times the difference. Every other sample has no text, and below `PUSHED_FROM` is
 the text; every fourth has no picture either, so that Image CFG does not exaggerate what the network only guesses."""
 LED_FROM, LED_TO = 50, 850
 """Timesteps of these samples."""
+
+FURTHER = 0.2
+"""Without a picture the answer is the edit and this share of it beyond, as far as it can be guessed. Image CFG moves
+away from that answer, and so back to the picture as it was, also where all rows see the same edit in the noise."""
 
 
 # ------------------------------------------------------------------------------------------------ the pairs
@@ -236,7 +240,7 @@ def train_unet(
         t = t.long().clamp(max=CONFIG.timesteps - 1)  # a sum may round up to the end
         t = t[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
         led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[: LED * times]
-        pupils = led[::2]
+        pupils, blind = led[::2], led[::4]
         pushed = silent & ~unseen & (t >= PUSHED_FROM)
         pushed[led] = False
         silent[pupils] = True
@@ -253,7 +257,11 @@ def train_unet(
             taught = predict(x[pupils.to(where)], t[pupils], told[pupils])
             low = t[pupils] < PUSHED_FROM
             noise[pupils[low].to(where)] = taught[low.to(where)]
-            x[led[::4].to(where), target.shape[1] :] = 0
+            x[blind.to(where), target.shape[1] :] = 0
+            unseen[blind] = True
+            edit = target - latents[before[index].to(where)].float() * scale
+            further = FURTHER * unseen.to(where).view(-1, 1, 1, 1)
+            noise -= further * (alpha / (1 - alpha)).sqrt() * edit
         snr = (alpha / (1 - alpha)).flatten()
         loss = (predict(x, t, words) - noise).square().mean(dim=(1, 2, 3))
         return (loss * snr.clamp(max=5.0) / snr).mean()
