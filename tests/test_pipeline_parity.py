@@ -224,9 +224,9 @@ def test_a_lower_denoising_strength_stays_nearer_to_the_input(model, picture, ro
     night = replace(SETTINGS, instruction="make it night")
     least, less, free = (moved(one(model, picture, replace(night, denoise=d))) for d in (0.0, 0.2, 1.0))
     assert len(rows) == 1 + 3 + 10  # int(strength * steps) + 1 steps, as AUTOMATIC1111 counts
-    # at 0 only the autoencoder stands between input and result
+    # at 0 there is one step from next to no noise: hardly more than the autoencoder stands between input and result
     (through,) = to_images(model.decode(model.encode_image(to_tensor(picture)) * model.config.scale_factor))
-    assert least == pytest.approx(moved(pixels(through)), abs=1)
+    assert least == pytest.approx(moved(pixels(through)), abs=2)
     assert least < less < free / 2
 
 

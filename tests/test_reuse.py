@@ -288,7 +288,7 @@ def test_a_mask_and_a_start_from_the_picture(demo, house) -> None:
     settings = replace(WINTER, denoise=0.7)
     exact, balanced, fast = (made(demo, house, replace(settings, speed=speed), mask=mask) for speed in SPEEDS)
     assert psnr(balanced[0], exact[0]) > 35
-    assert psnr(fast[0], exact[0]) > 24  # so near to the picture's own noise the pull changes fast
+    assert psnr(fast[0], exact[0]) > 22  # so near to the picture's own noise the pull changes fast
     assert (exact[1], fast[1]) == (45, 23)  # 15 steps, 4 of them whole
     right = (house.width * 3 // 4, 0, house.width, house.height)
     assert np.array_equal(np.asarray(fast[0].crop(right)), np.asarray(exact[0].crop(right)))
