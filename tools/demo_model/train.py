@@ -231,10 +231,11 @@ def train_unet(
     def loss_of(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         index = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        image = latents[before[index].to(where)].float()
+        was = latents[before[index].to(where)].float()
         told = tokens[torch.randint(len(tokens), (batch,), generator=generator), index]
         drop = torch.rand(batch, generator=generator)
         silent, unseen = (drop < 0.25) | (drop >= 0.95), (drop >= 0.90)
+        image = was.clone()
         image[unseen.to(where)] = 0
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long().clamp(max=CONFIG.timesteps - 1)  # a sum may round up to the end
@@ -247,22 +248,21 @@ def train_unet(
         words = torch.where(silent[:, None], empty, told)
         target = latents[torch.where(pushed, without[index], after[index]).to(where)].float() * scale
         alpha = alphas[t].to(where).view(-1, 1, 1, 1)
+        snr = alpha / (1 - alpha)
         noise = torch.randn(target.shape, generator=generator).to(where)
         with torch.no_grad():
             there = led.to(where)
             astray = _lead(predict, target[there], t[led], told[led], empty, image[there], alphas, generator)
-            way = (alpha / (1 - alpha)).sqrt()[there]
-            noise[there] += way * (astray - target[there])  # the way back is in it
+            noise[there] += snr.sqrt()[there] * (astray - target[there])  # the way back is in it
             x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
             taught = predict(x[pupils.to(where)], t[pupils], told[pupils])
             low = t[pupils] < PUSHED_FROM
             noise[pupils[low].to(where)] = taught[low.to(where)]
             x[blind.to(where), target.shape[1] :] = 0
             unseen[blind] = True
-            edit = target - latents[before[index].to(where)].float() * scale
             further = FURTHER * unseen.to(where).view(-1, 1, 1, 1)
-            noise -= further * (alpha / (1 - alpha)).sqrt() * edit
-        snr = (alpha / (1 - alpha)).flatten()
+            noise -= further * snr.sqrt() * (target - was * scale)
+        snr = snr.flatten()
         loss = (predict(x, t, words) - noise).square().mean(dim=(1, 2, 3))
         return (loss * snr.clamp(max=5.0) / snr).mean()
 
