@@ -203,7 +203,7 @@ def run_program(argv: list[str]) -> int:
     """Run the command line in this process and return its exit status."""
     sys.path.insert(0, str(ROOT / "modules"))
     try:
-        from instruct_pix2pix.app.cli import main as program
+        from instruct_pix2pix.cli.main import main as program
     except ModuleNotFoundError as error:
         if (error.name or "instruct_pix2pix").startswith("instruct_pix2pix"):
             raise

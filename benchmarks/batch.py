@@ -26,18 +26,18 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
-from instruct_pix2pix.app.batch_run import ModelFacts, run_batch  # noqa: E402 - after the path
-from instruct_pix2pix.app.edit import infotext_of  # noqa: E402
-from instruct_pix2pix.app.library import model_dirs, model_hash, resolve  # noqa: E402
-from instruct_pix2pix.app.making import Maker, local_executor  # noqa: E402
-from instruct_pix2pix.batch import Control, Made, Unit  # noqa: E402
+from instruct_pix2pix.batch.driver import ModelFacts, run_batch  # noqa: E402 - after the path
+from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor  # noqa: E402
+from instruct_pix2pix.batch.planning import BatchRequest  # noqa: E402
+from instruct_pix2pix.batch.units import Control, Made, Unit  # noqa: E402
+from instruct_pix2pix.cli.edit import infotext_of  # noqa: E402
 from instruct_pix2pix.engine.edit import edit  # noqa: E402
 from instruct_pix2pix.engine.model import EditModel  # noqa: E402
 from instruct_pix2pix.engine.precision import choose_machine  # noqa: E402
-from instruct_pix2pix.folder import Request  # noqa: E402
 from instruct_pix2pix.images import open_picture, save_picture  # noqa: E402
+from instruct_pix2pix.models.registry import model_dirs, model_hash, resolve  # noqa: E402
 from instruct_pix2pix.settings import EditSettings  # noqa: E402
-from tools.demo_model import world  # noqa: E402
+from tools.demo_model import scenes  # noqa: E402
 
 STRETCH = 100
 SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9))
@@ -66,14 +66,14 @@ def draw(folder: Path, count: int) -> None:
     chance = random.Random(0)
     for number in range(count):
         (across, down), width = chance.choice(SHAPES), chance.choice(WIDTHS)
-        scene = Image.fromarray(world.draw(world.scene(number), 96))
+        scene = Image.fromarray(scenes.draw(scenes.scene(number), 96))
         picture = scene.resize((width, max(1, width * down // across)), Image.Resampling.BICUBIC)
         picture.save(folder / f"{number:05}.{chance.choice(ENDINGS)}")
         (folder / f"{number:05}.txt").write_text(chance.choice(INSTRUCTIONS))
 
 
 def measure(
-    folder: Path, maker: Maker, facts: ModelFacts, settings: EditSettings, *, show: bool = True
+    folder: Path, maker: UnitRunner, facts: ModelFacts, settings: EditSettings, *, show: bool = True
 ) -> list[Stretch]:
     """Run one batch over a folder and, in its pauses, the other two ways."""
     stretches: list[Stretch] = []
@@ -102,13 +102,13 @@ def measure(
             if show:
                 _print_row(stretches[-1])
 
-    summary = run_batch(Request(folder, folder / "out", settings), facts, execute, control=control)
+    summary = run_batch(BatchRequest(folder, folder / "out", settings), facts, execute, control=control)
     if not summary.ok:
         raise SystemExit(f"Not every picture was made: {summary}")
     return stretches
 
 
-def _model_alone(maker: Maker, units: list[Unit]) -> float:
+def _model_alone(maker: UnitRunner, units: list[Unit]) -> float:
     seconds = 0.0
     for unit in units:
         reading = maker.read(unit)
@@ -118,7 +118,7 @@ def _model_alone(maker: Maker, units: list[Unit]) -> float:
     return seconds
 
 
-def _singly(maker: Maker, units: list[Unit], folder: Path) -> float:
+def _singly(maker: UnitRunner, units: list[Unit], folder: Path) -> float:
     began = time.perf_counter()
     for shot in (shot for unit in units for shot in unit.shots):
         picture = open_picture(shot.item.source)
@@ -160,7 +160,7 @@ def main() -> int:
     path = resolve(args.model, model_dirs())
     machine = choose_machine(args.device, args.precision)
     model = EditModel.load(path, machine)
-    maker = Maker(model, model_hash(path))
+    maker = UnitRunner(model, model_hash(path))
     facts = ModelFacts(model.config.size, model.config.vae.factor, maker.hash)
     settings = EditSettings("make it winter", steps=args.steps, seed=1)
     with tempfile.TemporaryDirectory() as name:

@@ -73,15 +73,15 @@ def _child(way: str, file: Path, configs: Path, dtype: str, device: str) -> dict
 
 
 def _ours(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
-    from instruct_pix2pix.app.cli import huge_pages
+    from instruct_pix2pix.cli.main import huge_pages
 
     huge_pages()  # as the command `edit` does
     import torch
 
-    from instruct_pix2pix.app.memory import tune_memory
     from instruct_pix2pix.engine.edit import edit
     from instruct_pix2pix.engine.model import EditModel
     from instruct_pix2pix.engine.precision import Machine
+    from instruct_pix2pix.engine.process_memory import tune_memory
     from instruct_pix2pix.settings import EditSettings
 
     tune_memory()
@@ -148,7 +148,7 @@ def main() -> None:
     way, file, configs, dtype, device = sys.argv[1:]
     measure = {"ours": _ours, "diffusers from_single_file": _diffusers, "torch.load": _torch}[way]
     found = measure(Path(file), Path(configs), dtype, device)
-    from instruct_pix2pix.app.memory import peak_memory
+    from instruct_pix2pix.engine.process_memory import peak_memory
 
     print(json.dumps({**found, "peak": peak_memory()}))
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
 from benchmarks.batch import STRETCH, resident_mb  # noqa: E402 - after the path
-from tools.demo_model import world  # noqa: E402
+from tools.demo_model import scenes  # noqa: E402
 
 TURN = 0x0112
 """The EXIF field of how a camera was held: 1 to 8."""
@@ -39,7 +39,7 @@ def draw(folder: Path, count: int) -> int:
         name = f"{number:05} {chance.choice(('garden', 'Überfahrt', '風景', 'день'))}.{_ending(chance)}"
         target = folder / chance.choice(("", "", "summer", "summer/夏")) / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        scene = Image.fromarray(world.draw(world.scene(number), 96))
+        scene = Image.fromarray(scenes.draw(scenes.scene(number), 96))
         exif = Image.Exif()
         exif[TURN] = chance.choice((1, 1, 1, 3, 6, 8))
         scene.resize((chance.randrange(160, 1600), chance.randrange(160, 1200))).save(target, exif=exif)

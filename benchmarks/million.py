@@ -26,14 +26,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 
-from instruct_pix2pix import journal as journal_module
-from instruct_pix2pix.app import batch_run as driver
-from instruct_pix2pix.app import cluster
-from instruct_pix2pix.app.library import DEMO
-from instruct_pix2pix.batch import Control, Executor, Made, Unit
-from instruct_pix2pix.folder import Request
+from instruct_pix2pix.batch import driver
+from instruct_pix2pix.batch import journal as journal_module
+from instruct_pix2pix.batch.journal import Journal
+from instruct_pix2pix.batch.planning import BatchRequest
+from instruct_pix2pix.batch.ray import scheduler
+from instruct_pix2pix.batch.units import Control, Executor, Made, Unit
 from instruct_pix2pix.images import write_whole
-from instruct_pix2pix.journal import Journal
+from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 
 SIZES = ((512, 512), (768, 512), (512, 768))
@@ -91,7 +91,7 @@ def simulated(clock: Clock, workers: int, seconds: float, used: list[float]) -> 
         begun: list[tuple[float, int, Unit]] = []
         number, more = 0, True
         while more or begun:
-            while more and len(begun) < workers * cluster.IN_FLIGHT:
+            while more and len(begun) < workers * scheduler.IN_FLIGHT:
                 unit = next(units, None)
                 if unit is None:
                     more = False
@@ -111,12 +111,12 @@ def simulated(clock: Clock, workers: int, seconds: float, used: list[float]) -> 
     return execute
 
 
-class Idle(cluster.Worker):
+class Idle(scheduler.RayWorker):
     """A Ray worker without a model."""
 
-    def load(self, order: object, threads: int | None, parts: object = None) -> cluster.Loaded:
+    def load(self, order: object, threads: int | None, parts: object = None) -> scheduler.WorkerReady:
         """Be ready."""
-        return cluster.Loaded(os.getpid(), "no model")
+        return scheduler.WorkerReady(os.getpid(), "no model")
 
     def make(self, unit: Unit, states: object, files: object) -> list[Made]:
         """Return bytes at once."""
@@ -134,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory(dir=args.output) as second:
         began = time.perf_counter()
-        request = Request(
+        request = BatchRequest(
             pictures(Path(first) / "in", args.pictures),
             Path(second) / "out",
             EditSettings("make it winter"),
@@ -165,7 +165,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def run(request: Request, workers: int, seconds: float) -> dict[str, Any]:
+def run(request: BatchRequest, workers: int, seconds: float) -> dict[str, Any]:
     """Carry the request out with simulated workers."""
     watch, clock, used, marks = Stopwatch(), Clock(), [], {}
     started, ended, synced, wrote = Journal.start, Journal.add, os.fsync, driver.write_whole
@@ -210,7 +210,7 @@ def run(request: Request, workers: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def resumed(request: Request) -> dict[str, Any]:
+def resumed(request: BatchRequest) -> dict[str, Any]:
     """Measure how long reading the journal again takes."""
     began = time.process_time()
     with Journal(request.output, {}) as journal:
@@ -228,8 +228,8 @@ def written(folder: Path, count: int) -> dict[str, Any]:
 
 def through_ray(folder: Path, output: Path, units: int) -> dict[str, Any]:
     """Measure the hand-out through Ray: batches of four pictures, bytes back, nothing written."""
-    cluster.Worker = Idle
-    request = Request(folder, output, EditSettings("make it winter"), batch_size=4, recursive=True)
+    scheduler.RayWorker = Idle
+    request = BatchRequest(folder, output, EditSettings("make it winter"), batch_size=4, recursive=True)
     marks: list[float] = []
     kept = driver.write_whole
     driver.write_whole = lambda path, data: None
@@ -242,7 +242,7 @@ def through_ray(folder: Path, output: Path, units: int) -> dict[str, Any]:
                 control.stop()
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    execute = cluster.cluster_executor("auto", DEMO, None, "cpu", "fp32", control)
+    execute = scheduler.cluster_executor("auto", DEMO, None, "cpu", "fp32", control)
     driver.run_batch(request, FACTS, execute, report=report, control=control)
     driver.write_whole = kept
     return {"a batch of 4 through Ray, ms": (marks[-1] - marks[10]) / (len(marks) - 11) * 1000}

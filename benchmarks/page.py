@@ -20,14 +20,14 @@ from typing import Any, cast
 import httpx
 
 from benchmarks.soak import serving
-from instruct_pix2pix.app.edit import infotext_of
-from instruct_pix2pix.app.library import DEMO, model_hash
+from instruct_pix2pix.cli.edit import infotext_of
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import open_picture, save_picture
+from instruct_pix2pix.models.registry import DEMO, model_hash
 from instruct_pix2pix.settings import EditSettings
-from tests.browsing import EXAMPLES, chromium, visit
+from tools.browser import EXAMPLES, chromium, visit
 
 INSTRUCTION = "make it winter"
 GENERATED = """async () => {

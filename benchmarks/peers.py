@@ -32,11 +32,11 @@ from torch import Tensor
 
 from benchmarks.loading import measure_loading
 from benchmarks.parts import matmul_peak, measure_parts
-from instruct_pix2pix.app.bench import CASES, cpu_name
-from instruct_pix2pix.app.memory import tune_memory
+from instruct_pix2pix.cli.bench import CASES, cpu_name
 from instruct_pix2pix.engine.edit import Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import Machine, choose_machine
+from instruct_pix2pix.engine.process_memory import tune_memory
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
@@ -192,7 +192,7 @@ def write_configs(model: EditModel, folder: Path) -> Path:
     from transformers import CLIPTokenizer
 
     from instruct_pix2pix.engine.tokenizer import byte_alphabet, merges
-    from tests.networks import diffusers_unet, diffusers_vae, transformers_text
+    from tools.reference_networks import diffusers_unet, diffusers_vae, transformers_text
 
     config = model.config
     pairs = merges()[: config.text.vocab_size - 514]

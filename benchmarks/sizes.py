@@ -29,16 +29,16 @@ def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dic
     from PIL import Image
 
     from benchmarks.batch import resident_mb
-    from instruct_pix2pix.app.memory import peak_memory, tune_memory
-    from instruct_pix2pix.engine import room
+    from instruct_pix2pix.engine import free_memory
     from instruct_pix2pix.engine.edit import edit
     from instruct_pix2pix.engine.model import EditModel
     from instruct_pix2pix.engine.precision import choose_machine
+    from instruct_pix2pix.engine.process_memory import peak_memory, tune_memory
     from instruct_pix2pix.settings import EditSettings
 
     tune_memory()
     if limit is not None:
-        room.available = lambda device: int(limit * 1e9 - SYSTEM - resident_mb("self") * 1e6)
+        free_memory.available = lambda device: int(limit * 1e9 - SYSTEM - resident_mb("self") * 1e6)
     model = EditModel.load(checkpoint, choose_machine())
     weights = sum(p.numel() * p.element_size() for n in (model.unet, model.vae, model.text) for p in n.parameters())
     loaded = peak_memory()

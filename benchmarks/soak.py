@@ -221,7 +221,7 @@ def serving(model: str | Path = "demo") -> Iterator[tuple[int, subprocess.Popen[
     """Run the server as a program; yields its port and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["-m", "instruct_pix2pix.app.cli", "--port", str(port), "--model", str(model)]
+    words = ["-m", "instruct_pix2pix.cli.main", "--port", str(port), "--model", str(model)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules")}
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
     try:

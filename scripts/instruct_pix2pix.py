@@ -14,8 +14,8 @@ from modules import script_callbacks, scripts, sd_models, shared  # pyright: ign
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
-    from instruct_pix2pix.app import panel as controls
-    from instruct_pix2pix.hosts import cfg_denoiser, job, patcher
+    from instruct_pix2pix import panel as controls
+    from instruct_pix2pix.hosts import a1111, forge, job
     from instruct_pix2pix.hosts.axes import add_axes
     from instruct_pix2pix.hosts.detect import UNSUPPORTED, find_host
 finally:
@@ -135,6 +135,6 @@ class InstructPix2Pix(scripts.Script):
 
 
 if HOST:
-    patcher.pass_errors_on(sys.modules.get("modules_forge.main_thread"))
-    script_callbacks.on_cfg_denoiser(cfg_denoiser.on_denoiser)
+    forge.pass_errors_on(sys.modules.get("modules_forge.main_thread"))
+    script_callbacks.on_cfg_denoiser(a1111.on_denoiser)
     script_callbacks.on_before_ui(lambda: add_axes(scripts.scripts_data))

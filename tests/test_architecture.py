@@ -110,7 +110,7 @@ def test_the_library_runs_without_the_programs_its_tests_compare_with(file: Path
 @named(STANDING_ALONE)
 def test_what_runs_before_anything_is_installed_needs_only_the_standard_library(file: Path) -> None:
     others = {name for name in imports_in(file) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert others == ({"instruct_pix2pix.app.cli.main"} if file.name == "launch.py" else set())
+    assert others == ({"instruct_pix2pix.cli.main.main"} if file.name == "launch.py" else set())
 
 
 def test_modules_holds_one_package_and_is_none_itself() -> None:

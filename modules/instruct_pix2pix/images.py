@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from instruct_pix2pix.errors import UserError
+from .errors import UserError
 
 READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 WRITABLE = {

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.settings import KNOBS, EditSettings, number_text
+from .errors import UserError
+from .settings import KNOBS, EditSettings, number_text
 
 NEGATIVE = "Negative prompt:"
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Union
 
-from instruct_pix2pix.errors import UserError
+from .errors import UserError
 
 BREAK = ("BREAK", -1.0)
 """What `parse_attention` returns where a new 75-token chunk begins."""

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
-from instruct_pix2pix.errors import UserError
+from .errors import UserError
 
 SEEDS = 2**32
 """Seeds are 0 .. SEEDS - 1, and count on from 0 again."""

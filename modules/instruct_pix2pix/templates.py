@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from instruct_pix2pix.errors import UserError
+from .errors import UserError
 
 BLANK = re.compile(r"\{[^{}]+\}")
 

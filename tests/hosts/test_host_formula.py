@@ -12,7 +12,7 @@ import torch
 
 from instruct_pix2pix.engine.loader import load_networks
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.reuse import whole_steps
+from instruct_pix2pix.guidance.cached import whole_steps
 from tests.hosts import checkpoints
 from tests.hosts.conftest import Record
 from tests.hosts.running import Host, encoded, picture

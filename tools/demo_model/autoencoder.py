@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.precision import Machine
 from instruct_pix2pix.engine.vae import VAE
-
-from . import world
-from .ahead import Ahead
-from .fitting import fit
+from tools.demo_model import scenes
+from tools.demo_model.prefetch import Ahead
+from tools.demo_model.training_loop import fit
 
 DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
 CONFIG = load_config(DEMO.with_suffix(".yaml"))
@@ -42,16 +41,16 @@ def pictures(seeds: Iterable[int], styled: float = 0.0, doodled: float = 0.0) ->
     drawn = []
     for seed in seeds:
         rng = random.Random(seed)
-        scene = world.scene(seed)
+        scene = scenes.scene(seed)
         if rng.random() < 0.5:
-            scene = rng.choice(world.edits(scene, rng)).after
+            scene = rng.choice(scenes.edits(scene, rng)).after
         lot = rng.random()
         if lot < styled:
-            scene = world.style_edit(scene, rng).after
+            scene = scenes.style_edit(scene, rng).after
         elif lot > 1 - doodled:
             drawn.append(doodle(rng))
             continue
-        drawn.append(world.draw(scene))
+        drawn.append(scenes.draw(scene))
     return np.stack(drawn)
 
 
@@ -73,7 +72,7 @@ def _mixed_batch(step: int, mix: tuple[int, int, int], times: int, sweep: int) -
 
 def doodle(rng: random.Random) -> np.ndarray:
     """Draw discs, boxes and triangles of any colour on any ground -> uint8 [96, 96, 3]."""
-    side = 4 * world.SIZE
+    side = 4 * scenes.SIZE
     picture = Image.new("RGB", (side, side), _any_colour(rng))
     pen = ImageDraw.Draw(picture)
     for _ in range(rng.randrange(2, 9)):

@@ -29,11 +29,10 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.engine.samplers import SAMPLERS, find_sampler
 from instruct_pix2pix.engine.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.guidance import Conditions, DualGuidance, Prompt, Scales
+from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, Scales
 from instruct_pix2pix.settings import EditSettings
-
-from . import check, world
-from .autoencoder import DEMO, FIRST_TRAINING_SEED, to_tensor
+from tools.demo_model import acceptance, scenes
+from tools.demo_model.autoencoder import DEMO, FIRST_TRAINING_SEED, to_tensor
 
 UNMOVED = 6.0
 """What counts as no change: less than this, of 255, on average. The autoencoder alone makes 1.7."""
@@ -77,7 +76,7 @@ class Verdict:
 
 
 def cases(
-    first_seed: int, count: int, held_out_phrasing: bool = False, kinds: Sequence[str] = world.KINDS
+    first_seed: int, count: int, held_out_phrasing: bool = False, kinds: Sequence[str] = scenes.KINDS
 ) -> list[Case]:
     """Return one edit of each possible of these kinds for `count` scenes.
 
@@ -87,12 +86,12 @@ def cases(
         raise UserError(f"Seeds from {FIRST_TRAINING_SEED} on were trained on: choose smaller ones.")
     found = []
     for seed in range(first_seed, first_seed + count):
-        scene = world.scene(seed)
-        before = world.draw(scene)
-        for edit in world.every_edit(scene, seed, held_out_phrasing):
+        scene = scenes.scene(seed)
+        before = scenes.draw(scene)
+        for edit in scenes.every_edit(scene, seed, held_out_phrasing):
             if edit.kind in kinds:
-                halves = tuple(world.draw(half.after) for half in edit.halves)
-                found.append(Case(seed, edit.kind, edit.instruction, before, world.draw(edit.after), halves))
+                halves = tuple(scenes.draw(half.after) for half in edit.halves)
+                found.append(Case(seed, edit.kind, edit.instruction, before, scenes.draw(edit.after), halves))
     return found
 
 
@@ -133,12 +132,12 @@ def judge(case: Case, edited: np.ndarray) -> Verdict:
     to_after, to_before = _distance(edited, case.after), _distance(edited, case.before)
     moved = float(to_before.mean())
     rms = float(np.sqrt(np.square(edited.astype(np.float32) - case.before).mean()))
-    region = world.mask(case.before, case.after)
+    region = scenes.mask(case.before, case.after)
     if not region.any():
         return Verdict(case.kind, moved < UNMOVED, moved < UNMOVED, moved, moved, moved, rms)
     success, exact = True, True
     for rival in case.halves or (case.before,):
-        where = world.mask(rival, case.after)
+        where = scenes.mask(rival, case.after)
         away = float(to_after[where].mean())
         success &= away < float(_distance(edited, rival)[where].mean())
         exact &= success and away <= 40
@@ -152,9 +151,9 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
     """Return the figures per kind of edit, for the local kinds together and for all of `world.KINDS`."""
-    groups = {kind: [v for v in verdicts if v.kind == kind] for kind in world.ALL_KINDS}
+    groups = {kind: [v for v in verdicts if v.kind == kind] for kind in scenes.ALL_KINDS}
     groups["local"] = [v for v in verdicts if v.kind in LOCAL]
-    groups["all"] = [v for v in verdicts if v.kind in world.KINDS]
+    groups["all"] = [v for v in verdicts if v.kind in scenes.KINDS]
     return {
         name: {
             "edits": len(group),
@@ -186,7 +185,7 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 def sheet(wanted: Sequence[Case], edited: Sequence[np.ndarray], columns: int = 6, zoom: int = 2) -> Image.Image:
     """Lay out before, edited and true after in threes, the instruction above each, two triples a row."""
-    side = world.SIZE * zoom
+    side = scenes.SIZE * zoom
     width, height = 3 * side + 24, side + 34
     across = max(1, columns // 3)
     down = -(-len(wanted) // across)
@@ -203,7 +202,7 @@ def sheet(wanted: Sequence[Case], edited: Sequence[np.ndarray], columns: int = 6
 
 def examples(wanted: Sequence[Case], each: int) -> list[int]:
     """Return the places of the first `each` cases of every kind, kind by kind."""
-    return [i for kind in world.ALL_KINDS for i in [i for i, case in enumerate(wanted) if case.kind == kind][:each]]
+    return [i for kind in scenes.ALL_KINDS for i in [i for i, case in enumerate(wanted) if case.kind == kind][:each]]
 
 
 def main() -> None:
@@ -212,7 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.evaluate", description=about)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200, help="scenes; each is edited in every way it allows")
-    parser.add_argument("--kinds", nargs="+", choices=world.ALL_KINDS, default=world.ALL_KINDS, help="only these edits")
+    kinds = scenes.ALL_KINDS
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="only these edits")
     parser.add_argument("--model", type=Path, default=DEMO)
     parser.add_argument("--text-cfg", type=float, nargs="+", default=[7.5])
     parser.add_argument("--image-cfg", type=float, nargs="+", default=[1.5])
@@ -262,12 +262,12 @@ def _judged(wanted: Sequence[Case], edited: Sequence[np.ndarray]) -> dict[str, d
 
 
 def _holds(model: EditModel, first_seed: int, count: int) -> bool:
-    def measure(settings: EditSettings, scenes: int, unseen: bool) -> dict[str, dict[str, float]]:
-        wanted = cases(first_seed, scenes, unseen, world.ALL_KINDS)
+    def measure(settings: EditSettings, count: int, unseen: bool) -> dict[str, dict[str, float]]:
+        wanted = cases(first_seed, count, unseen, scenes.ALL_KINDS)
         return _judged(wanted, run(model, wanted, settings))
 
     held = True
-    for holds, line in check.promises(measure, count):
+    for holds, line in acceptance.promises(measure, count):
         print("pass" if holds else "FAIL", line, flush=True)
         held &= holds
     return held

@@ -16,23 +16,22 @@ from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.settings import EditSettings
-
-from . import world
-from .autoencoder import DEMO
+from tools.demo_model import scenes
+from tools.demo_model.autoencoder import DEMO
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 
-def _scene(look: int, time: str, season: str, sky: str, *things: world.Thing) -> world.Scene:
-    return world.Scene(time, season, sky, things, world.scene(look).look)
+def _scene(look: int, time: str, season: str, sky: str, *things: scenes.Thing) -> scenes.Scene:
+    return scenes.Scene(time, season, sky, things, scenes.scene(look).look)
 
 
 EXAMPLES = {
-    "house": _scene(7, "day", "summer", "clouds", world.Thing("house", "white", 0), world.Thing("tree", "green", 2)),
-    "car": _scene(11, "day", "autumn", "clear", world.Thing("car", "red", 1), world.Thing("tree", "green", 2)),
-    "ball": _scene(23, "sunset", "summer", "clear", world.Thing("cube", "blue", 0), world.Thing("ball", "yellow", 2)),
-    "night": _scene(5, "night", "winter", "clear", world.Thing("car", "green", 0), world.Thing("house", "orange", 2)),
+    "house": _scene(7, "day", "summer", "clouds", scenes.Thing("house", "white", 0), scenes.Thing("tree", "green", 2)),
+    "car": _scene(11, "day", "autumn", "clear", scenes.Thing("car", "red", 1), scenes.Thing("tree", "green", 2)),
+    "ball": _scene(23, "sunset", "summer", "clear", scenes.Thing("cube", "blue", 0), scenes.Thing("ball", "yellow", 2)),
+    "night": _scene(5, "night", "winter", "clear", scenes.Thing("car", "green", 0), scenes.Thing("house", "orange", 2)),
 }
 
 README = [
@@ -50,14 +49,14 @@ README = [
 def strip(seed: int, zoom: int = 2) -> Image.Image:
     """Edit the examples with the demo model and lay the pairs out with their instructions."""
     model = EditModel.load(DEMO, choose_machine())
-    side, gap, text = world.SIZE * zoom, 6, 26
+    side, gap, text = scenes.SIZE * zoom, 6, 26
     across = 4
     width, height = 2 * side + gap, side + text
     down = -(-len(README) // across)
     page = Image.new("RGB", (across * (width + 3 * gap) - gap, down * (height + 2 * gap)), "white")
     pen = ImageDraw.Draw(page)
     for i, (name, instruction) in enumerate(README):
-        before = Image.fromarray(world.draw(EXAMPLES[name]))
+        before = Image.fromarray(scenes.draw(EXAMPLES[name]))
         (edited,) = edit(model, before, EditSettings(instruction=instruction, seed=seed))
         left, top = i % across * (width + 3 * gap) + gap, i // across * (height + 2 * gap)
         pen.text((left + 2, top + 4), f"“{instruction}”", fill="black", font_size=16)
@@ -78,7 +77,7 @@ def main() -> None:
         return
     (ROOT / "examples").mkdir(exist_ok=True)
     for name, scene in EXAMPLES.items():
-        Image.fromarray(np.ascontiguousarray(world.draw(scene))).save(ROOT / "examples" / f"{name}.png", optimize=True)
+        Image.fromarray(np.ascontiguousarray(scenes.draw(scene))).save(ROOT / "examples" / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ import numpy as np
 
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.reuse import whole_steps
+from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.settings import SPEEDS, EditSettings
-
-from .autoencoder import DEMO
-from .evaluate import cases, judge, run
+from tools.demo_model.autoencoder import DEMO
+from tools.demo_model.evaluate import cases, judge, run
 
 
 def main() -> None:

@@ -33,10 +33,8 @@ from instruct_pix2pix.engine.schedules import NoiseSchedule
 from instruct_pix2pix.engine.tokenizer import Tokenizer
 from instruct_pix2pix.engine.unet import UNet
 from instruct_pix2pix.engine.vae import VAE
-
-from . import world
-from .ahead import Ahead
-from .autoencoder import (
+from tools.demo_model import scenes
+from tools.demo_model.autoencoder import (
     CONFIG,
     DEMO,
     FIRST_TRAINING_SEED,
@@ -47,7 +45,8 @@ from .autoencoder import (
     train_styles,
     train_vae,
 )
-from .fitting import fit, save
+from tools.demo_model.prefetch import Ahead
+from tools.demo_model.training_loop import fit, save
 
 HERE = Path(__file__).parent
 KIND_WEIGHTS = {
@@ -141,28 +140,28 @@ def _pairs_of(number: int, rounds: int) -> tuple[np.ndarray, list[_Pair]]:
     """Draw a scene, first, and all that edits make of it -> uint8 [N, 96, 96, 3]; and its pairs."""
     seed = FIRST_TRAINING_SEED + number
     rng = random.Random(seed)
-    scene = world.scene(seed)
+    scene = scenes.scene(seed)
     if rng.random() < 0.1:  # pictures with nothing in them, to add things to
-        scene = world.Scene(scene.time, scene.season, scene.sky, (), scene.look)
-    made = [edit for _ in range(rounds) for edit in world.edits(scene, rng)]
+        scene = scenes.Scene(scene.time, scene.season, scene.sky, (), scene.look)
+    made = [edit for _ in range(rounds) for edit in scenes.edits(scene, rng)]
     if scene.things:
-        made.append(world.absent_edit(scene, rng))
-    known: dict[world.Scene, int] = {scene: 0}
+        made.append(scenes.absent_edit(scene, rng))
+    known: dict[scenes.Scene, int] = {scene: 0}
     pairs = []
     for edit in [*made, *more_edits(scene, seed, rounds)]:
         after, without = (known.setdefault(wanted, len(known)) for wanted in (edit.after, untold(scene, edit)))
         pairs.append(_Pair(after, without, edit.kind, edit.instruction))
-    return np.stack([world.draw(wanted) for wanted in known]), pairs
+    return np.stack([scenes.draw(wanted) for wanted in known]), pairs
 
 
-def more_edits(scene: world.Scene, seed: int, rounds: int) -> list[world.Edit]:
+def more_edits(scene: scenes.Scene, seed: int, rounds: int) -> list[scenes.Edit]:
     """Return what a scene is trained on beside `world.edits`, from a random stream of its own."""
     rng = random.Random(f"more {seed}")
-    twos = [world.two_edit(scene, rng) for _ in range(rounds)]
-    return [*twos, world.style_edit(scene, rng)]
+    twos = [scenes.two_edit(scene, rng) for _ in range(rounds)]
+    return [*twos, scenes.style_edit(scene, rng)]
 
 
-def untold(scene: world.Scene, edit: world.Edit) -> world.Scene:
+def untold(scene: scenes.Scene, edit: scenes.Edit) -> scenes.Scene:
     """Return the answer without the instruction: the scene with those parts of the edit that are not `PUSHED`."""
     if not edit.halves:
         return scene if edit.kind in PUSHED else edit.after
@@ -211,7 +210,7 @@ def train_unet(
     before, after, without = data["before"], data["after"], data["untold"]
     rng = random.Random(0)
     # each sentence as it is, and as people also type it
-    ways = [data["texts"], *([world.casual(text, rng) for text in data["texts"]] for _ in range(3))]
+    ways = [data["texts"], *([scenes.casual(text, rng) for text in data["texts"]] for _ in range(3))]
     tokens = torch.stack([tokenize(texts) for texts in ways])
     empty = tokenize([""])[0]
     weights = torch.tensor([KIND_WEIGHTS[kind] for kind in data["kinds"]])

@@ -84,7 +84,7 @@ class Embeddings(nn.Module):
         return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
 
 
-class Encoder(nn.Module):
+class CLIPLayers(nn.Module):
     """The stack of layers."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -103,7 +103,7 @@ class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = CLIPLayers(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import UserError
+from ..paths import DATA
 from .clip import TextConfig
 from .unet import UNetConfig, as_depths
 from .vae import VAEConfig
 
-CONFIGS = Path(__file__).parent.parent / "data" / "configs"
+CONFIGS = DATA / "configs"
 
 UNREADABLE = (
     OSError,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..conditioning import Fit, fit
 from ..settings import EditSettings
-from .many import Edited, Fitted, OnStep, Progress, Texts, edit_together, encode_pictures
+from .edit_batch import Edited, Fitted, OnStep, Progress, Texts, edit_batch, encode_pictures
 from .model import EditModel
 from .samplers import find_sampler
 from .schedules import find_schedule
@@ -54,7 +54,7 @@ def edit_each(
     texts = Texts(model)
     for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
         for batch in _batches(list(same), one.batch_size):
-            yield from edit_together(model, [picture] * len(batch), latent, batch, texts, on_step)
+            yield from edit_batch(model, [picture] * len(batch), latent, batch, texts, on_step)
 
 
 def canonical(settings: EditSettings) -> EditSettings:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import amx, fused, winograd
+from .kernels import amx_attention, fused, winograd
 from .precision import Machine
 
 _ops: Any = torch.ops.mkldnn
@@ -266,8 +266,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     torch's own kernel, but for bf16: with AMX ours is faster, and without it torch's multiplies at a quarter of what
     products of whole heads reach.
     """
-    if not torch.is_grad_enabled() and amx.takes(q, k, v) and (out := amx.attention(q, k, v)) is not None:
-        return out
+    if not torch.is_grad_enabled() and amx_attention.takes(q, k, v):
+        out = amx_attention.attention(q, k, v)
+        if out is not None:
+            return out
     short = min(q.shape[2], k.shape[2]) < LONG
     if short or q.dtype != torch.bfloat16 or torch.is_grad_enabled() or not _multiplies_heads(q.device.type):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -283,8 +285,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @lru_cache
 def _multiplies_heads(device: str) -> bool:
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    bf16, amx = (getattr(torch.cpu, test, bool)() for test in tests)
-    return device == "cpu" and bf16 and not amx
+    bf16, amx_attention = (getattr(torch.cpu, test, bool)() for test in tests)
+    return device == "cpu" and bf16 and not amx_attention
 
 
 def prepare(network: nn.Module, machine: Machine) -> None:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..checkpoints import Checkpoint, ema_twin, inspect, weight_files
 from ..errors import UserError
-from ..weights_files import header, read_weights
+from ..models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
+from ..models.weights_files import header, read_weights
 from .clip import TextEncoder
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name

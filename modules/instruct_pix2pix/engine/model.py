@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..conditioning import join
 from ..errors import UserError
-from ..guidance import Prompt
+from ..guidance.dual import Prompt
+from .cuda_graph import GraphedUNet
+from .free_memory import PIXEL, ROW, is_room_for
 from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
-from .recorded import Recorded
-from .room import PIXEL, ROW, is_room_for
 from .schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
@@ -39,7 +39,7 @@ class EditModel:
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
         for network in (self.unet, self.vae, self.text):
             prepare(network, machine)
-        self.noise = Recorded(self.unet)
+        self.noise = GraphedUNet(self.unet)
         self._contexts: list[tuple[Tensor, Context]] = []
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)

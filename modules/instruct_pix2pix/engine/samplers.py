@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.errors import UserError
+from ..errors import UserError
 
 Model = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], sigma [B] float32 on the CPU, whatever x is) -> denoised [B, C, H, W]."""

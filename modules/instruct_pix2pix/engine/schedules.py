@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.engine.samplers import find_sampler, name_key, unknown_name
-from instruct_pix2pix.errors import UserError
+from ..errors import UserError
+from .samplers import find_sampler, name_key, unknown_name
 
 
 class NoiseLevels(Protocol):

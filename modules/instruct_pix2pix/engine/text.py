@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.engine.tokenizer import Tokenizer
-from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.guidance import Prompt
-from instruct_pix2pix.prompts import BREAK, parse_attention, schedule, split_and
+from ..errors import UserError
+from ..guidance.dual import Prompt
+from ..prompts import BREAK, parse_attention, schedule, split_and
+from .tokenizer import Tokenizer
 
 CONTEXT = 77
 """Tokens a CLIP text encoder reads at once: BOS, 75 of text, EOS."""

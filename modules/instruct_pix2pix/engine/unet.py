@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .fused import doubled, group_norm, layer_norm, norm_silu
+from .kernels.fused import doubled, group_norm, layer_norm, norm_silu
 from .layers import Conv2d, GatedLinear, Linear, attention, conv3, norm_silu_of
 
 LARGE, AT_ONCE = 24 << 20, 8 << 20

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .fused import doubled, group_norm, norm_silu
+from .kernels.fused import doubled, group_norm, norm_silu
 from .layers import Conv2d, attention, conv3, norm_silu_of
 
 
@@ -82,7 +82,7 @@ class Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-class Downsample(nn.Module):
+class VAEDownsample(nn.Module):
     """Half the resolution; padded at the right and bottom only, as the weights were trained."""
 
     def __init__(self, channels: int) -> None:
@@ -93,7 +93,7 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
+class VAEUpsample(nn.Module):
     """Twice the resolution by nearest neighbour and a convolution."""
 
     def __init__(self, channels: int, level: int) -> None:
@@ -113,9 +113,9 @@ class Level(nn.Module):
             ResnetBlock(channels if i == 0 else out_channels, out_channels, level) for i in range(blocks)
         )
         if resample == "downsample":
-            self.downsample = Downsample(out_channels)
+            self.downsample = VAEDownsample(out_channels)
         elif resample == "upsample":
-            self.upsample = Upsample(out_channels, level - 1)
+            self.upsample = VAEUpsample(out_channels, level - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.block:
@@ -126,7 +126,7 @@ class Level(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class VAEEncoder(nn.Module):
     """Picture [B, 3, H, W] -> features [B, 2 * z_channels, H / f, W / f]."""
 
     def __init__(self, config: VAEConfig) -> None:
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
         return self.conv_out(norm_silu(self.norm_out, self.mid(h)))
 
 
-class Decoder(nn.Module):
+class VAEDecoder(nn.Module):
     """Features [B, z_channels, h, w] -> picture [B, 3, h * f, w * f]."""
 
     def __init__(self, config: VAEConfig) -> None:
@@ -176,8 +176,8 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = VAEEncoder(config)
+        self.decoder = VAEDecoder(config)
         self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.z_channels, 1)
         self.post_quant_conv = Conv2d(config.z_channels, config.z_channels, 1)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from .cfg_denoiser import CFGDenoiserHost
+from .a1111 import A1111Host
+from .forge import ForgeHost
 from .job import Host
-from .patcher import PatcherHost
 
 UNSUPPORTED = (
     "This web GUI has no place for an instruct-pix2pix extension. It works in AUTOMATIC1111, Forge, reForge and Forge "
@@ -17,7 +17,7 @@ UNSUPPORTED = (
 def find_host() -> Host | None:
     """Return the adapter for the running web GUI, told by the modules it has; None for others, such as SD.Next."""
     if find_spec("modules_forge"):
-        return PatcherHost()
+        return ForgeHost()
     if find_spec("modules") and find_spec("modules.sd_samplers_cfg_denoiser"):
-        return CFGDenoiserHost()
+        return A1111Host()
     return None

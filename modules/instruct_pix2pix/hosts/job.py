@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..reuse import Pull
+from ..guidance.cached import CachedGuidance
 from ..settings import KNOBS, random_scales
 
 EDIT_CHANNELS = 8
@@ -32,7 +32,7 @@ class Controls:
     speed: str = KNOBS["speed"].default
 
 
-class Job:
+class HostJob:
     """What the hooks of one job know."""
 
     def __init__(self, controls: Controls, image_cfg: float) -> None:
@@ -40,9 +40,9 @@ class Job:
         self.asked_image_cfg = image_cfg
         self.image_cfg = image_cfg
 
-    def pull(self) -> Pull | None:
+    def pull(self) -> CachedGuidance | None:
         """Return what makes a sampling cheaper, made anew for it; None where every row is wanted."""
-        return None if self.controls.speed == "exact" else Pull(self.controls.speed)
+        return None if self.controls.speed == "exact" else CachedGuidance(self.controls.speed)
 
 
 class Host(Protocol):
@@ -58,7 +58,7 @@ class Host(Protocol):
         """Picture [B, 3, H, W] in -1..1 -> the VAE's mode, unscaled, [B, 4, H/8, W/8]."""
         ...
 
-    def guide(self, p: Any, job: Job, negative: Any) -> None:
+    def guide(self, p: Any, job: HostJob, negative: Any) -> None:
         """Give the sampling that is about to begin the dual guidance. `negative` is what the host has encoded."""
         ...
 
@@ -79,7 +79,7 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
     chosen = {name: _chosen(p, controls, name) for name in ("rescale", "speed")}
-    job = Job(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
+    job = HostJob(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
     p.instruct_pix2pix = job
     # With a value here a host takes its own way through an edit model, which ends where prompts differ in length.
     p.image_cfg_scale = None
@@ -139,7 +139,7 @@ def first_sigma(p: Any) -> float:
     return float(p.sampler.get_sigmas(p, steps)[steps - taken - 1])
 
 
-def job_of(p: Any) -> Job | None:
+def job_of(p: Any) -> HostJob | None:
     """Return the job that `p` carries."""
     return vars(p).get("instruct_pix2pix")
 
@@ -175,11 +175,11 @@ def _override(p: Any, name: str, function: Callable[..., Any]) -> None:
 def _forget(p: Any) -> None:
     """Take off what the last job left on a `p` that the host uses again, as for the files of a folder."""
     for name, value in list(vars(p).items()):
-        if isinstance(value, (_Override, Job)):
+        if isinstance(value, (_Override, HostJob)):
             delattr(p, name)
 
 
-def _note_scale(p: Any, job: Job) -> None:
+def _note_scale(p: Any, job: HostJob) -> None:
     p.extra_generation_params["Image CFG scale"] = job.image_cfg
 
 

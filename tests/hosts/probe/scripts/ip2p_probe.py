@@ -146,15 +146,15 @@ BROKEN = []
 def fail(where):
     """Let one part of our code raise: the encoding, the start of a sampling, or a step of it."""
     hosts = "instruct_pix2pix.hosts."
-    cfg_denoiser, patcher = sys.modules[hosts + "cfg_denoiser"], sys.modules[hosts + "patcher"]
+    a1111, forge = sys.modules[hosts + "a1111"], sys.modules[hosts + "forge"]
 
     def broken(*args, **kwargs):
         raise ValueError("the probe broke this")
 
     if where == "step":
-        targets = [(cfg_denoiser, "rows"), (patcher, "combine")]
+        targets = [(a1111, "rows"), (forge, "combine")]
     else:
-        targets = [(cfg_denoiser.CFGDenoiserHost, where), (patcher.PatcherHost, where)]
+        targets = [(a1111.A1111Host, where), (forge.ForgeHost, where)]
     for owner, name in targets:
         BROKEN.append((owner, name, getattr(owner, name)))
         setattr(owner, name, broken)

@@ -1,0 +1,179 @@
+"""Animated GIF and WebP pictures: their frames with their timing, and frames put together again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ..errors import UserError
+from ..images import (
+    EXIF_IFD,
+    MOST_PIXELS,
+    ORIENTATION,
+    PARAMETERS,
+    UPRIGHT,
+    USER_COMMENT,
+    Source,
+    comment_text,
+    exif_bytes,
+    exif_of,
+    on_white,
+    read_as,
+    reason_of,
+    to_rgb,
+)
+
+ANIMATED = ("GIF", "WEBP")
+MOST_FRAMES = 1000
+"""Frames of one animation; all of them are held in memory at the size at which they are edited."""
+
+TAIL = 1 << 16
+"""Bytes at the end of a PNG in which a text that lies behind the pixels is looked for."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known of a picture before its pixels are decoded."""
+
+    size: tuple[int, int]
+    """(width, height), turned upright. A rare file says something else when it is read in whole."""
+    frames: int
+    """More than 1 only for animations that can be edited as such."""
+    infotext: str | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, complete in itself."""
+
+    image: Image.Image
+    """RGB, transparency laid on white."""
+    alpha: Image.Image | None
+    """L; None for an opaque frame."""
+    duration: int
+    """Milliseconds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What an animation is besides its frames."""
+
+    durations: tuple[int, ...]
+    loop: int | None
+    """How often it is shown, 0 for ever; None where the file does not say."""
+    exif: bytes | None = None
+    icc: bytes | None = None
+
+
+def read_head(source: Source) -> Head:
+    """Read size, number of frames and infotext. Raises UserError for what is no picture or too large."""
+    return read_as(source, _head, MOST_PIXELS)
+
+
+def read_frames(source: Source, use: Callable[[Frame], Result]) -> tuple[list[Result], Timing]:
+    """Apply `use` to every frame of a GIF or WebP, in order. Raises UserError as `open_picture` does."""
+
+    def read(image: Image.Image, name: str) -> tuple[list[Result], Timing]:
+        count = getattr(image, "n_frames", 1)
+        if count > MOST_FRAMES:
+            raise UserError(f"{name} has {count} frames, but at most {MOST_FRAMES} are edited: cut it into parts.")
+        results, durations, icc = [], [], None
+        exif = exif_bytes(exif_of(image)) or None
+        for number in range(count):
+            image.seek(number)
+            image.load()
+            base, alpha = _opaque(image)
+            rgb, icc = to_rgb(base, image.info.get("icc_profile"))
+            frame = Frame(rgb if alpha is None else on_white(rgb, alpha), alpha, _duration(image))
+            results.append(use(frame))
+            durations.append(frame.duration)
+        loop = image.info.get("loop")
+        return results, Timing(tuple(durations), loop if isinstance(loop, int) else None, exif, icc)
+
+    return read_as(source, read, MOST_PIXELS)
+
+
+def encode_animation(
+    frames: Sequence[Image.Image], fmt: str, timing: Timing, infotext: str | None = None, *, quality: int = 95
+) -> bytes:
+    """Return the bytes of a GIF or WebP of these frames, RGB or RGBA, at their timing.
+
+    The infotext goes where the web UI looks for it: the comment of a GIF, the EXIF UserComment of a WebP.
+    """
+    options: dict[str, Any] = {} if timing.loop is None else {"loop": timing.loop}
+    if fmt == "GIF":
+        frames = [_two_valued(frame) for frame in frames]
+        if infotext:
+            options["comment"] = infotext.encode("utf-8", "replace")
+        if any(frame.mode == "RGBA" for frame in frames):
+            options["disposal"] = 2  # or what was there before shows through
+        durations = list(timing.durations)
+    else:
+        options |= {"quality": quality, "exif": exif_bytes(timing.exif, infotext), "icc_profile": timing.icc or b""}
+        durations = [max(1, duration) for duration in timing.durations]
+    data = io.BytesIO()
+    try:
+        first, *rest = frames
+        first.save(data, fmt, save_all=True, append_images=rest, duration=durations, **options)
+    except Exception as error:
+        raise UserError(f"The animation cannot be put together ({reason_of(error)}): use fewer frames.") from error
+    return data.getvalue()
+
+
+def _head(image: Image.Image, name: str) -> Head:
+    frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+    # A PNG would decode its pixels to look for EXIF behind them.
+    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else Image.Exif()
+    width, height = image.size
+    turned = image.format != "TIFF" and frames == 1  # Pillow turns a TIFF itself; animations are taken as they are
+    if turned and exif.get(ORIENTATION) in UPRIGHT and exif[ORIENTATION] >= 5:
+        width, height = height, width
+    return Head((width, height), frames, _infotext(image, exif))
+
+
+def _infotext(image: Image.Image, exif: Image.Exif) -> str | None:
+    text = image.info.get(PARAMETERS)
+    if text is None and image.format == "GIF":
+        comment = image.info.get("comment")
+        text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else None
+    file = getattr(image, "fp", None)
+    if text is None and image.format == "PNG" and file is not None:
+        place = file.tell()
+        file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
+        behind = PARAMETERS.encode() + b"\0" in file.read()
+        file.seek(place)
+        if behind:
+            image.load()
+            text = image.info.get(PARAMETERS)
+    text = text or comment_text(exif.get_ifd(EXIF_IFD).get(USER_COMMENT))
+    return str(text) if text and str(text).strip() else None
+
+
+def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The frame as RGB, and its alpha (L) unless it is opaque."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        return rgba.convert("RGB"), None if alpha.getextrema() == (255, 255) else alpha
+    return image.convert("RGB"), None
+
+
+def _duration(image: Image.Image) -> int:
+    value = image.info.get("duration", 0)
+    return round(value) if isinstance(value, (int, float)) and 0 <= value < 1e7 else 0
+
+
+def _two_valued(frame: Image.Image) -> Image.Image:
+    """A GIF's pixel is either there or not."""
+    if frame.mode != "RGBA":
+        return frame
+    frame = frame.copy()
+    solid = [0] * 128 + [255] * 128
+    frame.putalpha(frame.getchannel("A").point(solid))
+    return frame

@@ -1,0 +1,311 @@
+"""A folder of pictures and what is asked for each of them: finds, reads and names; nothing is decoded or written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import UserError
+from ..images import WRITABLE
+from ..infotext import parse
+from ..settings import SEEDS, EditSettings
+from .animation import ANIMATED, Head, read_head
+from .instruction_table import match, plain_name, read_instructions, sidecar_of
+from .journal import PictureState
+from .units import Item
+
+PICTURES = (*WRITABLE, ".jfif", ".bmp", ".gif")
+UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
+"""Pictures all the same: they are told of, not passed over."""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """All that a person can ask of a batch."""
+
+    input: Path
+    output: Path
+    settings: EditSettings
+    """What holds where nothing else is said for a picture; the instruction may be empty."""
+    batch_size: int | None = None
+    """Results to compute together; None leaves it to their size."""
+    instructions: Path | None = None
+    """A CSV or JSONL file: name, instruction, any setting."""
+    recursive: bool = False
+    overwrite: bool = False
+    """Replace files that are there and come from another request."""
+    retry_failed: bool = False
+    fmt: str | None = None
+    """An ending to write still pictures with, such as 'png' or '.jpg'; None keeps each picture's own."""
+    quality: int = 95
+    masks: Path | None = None
+    contact_sheet: bool = False
+    use_infotext: bool = True
+    """Take the instruction of an earlier edit out of the picture itself where nothing nearer says one."""
+
+
+@dataclass(frozen=True)
+class RefusedPicture:
+    """A picture that will not be edited, and why."""
+
+    name: str
+    state: PictureState
+    reason: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What a request comes to."""
+
+    items: tuple[Item, ...]
+    refused: tuple[RefusedPicture, ...]
+    told: Mapping[str, int]
+    """How many pictures got their instruction from where: 'table', 'sidecar', 'infotext', 'command'."""
+
+
+def make_plan(
+    request: BatchRequest, run_seed: int, model_hash: str | None, check: Callable[[EditSettings], EditSettings]
+) -> BatchPlan:
+    """Look at every picture's header and decide what becomes of it.
+
+    `check` gives settings their canonical form. Raises UserError for a request that cannot be meant: no pictures, no
+    instruction for any, the output in place of the input, a table with a mistake.
+    """
+    check_folders(request)
+    names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_apart(request))
+    if not names:
+        more = "" if request.recursive else " (--recursive looks into its folders too)"
+        raise UserError(f"There are no pictures in {request.input.name or request.input}{more}.")
+    table = read_instructions(request.instructions) if request.instructions else {}
+    rows, unmatched = match(table, names, request.instructions)
+    masks = _by_name(request.masks) if request.masks else None
+    refused += [RefusedPicture(name, PictureState.FAILED, reason) for name, reason in unmatched]
+    told: Counter[str] = Counter()
+    drafts: list[Item] = []
+    for name in names:
+        source = request.input / name
+        state = _state_of(source)
+        try:
+            head = read_head(source)
+            settings, origin = _settings_of(request, source, rows.get(name, {}), head, name, run_seed)
+            if settings is None:
+                refused.append(RefusedPicture(name, PictureState.SKIPPED, "Nothing says what to change in it.", state))
+                continue
+            mask = None if masks is None else _mask_of(name, masks, request.masks)
+            settings = check(settings)
+        except UserError as error:
+            refused.append(RefusedPicture(name, PictureState.FAILED, str(error), state))
+            continue
+        told[origin] += 1
+        suffix, fmt = _format(name, head, request.fmt)
+        asked = [asdict(settings), state, mask and _state_of(mask), model_hash, fmt, request.quality]
+        asked[0].pop("batch_size")
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        drafts.append(
+            Item(name, source, settings, (suffix,), fmt, request.quality, head.size, head.frames, digest, mask)
+        )
+    if not drafts and refused and all(one.state is PictureState.SKIPPED for one in refused):
+        raise UserError("The instruction is empty: say what to change, for example 'make it winter'.")
+    outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
+    items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
+    _check_outputs(request, names, items)
+    return BatchPlan(items, tuple(refused), told)
+
+
+def check_folders(request: BatchRequest) -> None:
+    """Raise UserError where the folders cannot be right."""
+    for folder, what in ((request.input, "input"), (request.masks, "masks")):
+        if folder is not None and not folder.is_dir():
+            kind = "is not a folder" if folder.exists() else "does not exist"
+            raise UserError(f"The {what} folder {folder} {kind}: check the name.")
+    if request.output.exists():
+        if not request.output.is_dir():
+            raise UserError(f"{request.output} is a file: give the name of a folder for the results.")
+        if request.output.samefile(request.input):
+            raise UserError("The results would lie among the pictures: choose another folder, inside it if you like.")
+    if request.fmt is not None and _ending(request.fmt) not in WRITABLE:
+        raise UserError(f"There is no format '{request.fmt[:20]}': choose one of {', '.join(WRITABLE)}.")
+    if not 1 <= request.quality <= 100:
+        raise UserError(f"Quality is {request.quality}, but must lie between 1 and 100: choose one in that range.")
+
+
+def find_pictures(
+    folder: Path, *, recursive: bool = False, leave_out: Collection[Path] = ()
+) -> tuple[list[str], list[RefusedPicture]]:
+    """Return the names of the pictures in a folder, in order, with '/' between their parts, and folders not readable.
+
+    What begins with a dot is passed over, and so are the folders `leave_out`. Links are followed; a folder that was
+    seen under another name, as in a circle of links, is not looked into again. Raises UserError for the first folder.
+    """
+    seen = {os.path.realpath(path) for path in leave_out}
+    names: list[str] = []
+    refused: list[RefusedPicture] = []
+    folders, links = [""], []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)  # a folder goes by its own name rather than by a link's
+        real = os.path.realpath(folder / here)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(folder / here) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            reason = f"The folder {here or folder} cannot be read ({error.strerror}): look to its rights."
+            if not here:
+                raise UserError(reason) from error
+            refused.append(RefusedPicture(here, PictureState.FAILED, reason))
+            continue
+        for entry in entries:
+            name = f"{here}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(entry.path):  # noqa: PTH112 - where the entry itself would raise for a link to itself
+                if recursive:
+                    (links if entry.is_symlink() else folders).append(f"{name}/")
+            elif entry.name.lower().endswith((*PICTURES, *UNREADABLE)):
+                names.append(name)
+    return sorted(names), refused
+
+
+# --- what is asked for each ---
+
+
+def _settings_of(
+    request: BatchRequest, source: Path, row: Mapping[str, Any], head: Head, name: str, run_seed: int
+) -> tuple[EditSettings | None, str]:
+    """Return what is asked for a picture, None for nothing, and where its instruction comes from."""
+    values = dict(row)
+    origin = "table" if values.get("instruction", "").strip() else ""
+    if not origin:
+        nearest = [(sidecar_of(source), "sidecar")]
+        if request.use_infotext and head.infotext and "Image CFG scale" in parse(head.infotext).fields:
+            nearest.append((head.infotext, "infotext"))
+        for text, where in nearest:
+            read = parse(text)
+            if read.instruction.strip():
+                values["instruction"], origin = read.instruction, where
+                if read.negative:
+                    values.setdefault("negative", read.negative)
+                break
+        else:
+            origin, _ = "command", values.pop("instruction", None)
+    settings = replace(request.settings, **values)
+    if not settings.instruction.strip():
+        return None, origin
+    if settings.seed == -1:
+        settings = replace(settings, seed=seed_of(run_seed, name))
+    return settings, origin
+
+
+def seed_of(run_seed: int, name: str) -> int:
+    """Return the seed of a picture without one, from the run's seed and its name alone."""
+    digest = hashlib.sha256(f"{run_seed}:{plain_name(name)}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % SEEDS
+
+
+# --- masks ---
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Return the masks below a folder by their names without endings."""
+    masks: dict[str, Path] = {}
+    for name in find_pictures(folder, recursive=True)[0]:
+        masks.setdefault(plain_name(name).rpartition(".")[0], folder / name)
+    return masks
+
+
+def _mask_of(name: str, masks: Mapping[str, Path], folder: Path | None) -> Path:
+    stem = plain_name(name).rpartition(".")[0]
+    mask = masks.get(stem) or masks.get(stem.rpartition("/")[2])
+    if mask is None:
+        where = folder.name if folder else ""
+        raise UserError(f"There is no mask of its name in {where}: add one, white where it is to be edited.")
+    return mask
+
+
+# --- names ---
+
+
+def output_names(wishes: Iterable[tuple[str, str, int]]) -> list[tuple[str, ...]]:
+    """Return the names of the results of each (name, ending, count), no two the same.
+
+    A picture's results are called after it, with -1, -2 … for several. Pictures that would meet in one name, such as
+    a.png and a.jpg as WebP, keep their old ending as a part of it.
+    """
+    wishes = list(wishes)
+
+    def numbered(name: str, suffix: str, count: int, attempt: int) -> tuple[str, ...]:
+        path = PurePosixPath(name)
+        stem = path.stem if attempt == 0 else path.name if attempt == 1 else f"{path.name}~{attempt}"
+        ends = [suffix] if count == 1 else [f"-{number}{suffix}" for number in range(1, count + 1)]
+        return tuple((path.parent / f"{stem}{end}").as_posix() for end in ends)
+
+    first = [numbered(*wish, 0) for wish in wishes]
+    claims = Counter(_folded(name) for names in first for name in names)
+    alone = [all(claims[_folded(name)] == 1 for name in names) for names in first]
+    taken = {_folded(name) for names, free in zip(first, alone, strict=True) if free for name in names}
+    chosen = []
+    for wish, names, free in zip(wishes, first, alone, strict=True):
+        attempt = 0
+        while not free:
+            attempt += 1
+            names = numbered(*wish, attempt)
+            free = not any(_folded(name) in taken for name in names)
+        taken.update(_folded(name) for name in names)
+        chosen.append(names)
+    return chosen
+
+
+def _format(name: str, head: Head, wanted: str | None) -> tuple[str, str]:
+    """Return the ending and the format of a picture's results."""
+    own = PurePosixPath(name).suffix
+    if head.frames > 1:
+        return (own, own[1:].upper()) if own[1:].upper() in ANIMATED else (".gif", "GIF")
+    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() == ".jfif" else ".png"
+    ending = _ending(wanted) if wanted else kept
+    return ending, WRITABLE[ending.lower()]
+
+
+def _ending(fmt: str) -> str:
+    return f".{fmt.strip().lower().removeprefix('.')}"
+
+
+def _check_outputs(request: BatchRequest, names: Iterable[str], items: Iterable[Item]) -> None:
+    """Raise UserError where a link leads the results into a folder of inputs."""
+    inputs = {_identity(folder) for folder in {(request.input / name).parent for name in names}}
+    for folder in {(request.output / name).parent for item in items for name in item.outputs}:
+        if folder.exists() and _identity(folder) in inputs:
+            raise UserError(f"{folder} leads to the pictures themselves: choose another output folder.")
+
+
+def _apart(request: BatchRequest) -> list[Path]:
+    """The folders that hold no inputs, wherever they lie."""
+    return [path for path in (request.output, request.masks) if path is not None and path.exists()]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _state_of(path: Path) -> str:
+    """What changes when a file does."""
+    try:
+        status = path.stat()
+    except OSError:  # whoever opens it will say more
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _folded(name: str) -> str:
+    """Names that are equal on the file systems that know no difference between capitals and small letters."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,1 @@
+"""The units of a batch on the machines of a Ray cluster."""

@@ -1,0 +1,243 @@
+"""Hosts whose UNet is patched per job: Forge, reForge and Forge Classic.
+
+Their CFG is `U + s (C - U)`, where C and U are weighted means of any number of conditions. So the rows of the dual
+guidance need no code of their own in a step: 'image only' and 'null' become two unconditional conditions whose
+weighted mean is U, and the host evaluates all rows in one batch, with every patch of other extensions in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..guidance.cached import CachedGuidance, SamplingStep
+from ..guidance.dual import Scales, rescale_noise, rows
+from .job import HostJob, fitting
+
+Condition = dict[str, Any]
+
+
+class ForgeHost:
+    """Forge and its relatives."""
+
+    name = "Forge"
+
+    def input_channels(self, p: Any) -> int | None:
+        """See `Host`."""
+        unet = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
+        blocks = getattr(getattr(getattr(unet, "model", None), "diffusion_model", None), "input_blocks", None)
+        return None if blocks is None else int(blocks[0][0].weight.shape[1])
+
+    def encode(self, p: Any, picture: Tensor) -> Tensor:
+        """See `Host`. The host's own way samples from the posterior, or scales, or both."""
+        vae = p.sd_model.forge_objects.vae
+        if not hasattr(vae.first_stage_model, "regularization"):  # Forge has a regulation in its place
+            vae = vae.clone()
+            vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+        with _taking_the_mode(vae.first_stage_model):
+            return vae.encode(picture.movedim(1, -1) * 0.5 + 0.5)
+
+    def guide(self, p: Any, job: HostJob, negative: Any) -> None:
+        """See `Host`."""
+        if negative is None:  # Forge encodes no negative prompt at CFG 1
+            negative = _encode_negative(p)
+        unet = p.sd_model.forge_objects.unet.clone()
+        pulling = _CachedStep(p, pull) if (pull := job.pull()) else None
+        unet.add_conditioning_modifier(_modifier(p, job, negative, pulling))
+        if pulling is not None:
+            unet.set_model_sampler_post_cfg_function(pulling.finisher())
+        if job.controls.rescale:
+            unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
+        p.sd_model.forge_objects.unet = unet
+        p.sampler.model_wrap_cfg.instruct_pix2pix = _Sizes()
+
+
+class _Sizes:
+    """Fits the picture to the latent before a step: some samplers take steps at another size in between."""
+
+    def prepare(self, params: Any) -> None:
+        """See `a1111.on_denoiser`."""
+        params.image_cond = fitting(params.image_cond, params.x)
+
+
+def pass_errors_on(main_thread: Any) -> None:
+    """Let what ends a job reach the page that asked for it; `main_thread` is the host's module, or None.
+
+    reForge and Forge Classic run jobs in a thread of their own that prints an exception and hands over nothing, which
+    the page then calls a TypeError. Forge passes it on by itself.
+    """
+    wait = getattr(main_thread, "run_and_wait_result", None)
+    if wait is None or hasattr(main_thread, "last_exception") or hasattr(wait, "instruct_pix2pix"):
+        return
+
+    def run_and_wait_result(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        raised: list[Exception] = []
+
+        @wraps(function)
+        def task(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        result = wait(task, *args, **kwargs)
+        if raised:
+            raise raised[0]
+        return result
+
+    vars(run_and_wait_result)["instruct_pix2pix"] = True
+    main_thread.run_and_wait_result = run_and_wait_result
+
+
+def combine(
+    cond: list[Condition], image_only: list[Condition], scales: Scales
+) -> tuple[list[Condition], list[Condition] | None, float]:
+    """Say the dual guidance of a step in the host's terms: conditions, unconditional conditions, CFG scale.
+
+    `cond` has one condition for each sub-prompt, `image_only` those of the negative prompt; all see the picture.
+    """
+    strengths = [one.get("strength", 1.0) for one in cond]
+    rest: list[Condition] = []
+    for row in rows(scales, strengths):
+        if row.prompt is None:
+            seen = image_only if row.image else [_without_picture(one) for one in image_only]
+            total = math.fsum(one.get("strength", 1.0) for one in seen)
+            rest += [{**one, "strength": row.weight * one.get("strength", 1.0) / total} for one in seen]
+    full = scales.text * math.fsum(strengths)
+    if full == 0.0 or math.isclose(scales.text, 1.0) or math.isclose(full, 1.0):
+        # Here the host drops U, or U's weight is zero: all rows as one weighted mean instead.
+        said = [{**one, "strength": scales.text * one.get("strength", 1.0)} for one in cond if scales.text]
+        return [one for one in (*said, *rest) if one["strength"]], None, 1.0
+    mixed = [{**one, "strength": one["strength"] / (1.0 - full)} for one in rest]
+    return [one for one in cond if one.get("strength", 1.0)], mixed, scales.text
+
+
+def _without_picture(condition: Condition) -> Condition:
+    picture = condition["model_conds"]["c_concat"]
+    nothing = type(picture)(torch.zeros_like(picture.cond))
+    return {**condition, "model_conds": {**condition["model_conds"], "c_concat": nothing}}
+
+
+class _CachedStep:
+    """The way of a pull through a host's step: rows are left out before it, and added after it."""
+
+    def __init__(self, p: Any, pull: CachedGuidance) -> None:
+        self._p, self._pull = p, pull
+        self._now: SamplingStep | None = None
+        self._serves = False
+
+    def shorten(
+        self, x: Tensor, sigma: Tensor, cond: list[Condition], uncond: list[Condition] | None, scales: Scales
+    ) -> list[Condition] | None:
+        """Return the conditions of a step that needs no others, or None for a step that is to be evaluated whole.
+
+        `uncond` is None where all rows are in one mean, or there is only one: then there is nothing to keep.
+        """
+        self._now, self._serves = None, False
+        if uncond is None:
+            return None
+        denoiser = self._p.sampler.model_wrap_cfg
+        texts = tuple(one["model_conds"]["c_crossattn"].cond for one in (*cond, *uncond))
+        level = float(sigma.flatten()[0])
+        strengths = tuple(one.get("strength", 1.0) for one in (*cond, *uncond))
+        asked = (scales.text, scales.image, *strengths)
+        self._now = SamplingStep(denoiser.step, denoiser.total_steps, level, asked, texts)
+        self._serves = self._pull.serves(self._now, x.shape)
+        if not self._serves:
+            return None
+        total = math.fsum(one.get("strength", 1.0) for one in cond)
+        return [{**one, "strength": one.get("strength", 1.0) / total} for one in cond]
+
+    def finisher(self) -> Callable[[dict[str, Any]], Tensor]:
+        """Return what the host calls with the step's result."""
+
+        def finish(args: dict[str, Any]) -> Tensor:
+            if self._now is None:
+                return args["denoised"]
+            if self._serves:
+                return self._pull.guided(args["cond_denoised"], self._now.level)
+            self._pull.keep(self._now, args["denoised"], args["cond_denoised"], self._now.level)
+            return args["denoised"]
+
+        return finish
+
+
+def _modifier(p: Any, job: HostJob, negative: Any, pulling: _CachedStep | None) -> Callable[..., tuple[Any, ...]]:
+    # A function, not a method: patchers copy what they carry, and would copy an object whole.
+    def modifier(
+        model: object,
+        x: Tensor,
+        timestep: Tensor,
+        uncond: list[Condition] | None,
+        cond: list[Condition],
+        cond_scale: float,
+        model_options: object,
+        seed: object,
+    ) -> tuple[Any, ...]:
+        if "c_concat" not in cond[0]["model_conds"]:
+            raise UserError("The picture and the latent have different sizes: choose 'Just resize' and try again.")
+        scales = Scales(cond_scale, job.image_cfg)
+        if cond_scale == 1.0 != p.cfg_scale:  # the host leaves CFG out of this step
+            scales = Scales(p.cfg_scale, job.image_cfg) if _is_unasked(p, timestep) else Scales(1.0, 1.0)
+        if uncond is None:
+            uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
+        cond, uncond, cond_scale = combine(cond, uncond, scales)
+        if pulling is not None and (shorter := pulling.shorten(x, timestep, cond, uncond, scales)) is not None:
+            cond, uncond, cond_scale = shorter, None, 1.0
+        return model, x, timestep, uncond, cond, cond_scale, model_options, seed
+
+    return modifier
+
+
+def _is_unasked(p: Any, sigma: Tensor) -> bool:
+    """Whether a step without CFG is Forge Classic's first, which it leaves out even when nobody asked for that."""
+    options = import_module("modules.shared").opts
+    return options.skip_early_cond == 0 and not float(sigma[0]) < p.sampler.s_min_uncond
+
+
+def _rescaler(amount: float) -> Callable[[dict[str, Any]], Tensor]:
+    def rescale(args: dict[str, Any]) -> Tensor:
+        x, denoised = args["input"], args["denoised"]
+        return x - rescale_noise(x - denoised, x - args["cond_denoised"], amount)
+
+    return rescale
+
+
+def _encode_negative(p: Any) -> Any:
+    asked, p.cfg_scale = p.cfg_scale, 7.0  # any scale but 1
+    try:
+        p.setup_conds()
+        return p.uc
+    finally:
+        p.cfg_scale = asked
+
+
+def _like(condition: Condition, negative: Any, step: int) -> Condition:
+    """Return the negative prompt of a step as a condition with the picture and the controls of another."""
+    text = import_module("modules.prompt_parser").reconstruct_cond_batch(negative, step)
+    compiled = import_module("backend.sampling.condition").compile_conditions(text)[0]
+    kept = {"c_concat": condition["model_conds"]["c_concat"]}
+    return {**condition, **compiled, "strength": 1.0, "model_conds": {**compiled["model_conds"], **kept}}
+
+
+@contextmanager
+def _taking_the_mode(vae: Any) -> Iterator[None]:
+    """Let an autoencoder that samples from its posterior take the mode for as long as the context lasts."""
+    regularization = getattr(vae, "regularization", None)
+    if regularization is None or not hasattr(regularization, "sample"):
+        yield
+        return
+    sampled, regularization.sample = regularization.sample, False
+    try:
+        yield
+    finally:
+        regularization.sample = sampled

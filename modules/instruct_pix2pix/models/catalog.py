@@ -1,0 +1,68 @@
+"""The models that a door offers, by name: a name that comes from outside never becomes a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from .checkpoints import inspect
+from .registry import ModelEntry, find_models
+
+
+class Catalog:
+    """The models of some folders, read once and again when asked, or when a name is not among them."""
+
+    def __init__(self, dirs: Sequence[Path], chosen: Path | None = None) -> None:
+        """`chosen`, a model from wherever it lies, comes first and is the default. Raises UserError for a bad one."""
+        self.dirs = tuple(dirs)
+        self._first: list[ModelEntry] = []
+        if chosen is not None:
+            self._first = [ModelEntry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)]
+        self._entries: tuple[ModelEntry, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look into the folders again."""
+        chosen = {entry.path.absolute() for entry in self._first}
+        found = [entry for entry in find_models(self.dirs) if entry.path.absolute() not in chosen]
+        self._entries = (*self._first, *found)
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        """Every model, whether it can edit or not."""
+        return self._entries
+
+    @property
+    def default(self) -> ModelEntry:
+        """The first model that can edit: the demo model, where there is no other."""
+        return next(entry for entry in self._entries if _edits(entry))
+
+    def find(self, name: str) -> ModelEntry:
+        """Return the model of this name, in any case, with or without suffix and '[hash]'.
+
+        Raises UserError for a name that is not here, and for a model that cannot edit: why, and what to pick.
+        """
+        found = self._named(name)
+        if found is None:
+            self.refresh()
+            found = self._named(name)
+        if found is None:
+            names = ", ".join(entry.name for entry in self._entries if _edits(entry))
+            raise UserError(f"There is no model {name.strip()[:80]!r} here: choose one of {names}.")
+        if found.checkpoint is None:
+            raise UserError(found.problem or f"{found.name} cannot be read: choose another model.")
+        if not found.checkpoint.editable:
+            raise UserError(f"'{found.name}' cannot edit: it is {found.checkpoint.label}. {found.checkpoint.advice}")
+        return found
+
+    def _named(self, name: str) -> ModelEntry | None:
+        wanted = re.sub(r"\s*\[[0-9a-f]+\]\s*$", "", name).strip().casefold()
+        by_name = {entry.name.casefold(): entry for entry in reversed(self._entries)}
+        with_suffix = {f"{entry.name}{entry.path.suffix}".casefold(): entry for entry in reversed(self._entries)}
+        return by_name.get(wanted) or with_suffix.get(wanted)
+
+
+def _edits(entry: ModelEntry) -> bool:
+    return entry.checkpoint is not None and entry.checkpoint.editable

@@ -1,0 +1,277 @@
+"""Say what a model file is, from its header alone: by tensor shapes, never by the file's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .weights_files import TensorInfo, header
+
+EDIT_KINDS = ("instruct-pix2pix", "CosXL-Edit")
+
+_FAMILY_NAMES = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+
+# What a UNet with so many input channels is for: 4 are the latent, the rest is what it is shown beside.
+_KIND_BY_CHANNELS = {
+    4: "Stable Diffusion",
+    5: "depth-to-image",
+    7: "upscaler",
+    8: "instruct-pix2pix",
+    9: "inpainting",
+}
+
+# Others take 8 channels too; a layer that only they have gives them away.
+_NOT_EDITING = {"time_stack": "video", "temporal_transformer": "video", "cc_projection": "novel view"}
+
+_LORA_MARKS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up", "hada_w1", "lokr_w")
+
+# A VAE's first decoder layer, and the name of a later layer that only the diffusers layout has.
+_VAE_INPUT = "decoder.conv_in.weight"
+_VAE_DIFFUSERS = "decoder.mid_block.resnets.0.conv1.weight"
+
+_ADVICE = "pick an instruct-pix2pix checkpoint, such as timbrooks/instruct-pix2pix or webui/instruct-pix2pix"
+_WHY_NOT = {
+    "Stable Diffusion": "This model makes pictures from text and takes no picture to edit",
+    "refiner": "This model polishes SDXL pictures and takes no instruction",
+    "inpainting": "This model fills a masked area and takes no instruction",
+    "VAE": "This file is only the part that turns latents into pictures",
+    "text encoder": "This file is only the part that reads text",
+    "LoRA": "A LoRA changes a model and is none by itself",
+    "embedding": "An embedding is a word for a model and is none by itself",
+    "ControlNet": "A ControlNet steers a model and is none by itself",
+    "unknown": "This file is no model that can edit a picture",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model file is, and which of its tensors told.
+
+    `kind` is a name for people; `layout` is 'ldm', 'diffusers', 'lora' or 'none'; `family` is 'sd1', 'sd2',
+    'sdxl', 'other' (a UNet of another size, such as a small demo model) or '' where there is no UNet.
+    `dtype` is torch's name for the UNet's numbers, or 'mixed'.
+    """
+
+    path: Path
+    kind: str
+    layout: str
+    family: str
+    in_channels: int | None
+    context_dim: int | None
+    has_ema: bool
+    dtype: str
+    size_bytes: int
+    reason: str
+
+    @property
+    def editable(self) -> bool:
+        """Whether this model edits pictures by instruction."""
+        return self.kind in EDIT_KINDS
+
+    @property
+    def label(self) -> str:
+        """For lists: 'instruct-pix2pix, SD1, 8 channels'."""
+        family = _FAMILY_NAMES.get(self.family) or (f"context {self.context_dim}" if self.context_dim else "")
+        channels = f"{self.in_channels} channels" if self.in_channels else ""
+        return ", ".join(part for part in (self.kind, family, channels) if part)
+
+    @property
+    def advice(self) -> str:
+        """What to do when the model is not editable; empty when it is."""
+        if self.editable:
+            return ""
+        why = _WHY_NOT.get(self.kind, f"This is a model of the kind '{self.kind}' and takes no instruction")
+        return f"{why}: {_ADVICE}."
+
+
+def inspect(path: str | Path) -> Checkpoint:
+    """What a weights file or a diffusers folder is, in milliseconds and without reading tensor data.
+
+    Raises UserError for a path that is missing, a file that is truncated or holds no weights, a pickle
+    that names code, and a folder without a UNet. A sound file of another kind gets its own kind.
+    """
+    path = Path(path)
+    tensors: dict[str, TensorInfo] = {}
+    files = model_files(path)
+    for file in files:
+        tensors.update(header(file))
+    if not tensors:
+        raise UserError(f"'{path.name}' holds no named tensors: {_ADVICE}.")
+    if (path / "unet").is_dir():  # the size of a diffusers folder counts its other components too
+        files = tuple(file for part in path.iterdir() for file in weight_files(part))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return _classify(path, size, tensors)
+
+
+def model_files(path: str | Path) -> tuple[Path, ...]:
+    """The files that hold the UNet: the path itself, or those of a diffusers folder or of a bare UNet folder.
+
+    Raises UserError for a folder with neither.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            return (path,)
+        files = weight_files(path / "unet") or weight_files(path)
+    except OSError as error:
+        raise UserError(f"'{path.name}' cannot be read: {error.strerror}.") from error
+    if not files:
+        raise UserError(
+            f"'{path.name or path}' is a folder without a model: name a checkpoint file, or a diffusers "
+            "folder (one with unet/diffusion_pytorch_model.safetensors in it)."
+        )
+    return files
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that together hold one diffusers component, such as unet/ or vae/; empty when there are none.
+
+    safetensors before .bin, full precision before a variant such as fp16, EMA weights before 'non_ema'.
+    Raises UserError for an index of shards that is damaged.
+    """
+    if not folder.is_dir():
+        return ()
+    found = [
+        file
+        for file in folder.iterdir()
+        if file.name.split(".")[0] in ("diffusion_pytorch_model", "model", "pytorch_model") and file.is_file()
+    ]
+    found.sort(key=lambda file: ("non_ema" in file.name, len(file.name), file.name))
+    for ending in (".safetensors", ".bin"):
+        for file in found:
+            if file.suffix == ending:
+                return (file,)
+            if f"{ending}.index" in file.name and file.suffix == ".json":
+                return _shards(file)
+    return ()
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    try:
+        if index.stat().st_size > 100_000_000:
+            raise ValueError("too long")
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        # A name with a folder in it could lead anywhere on this machine.
+        plain = (n == Path(n).name and "\\" not in n and n.endswith((".safetensors", ".bin")) for n in names)
+        if not names or not all(plain):
+            raise ValueError("not plain file names")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"'{index.name}' is no list of weight files: download the folder again.") from error
+    return tuple(index.parent / name for name in names)
+
+
+def ema_twin(name: str) -> str:
+    """The key under which LDM training keeps the moving average of the UNet tensor `name`."""
+    return "model_ema." + name.removeprefix("model.").replace(".", "")
+
+
+def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """A1111's 'Model hash': the first 10 hex digits of the SHA-256 of the whole file (of a folder, its UNet).
+
+    Reads everything, so it takes seconds; `progress(bytes done, bytes in all)` is called on the way.
+    Raises UserError for a path that cannot be read.
+    """
+    digest, done = hashlib.sha256(), 0
+    try:
+        files = model_files(path)
+        total = sum(file.stat().st_size for file in files)
+        for file in files:
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if progress:
+                        progress(done, total)
+    except OSError as error:
+        raise UserError(f"'{Path(path).name}' cannot be read: {error.strerror}.") from error
+    return digest.hexdigest()[:10]
+
+
+def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
+    """Name the file by the tensors it has: its UNet first, then the lesser things it may be."""
+
+    def checkpoint(kind: str, layout: str, reason: str) -> Checkpoint:
+        return Checkpoint(path, kind, layout, "", None, None, False, _dtype(tensors), size, reason)
+
+    if control := _first(tensors, "input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"):
+        layout = "diffusers" if "cond_embedding" in control else "ldm"
+        return checkpoint("ControlNet", layout, f"it has the layer {_shown(control)}")
+
+    for prefix in ("model.diffusion_model.", "diffusion_model.", ""):
+        for layout, first, label in (
+            ("ldm", "input_blocks.0.0.weight", "label_emb.0.0.weight"),
+            ("diffusers", "conv_in.weight", "add_embedding.linear_1.weight"),
+        ):
+            if prefix + first in tensors and len(tensors[prefix + first].shape) == 4:
+                return _classify_unet(path, size, tensors, layout, prefix, first, label)
+
+    if lora := next((name for name in tensors if any(mark in name for mark in _LORA_MARKS)), None):
+        return checkpoint("LoRA", "lora", f"it has low-rank pairs ({_shown(lora)}) and no UNet")
+    if vae := _first(tensors, _VAE_INPUT):
+        layout = "diffusers" if vae.removesuffix(_VAE_INPUT) + _VAE_DIFFUSERS in tensors else "ldm"
+        return checkpoint("VAE", layout, f"it has the decoder layer {_shown(vae)} and no UNet")
+    if words := _first(tensors, "token_embedding.weight"):
+        return checkpoint("text encoder", "none", f"it has the vocabulary {_shown(words)} and no UNet")
+    if vector := next((n for n in tensors if n == "emb_params" or n.startswith("string_to_param.")), None):
+        return checkpoint("embedding", "none", f"it has the word vectors {_shown(vector)}")
+    return checkpoint("unknown", "none", f"none of its {len(tensors):,} tensors is a known first layer")
+
+
+def _classify_unet(
+    path: Path, size: int, tensors: Mapping[str, TensorInfo], layout: str, prefix: str, first: str, label: str
+) -> Checkpoint:
+    """Name a file with a UNet, by the widths of the layers where picture, text and label enter it."""
+    width, channels = tensors[prefix + first].shape[:2]
+    unet = {name: info for name, info in tensors.items() if name.startswith(prefix)}
+    context = next((_width(i) for name, i in unet.items() if name.endswith("attn2.to_k.weight")), None)
+    label_width = _width(unet[prefix + label]) if prefix + label in unet else None
+    has_ema = ema_twin(prefix + first) in tensors
+
+    family = {(320, 768, None): "sd1", (320, 1024, None): "sd2", (320, 2048, 2816): "sdxl"}.get(
+        (width, context, label_width), "other"
+    )
+    kind = _KIND_BY_CHANNELS.get(channels, "unknown")
+    reason = f"the first convolution takes {channels} channels, "
+    reason += f"cross-attention is {context} wide" if context else "there is no cross-attention"
+    if label_width:
+        reason += f", the label embedding takes {label_width}"
+    if (context, label_width) == (1280, 2560) and channels == 4:
+        kind = "refiner"
+    if "edm_vpred.sigma_max" in tensors and "edm_vpred.sigma_min" in tensors:
+        reason += ", and the file names the noise levels of CosXL (edm_vpred)"
+        if kind == "instruct-pix2pix" and family == "sdxl":
+            kind = "CosXL-Edit"
+    if channels == 8:
+        for other, name in ((other, n) for n in tensors for mark, other in _NOT_EDITING.items() if mark in n):
+            kind, reason = other, f"{reason}, but it has the layer {_shown(name)}"
+            break
+        if context is None:
+            kind = "unknown"  # nothing in it reads an instruction
+    if has_ema:
+        reason += "; the file holds the moving average (EMA) too"
+    return Checkpoint(path, kind, layout, family, channels, context, has_ema, _dtype(unet), size, reason)
+
+
+def _first(tensors: Mapping[str, TensorInfo], *endings: str) -> str | None:
+    return next((name for name in tensors if name.endswith(endings)), None)
+
+
+def _shown(name: str) -> str:
+    """A tensor's name for a sentence: it came from a file, so it is kept short and free of control codes."""
+    return ascii(name)[:100]
+
+
+def _width(info: TensorInfo) -> int | None:
+    return info.shape[1] if len(info.shape) > 1 else None
+
+
+def _dtype(tensors: Mapping[str, TensorInfo]) -> str:
+    """The one type of the floating-point tensors, or 'mixed'."""
+    types = {info.dtype for info in tensors.values() if "float" in info.dtype}
+    if not types:
+        types = {info.dtype for info in tensors.values()}
+    return types.pop() if len(types) == 1 else "mixed"

@@ -1,0 +1,236 @@
+"""Which models there are on this machine, which one a name means, and their hashes, remembered between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..paths import DATA, PACKAGE, checkout_of, home_of
+from .checkpoints import Checkpoint, inspect, model_files, short_hash
+
+DEMO = DATA / "demo" / "demo.safetensors"
+
+_SUFFIXES = (".safetensors", ".ckpt")  # those that A1111 lists
+_SHOWN = 10  # names in one sentence
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model in the list: `checkpoint` says what it is, or else `problem` says in a sentence what is wrong."""
+
+    name: str
+    path: Path
+    checkpoint: Checkpoint | None
+    problem: str | None
+
+
+def model_dirs(extra: Sequence[Path] = (), package: Path = PACKAGE) -> list[Path]:
+    """Folders to look for models in, whether they exist or not; the first that is not `extra` is the program's own.
+
+    `extra` come first. `package` is this package's folder: in a checkout, models/ lies beside launch.py,
+    and a checkout in the extensions/ folder of a host also sees the host's models/Stable-diffusion.
+    """
+    dirs = [*extra, home_of(package) / "models"]
+    root = checkout_of(package)
+    if root and root.parent.name == "extensions":
+        dirs.append(root.parents[1] / "models" / "Stable-diffusion")
+    return dirs
+
+
+def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
+    """Return every model below `dirs`, told from its header, sorted by name; the demo model comes last.
+
+    Listed are .safetensors and .ckpt files and diffusers folders (those with model_index.json), not the
+    files inside the latter. A file that cannot be read is listed with its problem, a VAE or LoRA as what it is.
+    A name is the path below its folder without the suffix; with it, or in full, where two would be the same.
+    """
+    seen: set[str] = set()
+    found = [(folder, path) for folder in dirs for path in _paths(folder, seen)]
+    short = [_relative(folder, path) for folder, path in found]
+    long = [name + path.suffix if path.is_file() else name for name, (_, path) in zip(short, found, strict=True)]
+    count = Counter(name.casefold() for name in ["demo", *short])
+    count_long = Counter(name.casefold() for name in long)
+    entries: list[ModelEntry] = []
+    for (_, path), name, with_suffix in zip(found, short, long, strict=True):
+        if count[name.casefold()] > 1:
+            clash = with_suffix == "demo" or count_long[with_suffix.casefold()] > 1
+            name = str(path.absolute()) if clash else with_suffix
+        entries.append(_entry(name, path))
+    return [*sorted(entries, key=lambda entry: (entry.name.casefold(), entry.name)), _entry("demo", DEMO)]
+
+
+def resolve(name_or_path: str | None, dirs: Sequence[Path]) -> Path:
+    """Return the path of the model that is meant.
+
+    None means the first model that can edit, or else the demo. Otherwise it is a path, a listed name with or
+    without suffix (also without its folder), or a part that occurs in one listed name alone; case is ignored.
+    Raises UserError that lists the models there are, the most similar names first.
+    """
+    if name_or_path is None:
+        entries = find_models(dirs)
+        return next((e.path for e in entries if e.checkpoint and e.checkpoint.editable), DEMO)
+    path = _existing(name_or_path)
+    if path is not None and (path.is_file() or (path / "model_index.json").is_file()):
+        return path
+    entries = find_models(dirs)
+    matches = _matches(name_or_path, entries)
+    if len(matches) == 1:
+        return matches[0].path
+    if path is not None and not matches:
+        return path  # a folder of another kind: whoever opens it will say what it lacks
+    raise _no_model(name_or_path, matches, entries, dirs)
+
+
+def model_hash(path: Path) -> str:
+    """A1111's 'Model hash' of a file or a diffusers folder (of its UNet): 10 hex digits.
+
+    Computed once for each state of a file, then read from the user's cache folder; a cache that cannot be
+    read or written is no error. Raises UserError for a model that cannot be read.
+    """
+    try:
+        stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(path)]
+        key, state = str(path.resolve()), repr(stats)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"'{path.name}' cannot be read: {getattr(error, 'strerror', error)}.") from error
+    known = _read_hashes()
+    if key in known and known[key][0] == state:
+        return known[key][1]
+    found = short_hash(path)
+    _write_hashes({**known, key: (state, found)})
+    return found
+
+
+# --- looking for files ---
+
+
+def _paths(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """The models below a folder. `seen` are the real paths of the folders visited before: links can go in circles."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        real = os.path.realpath(parent)
+        folders[:] = () if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
+        if "model_index.json" in files:
+            folders.clear()
+            yield here
+            continue
+        for name in sorted(files):
+            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+                yield here / name
+
+
+def _relative(folder: Path, path: Path) -> str:
+    """The path below `folder` with '/' between its parts, a file's without the suffix."""
+    if path == folder:
+        return path.absolute().name
+    below = path.relative_to(folder)
+    return (below.with_suffix("") if path.is_file() else below).as_posix()
+
+
+def _entry(name: str, path: Path) -> ModelEntry:
+    try:
+        return ModelEntry(name, path, inspect(path), None)
+    except UserError as error:
+        return ModelEntry(name, path, None, str(error))
+    except OSError as error:
+        return ModelEntry(name, path, None, f"'{path.name}' cannot be read: {error.strerror}.")
+
+
+# --- names ---
+
+
+def _existing(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a path, a ~user that is unknown, a NUL
+        return None
+
+
+def _matches(text: str, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """The entries that a name may mean: by the strictest reading that any of them satisfies."""
+    wanted = text.strip().replace("\\", "/").casefold()
+    if not wanted:
+        return []
+
+    def names(entry: ModelEntry) -> tuple[str, str]:
+        name = entry.name.replace("\\", "/").casefold()
+        suffix = entry.path.suffix.casefold()
+        return name.removesuffix(suffix), name.removesuffix(suffix) + suffix
+
+    exact = [entry for entry in entries if entry.name.casefold() == wanted]
+    whole = [entry for entry in entries if wanted in names(entry)]
+    last = [entry for entry in entries if wanted in (name.rpartition("/")[2] for name in names(entry))]
+    return exact or whole or last or [entry for entry in entries if wanted in names(entry)[1]]
+
+
+def _no_model(text: str, matches: list[ModelEntry], entries: list[ModelEntry], dirs: Sequence[Path]) -> UserError:
+    looked = "looked in " + ", ".join(str(folder) for folder in dirs)
+    if matches:
+        names = _listed([entry.name for entry in matches])
+        return UserError(f"'{text}' may be {names}: write more of the name ({looked}).")
+    if len(entries) == 1:
+        return UserError(
+            f"There is no model '{text}', only the one named demo: put a model into a models folder, or get one "
+            f"with 'download instruct-pix2pix' ({looked})."
+        )
+
+    def likeness(entry: ModelEntry) -> float:
+        return difflib.SequenceMatcher(None, text.casefold(), entry.name.casefold()).ratio()
+
+    names = _listed([entry.name for entry in sorted(entries, key=likeness, reverse=True)])
+    return UserError(f"There is no model '{text}': name a file, or one of these: {names} ({looked}).")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- the cache of hashes: {path: [sizes and times of its files, hash]} ---
+
+
+def _hash_file() -> Path:
+    if sys.platform == "win32":
+        folder, home = os.environ.get("LOCALAPPDATA", ""), "AppData/Local"
+    elif sys.platform == "darwin":
+        folder, home = "", "Library/Caches"
+    else:
+        folder, home = os.environ.get("XDG_CACHE_HOME", ""), ".cache"
+    base = Path(folder) if Path(folder).is_absolute() else Path.home() / home
+    return base / "instruct-pix2pix" / "hashes.json"
+
+
+def _read_hashes() -> dict[str, tuple[str, str]]:
+    """The remembered hashes; entries that are not what this program writes are left out."""
+    try:
+        entries = json.loads(_hash_file().read_text(encoding="utf-8"))
+        pairs = {key: tuple(map(str, value)) for key, value in entries.items()}
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {k: (v[0], v[1]) for k, v in pairs.items() if len(v) == 2 and re.fullmatch("[0-9a-f]{10}", v[1])}
+
+
+def _write_hashes(hashes: dict[str, tuple[str, str]]) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        file = _hash_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(dir=file.parent, prefix="hashes-", suffix=".part")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(hashes, stream, indent=0)
+            Path(part).replace(file)
+        finally:
+            Path(part).unlink(missing_ok=True)

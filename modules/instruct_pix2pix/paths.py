@@ -1,0 +1,19 @@
+"""Where the package, its data and the checkout around it lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).absolute().parent  # not resolved: an extension may be a link into a host's folder
+DATA = PACKAGE / "data"
+
+
+def checkout_of(package: Path = PACKAGE) -> Path | None:
+    """Return the root of the repository that `package` runs from; None for an installed package."""
+    root = package.parents[1]
+    return root if package.parent.name == "modules" and (root / "launch.py").is_file() else None
+
+
+def home_of(package: Path = PACKAGE) -> Path:
+    """Return the folder that holds models/ and outputs/: the checkout, else the current folder."""
+    return checkout_of(package) or Path.cwd()

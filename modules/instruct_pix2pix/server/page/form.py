@@ -1,0 +1,68 @@
+"""What the controls of the page say, as settings of an edit, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...settings import EditSettings
+
+AUTOMATIC, LONGEST, BY_HAND = "Automatic", "Longest side", "Width × height"
+SIZINGS = (AUTOMATIC, LONGEST, BY_HAND)
+
+SAME = (
+    "instruction",
+    "negative",
+    "text_cfg",
+    "image_cfg",
+    "steps",
+    "sampler",
+    "schedule",
+    "seed",
+    "rescale",
+    "randomize_cfg",
+    "speed",
+)
+"""Settings that have a control of the same name and meaning."""
+
+NAMES = (*SAME, "from_noise", "denoise", "sizing", "longest", "width", "height", "batches", "batch_size")
+"""All controls."""
+
+
+def settings_of(values: Mapping[str, Any]) -> EditSettings:
+    """Return what the controls say; an empty one means the default. Raises UserError."""
+    size = {
+        LONGEST: f"{_whole(values['longest'])}",
+        BY_HAND: f"{_whole(values['width'])}x{_whole(values['height'])}",
+    }.get(values["sizing"], "auto")
+    batches, batch_size = values["batches"] or 1, values["batch_size"] or 1
+    return EditSettings.from_mapping(
+        {
+            **{name: values[name] for name in SAME},
+            "denoise": 1.0 if values["from_noise"] else values["denoise"],
+            "size": size,
+            "count": batches * batch_size,
+            "batch_size": batch_size,
+        }
+    )
+
+
+def values_of(settings: EditSettings) -> dict[str, Any]:
+    """Return what the controls must say for these settings; a control that would have no effect is left out."""
+    values = {name: getattr(settings, name) for name in SAME}
+    values["batches"], values["batch_size"] = math.ceil(settings.count / settings.batch_size), settings.batch_size
+    values["from_noise"] = settings.denoise >= 1
+    if settings.denoise < 1:
+        values["denoise"] = settings.denoise
+    size = settings.target_size
+    values["sizing"] = AUTOMATIC if size is None else LONGEST if isinstance(size, int) else BY_HAND
+    if isinstance(size, int):
+        values["longest"] = size
+    elif size is not None:
+        values["width"], values["height"] = size
+    return values
+
+
+def _whole(value: float | None) -> object:
+    return int(value) if isinstance(value, float) and value == int(value) else value

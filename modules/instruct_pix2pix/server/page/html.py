@@ -1,0 +1,257 @@
+"""What the page says of a job, a result and a model: text and small pieces of HTML, everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from ...engine.text import CHUNK, PromptEncoder
+from ...engine.tokenizer import Tokenizer
+from ...errors import UserError
+from ...models.registry import ModelEntry
+from ...prompts import BREAK, parse_attention, schedule, split_and
+from ...settings import EditSettings, number_text
+from ..worker.edit_task import EditStatus
+from ..worker.folder_task import FolderStatus, Stage
+from ..worker.task import TaskState
+
+PREVIEW_QUALITY = 80
+
+
+def escape(text: object) -> str:
+    """Text that is nothing but text in HTML and in the page's templates."""
+    return html.escape(str(text)).replace("{", "&#123;").replace("`", "&#96;")
+
+
+def line(text: str, kind: str = "") -> str:
+    """A sentence; `kind` is 'problem' for one that must be noticed."""
+    role = "alert" if kind == "problem" else "status"
+    return f'<p class="ip2p-line {kind}" role="{role}">{escape(text)}</p>'
+
+
+# --- a job ---
+
+
+def progress(status: EditStatus, model: str, waited: float, preview: Image.Image | None = None) -> str:
+    """How a job stands: a bar and what it says, and what the pictures are becoming; `waited` is in seconds."""
+    if status.state is TaskState.FAILED:
+        return line(status.error, "problem")
+    if status.state.ended:
+        return line(_ended(status)) + (line(status.unsaved, "problem") if status.unsaved else "")
+    share = status.step / status.steps if status.state is TaskState.RUNNING and status.steps else None
+    says, left = _going(status, model, waited)
+    return bar(share, says, left, "" if preview is None else _picture(preview))
+
+
+def bar(share: float | None, says: str, left: str, shown: str = "") -> str:
+    """A bar with a share of it filled, None where that is not known, what it says, and HTML below."""
+    known = "" if share is None else f' aria-valuenow="{share * 100:.0f}"'
+    inside = (
+        '<div class="ip2p-bar waiting">'
+        if share is None
+        else f'<div class="ip2p-bar" style="width:{share * 100:.1f}%">'
+    )
+    return (
+        '<div class="ip2p-going"><div class="ip2p-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"'
+        f'{known} aria-label="{escape(says)}">{inside}</div></div>'
+        f'<p class="ip2p-line"><span>{escape(says)}</span><span>{escape(left)}</span></p>{shown}</div>'
+    )
+
+
+def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
+    if status.interrupted:
+        return "Stopping after this step …", ""
+    if status.state is TaskState.QUEUED and status.position:
+        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+    if status.state is not TaskState.RUNNING:
+        return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    pictures = status.steps // status.batch_steps if status.batch_steps else 1
+    says = f"Step {min(status.batch_step + 1, status.batch_steps)}/{status.batch_steps}"
+    if pictures > 1:
+        says = f"Picture {min(status.batch + 1, pictures)} of {pictures} · {says}"
+    return says, "" if status.eta is None else f"{duration(status.eta)} left"
+
+
+def _ended(status: EditStatus) -> str:
+    done = len(status.results)
+    if not done:
+        stopped = status.state is TaskState.INTERRUPTED
+        return "Interrupted before a picture was done." if stopped else "All pictures were skipped."
+    saved = f", saved in outputs/{status.saved}" if status.saved and not status.unsaved else ""
+    if status.state is TaskState.INTERRUPTED:
+        return f"Interrupted. {_count(done, 'picture')} finished{saved}."
+    return f"{_count(done, 'picture')} in {duration(status.seconds)}{saved}"
+
+
+def duration(seconds: float) -> str:
+    """'0.8 s', '12 s' or '3 min 5 s'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _picture(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=PREVIEW_QUALITY)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return (
+        f'<img class="ip2p-preview" width="{image.width}" height="{image.height}" '
+        f'alt="What the pictures are becoming" src="data:image/jpeg;base64,{encoded}">'
+    )
+
+
+# --- a folder ---
+
+
+def folder_progress(
+    status: FolderStatus,
+    counts: Mapping[Stage, int],
+    version: int,
+    waited: float,
+    where: str,
+    said: Callable[[str], str],
+) -> str:
+    """How a folder stands, with the version of its table for the script that shows it.
+
+    `where` is what the output folder is called, `said` puts a sentence of the command into the page's words.
+    """
+    mark = f'<span hidden data-version="{version}"></span>'
+    if status.state is TaskState.FAILED:
+        return line(said(status.error), "problem") + mark
+    if status.state.ended:
+        return line(_folder_ended(status, where)) + mark
+    running = status.state is TaskState.RUNNING
+    share = (status.step / status.steps if status.steps else 0.0) if running and status.planned else None
+    says, left = _folder_going(status, counts, waited)
+    return bar(share, says, left) + mark
+
+
+def _folder_going(status: FolderStatus, counts: Mapping[Stage, int], waited: float) -> tuple[str, str]:
+    if status.state is TaskState.QUEUED and status.position:
+        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+    if status.state is not TaskState.RUNNING:
+        return ("Loading the model …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    if not status.planned:
+        return "Looking at the pictures …", ""
+    ended = status.pictures - counts.get(Stage.WAITING, 0) - counts.get(Stage.WORKING, 0)
+    how = f"{ended} of {_count(status.pictures, 'picture')}"
+    if counts.get(Stage.FAILED):
+        how += f" · {counts[Stage.FAILED]} failed"
+    if status.interrupted or status.stopping:
+        return f"Stopping after this picture … {how}", ""
+    if status.paused:
+        return f"Paused after {how}", ""
+    return how, "" if status.eta is None else f"{duration(status.eta)} left"
+
+
+def _folder_ended(status: FolderStatus, where: str) -> str:
+    summary = status.summary
+    if summary is None:
+        return "Interrupted before a picture was done."
+    counts = [
+        (summary.done, "done"),
+        (summary.before, "done before"),
+        (summary.skipped + summary.unasked, "skipped"),
+        (summary.failed, "failed"),
+        (summary.left, "left"),
+    ]
+    parts = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
+    text = f"{_count(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
+    if summary.done or summary.before:
+        text += f" Saved in {where}."
+    if summary.left:
+        text += " Generate goes on where it was."
+    elif summary.before and not (summary.done or summary.failed or summary.skipped):
+        text += " Another seed or output folder makes new ones."
+    return text
+
+
+def board(job_id: str) -> str:
+    """The table of a folder, which batch.js fills."""
+    heads = "".join(
+        f'<th scope="col" role="columnheader">{name}</th>'
+        for name in ("Before", "After", "Name", "State", "Seconds", "Reason")
+    )
+    return (
+        f'<div class="ip2p-scroll" id="ip2p_board" data-job="{job_id}" tabindex="0" role="region" '
+        'aria-label="Pictures of the folder"><table class="ip2p-board" role="table"><caption></caption>'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead><tbody role="rowgroup"></tbody></table></div>'
+    )
+
+
+def zip_link(job_id: str) -> str:
+    """Where a browser gets the results of a folder."""
+    return f'<a class="ip2p-button" href="folders/{job_id}/results.zip" download>Download as zip</a>'
+
+
+# --- a result, a prompt, a model ---
+
+
+def caption(settings: EditSettings) -> str:
+    """What tells one result from the next."""
+    return f"seed {settings.seed}\nText {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
+
+
+class TokenCounter:
+    """Counts the tokens of a prompt as the text encoder will see it."""
+
+    def __init__(self) -> None:
+        self._tokenizer = Tokenizer()
+        self._encoder = PromptEncoder(self._tokenizer, lambda tokens: tokens)
+
+    def __call__(self, text: str, steps: int) -> str:
+        """Return HTML such as '5/75'; of a prompt that changes, the longest it becomes."""
+        try:
+            texts = {shown for part, _ in split_and(text) for _, shown in schedule(part, steps)}
+        except UserError:
+            texts = {text}
+        counts = [(self._count(shown), len(self._encoder.chunks(shown)) * CHUNK) for shown in texts]
+        count, room = max(counts)
+        return f'<span title="Tokens of the prompt, and how many fit">{count}/{room}</span>'
+
+    def _count(self, text: str) -> int:
+        return sum(self._tokenizer.count(word) for word, weight in parse_attention(text) if (word, weight) != BREAK)
+
+
+def model_choice(entry: ModelEntry) -> str:
+    """A model in the list to choose from."""
+    if entry.checkpoint is None:
+        return f"{entry.name} — cannot be read"
+    return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
+
+
+def models_table(entries: Iterable[ModelEntry], dirs: Iterable[Path]) -> str:
+    """All models and what is known of them, and where more may be put; `dirs` are named without what is above them."""
+    folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
+    rows = "".join(_model_row(entry) for entry in entries)
+    return (
+        '<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead><tr>'
+        "<th>Name</th><th>Folder</th><th>What it is</th><th>Size</th><th>Precision</th><th>How that is known</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<p class="ip2p-hint">These are the models in the folders {folders}, and those in folders inside them. Put '
+        "another one there, then look again.</p>"
+    )
+
+
+def _model_row(entry: ModelEntry) -> str:
+    found = entry.checkpoint
+    cells = [entry.name, entry.path.parent.name]
+    if found is None:
+        cells += ["cannot be read", "", "", entry.problem or ""]
+    else:
+        precision = found.dtype + (", EMA" if found.has_ema else "")
+        reason = found.reason if found.editable else f"{found.reason}. {found.advice}"
+        cells += [found.label, f"{found.size_bytes / 1e6:,.0f} MB", precision, reason]
+    edits = found is not None and found.editable
+    body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr class="{"edits" if edits else "other"}">{body}</tr>'

@@ -1,0 +1,70 @@
+"""The results of the page's edits as files in gradio's cache, from where a browser fetches them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradio.processing_utils import save_bytes_to_cache
+
+from ...conditioning import fit
+from ...images import Picture, encode_picture, open_picture
+from ..api.schemas import MOST_PIXELS
+from ..worker.edit_task import EditStatus
+
+MOST_REMEMBERED = 64
+
+
+@dataclass
+class ShownEdit:
+    """What the page keeps of a job besides the job itself: paths of files in the cache."""
+
+    picture: str
+    """The input, as it was uploaded."""
+    results: list[str] = field(default_factory=list)
+    before: str = ""
+    """The input in the framing and size of the results."""
+
+
+class Results:
+    """The files of the newest edits, by the ids of their jobs. Every method may be called from any thread."""
+
+    def __init__(self, cache: Path) -> None:
+        """`cache` is gradio's folder for uploads."""
+        self.cache = cache
+        self._shown: OrderedDict[str, ShownEdit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, job_id: str, picture: str) -> None:
+        """Remember a job and its input, and forget the oldest one beyond the limit."""
+        with self._lock:
+            self._shown[job_id] = ShownEdit(picture)
+            while len(self._shown) > MOST_REMEMBERED:
+                self._shown.popitem(last=False)
+
+    def find(self, job_id: object) -> ShownEdit | None:
+        """Return what is kept of a job that the page began."""
+        return self._shown.get(job_id) if isinstance(job_id, str) else None
+
+    def write(self, job_id: str, status: EditStatus) -> ShownEdit | None:
+        """Write the results that are new, and at first the input in their framing; return what is kept."""
+        with self._lock:
+            shown = self._shown.get(job_id)
+            if shown is None:
+                return None
+            for result in status.results[len(shown.results) :]:
+                name = f"{job_id[:6]}-{result.settings.seed}.png"
+                shown.results.append(save_bytes_to_cache(result.png(), name, str(self.cache)))
+            if status.results and not shown.before:
+                before = opened(shown.picture)
+                image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
+                data = encode_picture(image, "PNG", icc=before.icc)
+                shown.before = save_bytes_to_cache(data, "before.png", str(self.cache))
+            return shown
+
+
+def opened(path: str) -> Picture:
+    """Read a file that was uploaded. Raises UserError."""
+    return open_picture(path, most_pixels=MOST_PIXELS)

@@ -1,0 +1,132 @@
+"""Pictures that were dropped onto the page, each drop a folder in the cache, until they are a day old."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path, PurePosixPath
+
+from ..batch.planning import PICTURES, UNREADABLE
+from ..errors import UserError
+
+ID = re.compile(r"[0-9a-f]{16}")
+ENDINGS = (*PICTURES, *UNREADABLE, ".txt")
+"""A text of a picture's name is its instruction."""
+MOST_FILES = 20_000
+MOST_DEEP = 8
+KEPT_SECONDS = 24 * 3600.0
+ROOM = 256 << 20
+"""Bytes to leave free on the disk."""
+
+
+class Uploads:
+    """The folders of dropped pictures, by an id that the page makes up."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made when it is needed."""
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+
+    def find(self, drop_id: str) -> Path:
+        """Return the folder of a drop. Raises UserError for one that is not, or no longer, there."""
+        folder = self._of(drop_id)
+        if not folder.is_dir():
+            raise UserError("The dropped pictures are no longer here: drop them again.")
+        return folder
+
+    def count(self, drop_id: str) -> int:
+        """Return how many pictures a drop has."""
+        with self._lock:
+            return self._counts.get(drop_id, 0)
+
+    def begin(self, drop_id: str, name: str) -> PartialUpload:
+        """Begin a file of a drop, of this name, with '/' where it lies in a folder. Raises UserError."""
+        folder, place = self._of(drop_id), _place(name)
+        with self._lock:
+            if drop_id not in self._counts:
+                self._forget()
+            if self._counts.get(drop_id, 0) >= MOST_FILES:
+                raise UserError(f"More than {MOST_FILES} files cannot be dropped: give the name of a folder instead.")
+        try:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            return PartialUpload(self, drop_id, folder / place)
+        except OSError as error:
+            raise UserError(f"{place.name} cannot be kept ({error.strerror}): give it another name.") from error
+
+    def keep(self, drop_id: str, part: Path, path: Path) -> str:
+        """Give a whole file its name, another one where that is taken; return it."""
+        with self._lock:
+            number, wanted = 1, path
+            while path.exists():
+                number += 1
+                path = wanted.with_name(f"{wanted.stem}~{number}{wanted.suffix}")
+            part.rename(path)
+            if path.suffix.lower() != ".txt":
+                self._counts[drop_id] = self._counts.get(drop_id, 0) + 1
+        return path.relative_to(self._of(drop_id)).as_posix()
+
+    def _of(self, drop_id: str) -> Path:
+        if not ID.fullmatch(drop_id):
+            raise UserError("This is no name of a drop: load the page again.")
+        return self.folder / drop_id
+
+    def _forget(self) -> None:
+        """Remove what is a day old."""
+        with contextlib.suppress(OSError):
+            for old in self.folder.iterdir():
+                if ID.fullmatch(old.name) and old.stat().st_mtime < time.time() - KEPT_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
+                    self._counts.pop(old.name, None)
+
+
+class PartialUpload:
+    """A file on its way."""
+
+    def __init__(self, drops: Uploads, drop_id: str, path: Path) -> None:
+        self._drops, self._id, self._path = drops, drop_id, path
+        self._part = path.with_name(f".{secrets.token_hex(8)}.part")
+        self._file = self._part.open("xb")
+
+    def write(self, chunk: bytes) -> None:
+        """Take some more. Raises UserError when the disk is full."""
+        try:
+            if shutil.disk_usage(self._part.parent).free < len(chunk) + ROOM:
+                raise UserError("The disk of the server is full: remove something there, then drop the rest again.")
+            self._file.write(chunk)
+        except OSError as error:
+            raise UserError(f"{self._path.name} cannot be kept ({error.strerror}): drop it again.") from error
+
+    def finish(self) -> str:
+        """The file is whole: return the name that it got."""
+        self._file.close()
+        return self._drops.keep(self._id, self._part, self._path)
+
+    def give_up(self) -> None:
+        """The file will not be whole."""
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink()
+
+
+def _place(name: str) -> PurePosixPath:
+    """Return where a file of this name goes in its folder: nowhere else. Raises UserError."""
+    parts = []
+    for part in name.replace("\\", "/").split("/"):
+        clean = "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in part).strip().lstrip(".")
+        clean = clean.rstrip(".")
+        while len(os.fsencode(clean)) > 200:
+            stem, dot, ending = clean.rpartition(".")
+            clean = f"{stem[: len(stem) - 8]}{dot}{ending}" if len(stem) > 8 else clean[:40]
+        if clean:
+            parts.append(clean)
+    if not parts or len(parts) > MOST_DEEP:
+        raise UserError("This file has no name that can be kept: rename it, then drop it again.")
+    if not parts[-1].lower().endswith(ENDINGS):
+        raise UserError(f"{parts[-1][:60]} is not a picture: drop pictures, and texts of their names.")
+    return PurePosixPath(*parts)

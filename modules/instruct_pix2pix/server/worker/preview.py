@@ -1,0 +1,69 @@
+"""A picture of an edit that is not finished: cheap enough to look at after every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ...conditioning import Fit, to_images
+from ...engine.model import EditModel
+from ...engine.vae import VAEConfig
+
+# Red, green and blue (-1..1) of each channel in SD1's latent space, as published in the thread 'Decoding latents to
+# RGB without upscaling', discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204.
+SD1_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+SD1_SCALE = 0.18215
+
+MOST_CELLS = 32
+"""Longest side, in latent cells, of what goes through a VAE for a preview."""
+LONGEST_SIDE = 512
+
+
+@torch.inference_mode()
+def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
+    """Scaled latents [B, 4, h, w] -> one RGB picture: the batch in rows, each in its own framing.
+
+    In SD1's latent space by a linear map, one pixel a cell. Other models share no such map and are small: theirs go,
+    shrunk to 32 cells, through their own VAE. Raises UserError where `EditModel.decode` does.
+    """
+    config = model.config
+    if config.vae == VAEConfig() and math.isclose(config.scale_factor, SD1_SCALE, rel_tol=1e-3):
+        factors = latents.new_tensor(SD1_RGB)
+        pictures = to_images(torch.einsum("bchw,cr->brhw", latents, factors))
+    else:
+        cells = max(latents.shape[-2:])
+        if cells > MOST_CELLS:
+            size = [max(1, side * MOST_CELLS // cells) for side in latents.shape[-2:]]
+            latents = F.interpolate(latents, size, mode="area")
+        pictures = to_images(model.decode(latents))
+    shown = _shown_size(plan, len(pictures))
+    return _in_rows([_framed(picture, plan).resize(shown, Image.Resampling.BILINEAR) for picture in pictures])
+
+
+def _framed(picture: Image.Image, plan: Fit) -> Image.Image:
+    """Cut off the share of the picture that `plan` filled up."""
+    part = [round(a * b / c) for a, b, c in zip(picture.size, plan.size, plan.padded, strict=True)]
+    return picture.crop((0, 0, max(1, part[0]), max(1, part[1])))
+
+
+def _shown_size(plan: Fit, count: int) -> tuple[int, int]:
+    longest = max(plan.size) * _columns(count)
+    width, height = (max(1, side * min(LONGEST_SIDE, longest) // longest) for side in plan.size)
+    return width, height
+
+
+def _columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def _in_rows(pictures: list[Image.Image]) -> Image.Image:
+    width, height = pictures[0].size
+    columns = _columns(len(pictures))
+    whole = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
+    for i, picture in enumerate(pictures):
+        whole.paste(picture, (i % columns * width, i // columns * height))
+    return whole

@@ -1,0 +1,230 @@
+"""What waits in the line of the worker: a turn has the loaded model to itself until it has ended."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from PIL import Image
+
+from ...engine.model import EditModel
+from ...errors import Interrupted, UserError
+
+log = logging.getLogger(__name__)
+
+
+class QueueFull(UserError):  # noqa: N818 - what it says
+    """There is no room for another job now: try again later."""
+
+
+class TaskState(str, Enum):
+    """Where a turn is. It goes from one to a later one, never back."""
+
+    QUEUED = "queued"
+    LOADING = "loading"  # also for the moment in which a loaded model is found to be the right one
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self in (TaskState.FINISHED, TaskState.INTERRUPTED, TaskState.FAILED)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model in memory."""
+
+    path: Path
+    content: object
+    """Sizes and times of its files: a file that was replaced is another model."""
+    model: EditModel
+    hash: str
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """How a turn stands, whatever it is for."""
+
+    version: int = 0
+    """Grows with every change, except that of `position`: see `Turn.wait`."""
+    state: TaskState = TaskState.QUEUED
+    position: int = 0
+    """Turns before this one; 0 when it is its own or over."""
+    step: int = 0
+    """Work done, in the unit that the kind of turn counts in."""
+    steps: int = 0
+    """Work in all."""
+    seconds: float = 0.0
+    """Since the work began, without loading and queueing."""
+    eta: float | None = None
+    """Seconds until it is finished; None as long as that is not known."""
+    model: str = ""
+    model_hash: str = ""
+    interrupted: bool = False
+    """Whether it was asked to stop."""
+    error: str = ""
+    """For a failed turn, a sentence for a person."""
+    unexpected: bool = False
+    """Whether it failed by a fault of this program rather than by what it was asked."""
+
+
+@dataclass
+class TaskQueue:
+    """The turns that have not ended, the present one first, and the lock on all that happens to them."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    turns: deque[Task[Any]] = field(default_factory=deque)
+
+
+S = TypeVar("S", bound=TaskStatus)
+
+
+class Task(ABC, Generic[S]):
+    """Work for the worker's thread and its model. Every method may be called from any thread."""
+
+    kind: ClassVar[str]
+    """What the API calls it."""
+
+    def __init__(self, line: TaskQueue, checkpoint: Path, status: S, id_: str | None = None) -> None:
+        """`line` is that of the worker which will be given it."""
+        self.id = id_ or secrets.token_hex(8)
+        self.checkpoint = checkpoint
+        self.submitted_at = time.time()
+        self.done: Future[S] = Future()
+        """Gets the last status. In asyncio, `await asyncio.wrap_future(turn.done)`."""
+        self.done.set_running_or_notify_cancel()  # nobody who waits can cancel it for the others
+        self.ended_at = float("inf")
+        self._line = line
+        self._changed = line.changed
+        self._status = status
+        self._began = 0.0  # time.monotonic()
+
+    # --- what a kind of turn says ---
+
+    @abstractmethod
+    def carry_out(self, loaded: LoadedModel) -> None:
+        """Do the work, in the worker's thread. Raises UserError, Interrupted, or whatever went wrong."""
+
+    @property
+    @abstractmethod
+    def pixels(self) -> int:
+        """Pixels of the pictures that it holds in memory: its inputs until it has ended, then its results."""
+
+    @property
+    @abstractmethod
+    def rounds(self) -> tuple[int, int]:
+        """How many of the parts that a person counts are over, and how many there are."""
+
+    def preview(self) -> Image.Image | None:
+        """Return what is being made; None where there is nothing to see. Costs the caller's time."""
+        return None
+
+    def skip(self) -> None:
+        """Give up the present part and go on with the next, where that can be."""
+
+    def _left(self) -> float | None:
+        """Seconds left of work that is under way; called with the lock."""
+        return None
+
+    def _stop(self) -> None:
+        """It was interrupted: let `carry_out` end soon. Called with the lock."""
+
+    def _forget(self) -> None:
+        """It has ended: let go of what is large. Called with the lock."""
+
+    # --- what is the same for all ---
+
+    def status(self) -> S:
+        """Return how it stands now."""
+        with self._changed:
+            status = self._status
+            if status.state is TaskState.QUEUED:
+                return replace(status, position=self._line.turns.index(self) if self in self._line.turns else 0)
+            if status.state is not TaskState.RUNNING:
+                return status
+            return replace(status, seconds=time.monotonic() - self._began, eta=self._left())
+
+    def wait(self, after: int = -1, timeout: float | None = None) -> S:
+        """Wait until the version is above `after`, the turn has ended, or the seconds have passed; return the status.
+
+        `wait(status.version, 10)` in a loop follows it; `wait(10**9)` waits for its end.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._status.version > after or self._status.state.ended, timeout)
+            return self.status()
+
+    def interrupt(self) -> None:
+        """Stop within one step; what is finished stays. What waits never begins."""
+        with self._changed:
+            if self._status.state.ended:
+                return
+            self._change(interrupted=True)
+            self._stop()
+            if self._status.state is TaskState.QUEUED:
+                self._line.turns.remove(self)
+                self._end(TaskState.INTERRUPTED)
+
+    # --- the worker's side ---
+
+    def called(self) -> None:
+        """Its turn has come."""
+        self._change(state=TaskState.LOADING)
+
+    def run(self, loaded: LoadedModel) -> None:
+        """Carry it out with this model, unless it was interrupted while that was loaded."""
+        if self._status.interrupted:
+            raise Interrupted
+        self.carry_out(loaded)
+
+    def over(self, problem: BaseException | None) -> None:
+        """It has ended, well or with a problem."""
+        with self._changed:
+            self._line.turns.remove(self)
+            if problem is None:
+                self._end(TaskState.FINISHED)
+            elif isinstance(problem, Interrupted):
+                self._end(TaskState.INTERRUPTED)
+            elif isinstance(problem, UserError):
+                self._end(TaskState.FAILED, str(problem))
+            else:
+                self._end(TaskState.FAILED, *_explained(problem))
+
+    def _begin(self, loaded: LoadedModel, **values: object) -> None:
+        with self._changed:
+            self._began = time.monotonic()
+            self._change(state=TaskState.RUNNING, model=loaded.model.name, model_hash=loaded.hash, **values)
+
+    def _change(self, **values: object) -> None:
+        with self._changed:
+            self._status = replace(self._status, version=self._status.version + 1, **values)
+            self._changed.notify_all()
+
+    def _end(self, state: TaskState, error: str = "", unexpected: bool = False) -> None:
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        self._forget()
+        self.ended_at = time.monotonic()
+        self._change(state=state, error=error, unexpected=unexpected, seconds=seconds)
+        self.done.set_result(self._status)
+
+
+def _explained(error: BaseException) -> tuple[str, bool]:
+    """A sentence for an error that was not meant for a person, and whether it is a fault of this program."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return "There is not enough memory: choose a smaller size or batch size.", False
+    log.error("A job failed: %s: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
+    return "Something went wrong in this program: its log says what.", True

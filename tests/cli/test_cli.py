@@ -1,0 +1,238 @@
+"""The command line as a person meets it: files written, one sentence on stderr, an exit status to rely on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from instruct_pix2pix.cli import main
+from instruct_pix2pix.images import read_infotext
+from instruct_pix2pix.infotext import parse, settings_from
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "house.png"
+QUICK = ["--steps", "4", "--seed", "3"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Work in an empty folder, with the demo model as the only model, and with a cache of one's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("instruct_pix2pix.models.registry.model_dirs", lambda extra=(): list(extra))
+    monkeypatch.setattr("instruct_pix2pix.cli.edit.model_dirs", lambda extra=(): list(extra))
+    return tmp_path
+
+
+def fails(capsys, argv):
+    """Run, expect one sentence on stderr and status 1, and return the sentence."""
+    assert main.main([str(word) for word in argv]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Load")]
+    assert len(lines) == 1 and "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_an_edit_writes_a_picture_that_carries_its_settings(elsewhere, capsys):
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "out.png", *QUICK]) == 0
+    with Image.open("out.png") as picture:
+        picture.load()
+        assert picture.size == Image.open(EXAMPLE).size
+        assert np.asarray(picture).std() > 10
+    text = read_infotext(Path("out.png"))
+    assert text is not None
+    fields = parse(text).fields
+    assert parse(text).instruction == "make it winter"
+    assert fields["Steps"] == "4" and fields["Sampler"] == "Euler a" and fields["Seed"] == "3"
+    assert fields["CFG scale"] == "7.5" and fields["Image CFG scale"] == "1.5"
+    assert fields["Model"] == "demo" and len(fields["Model hash"]) == 10 and fields["Size"] == "96x96"
+    assert "out.png" in capsys.readouterr().out
+
+
+def test_the_settings_in_a_result_make_the_same_picture_again():
+    main.main(["edit", str(EXAMPLE), "make it night", "-o", "a.png", "--randomize-cfg", *QUICK])
+    again, left_out = settings_from(read_infotext(Path("a.png")) or "")
+    assert left_out == ()
+    words = ["--text-cfg", str(again.text_cfg), "--image-cfg", str(again.image_cfg), "--steps", str(again.steps)]
+    main.main(["edit", str(EXAMPLE), again.instruction, "-o", "b.png", "--seed", str(again.seed), *words])
+    assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
+
+
+def test_several_results_get_numbers_and_seeds_of_their_own(capsys):
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "x.webp", "--count", "3", "--json", *QUICK]) == 0
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(f["path"]).name for f in facts] == ["x-1.webp", "x-2.webp", "x-3.webp"]
+    assert [f["seed"] for f in facts] == [3, 4, 5]
+    assert all(f["rows"] == 12 and f["size"] == [96, 96] and f["seconds"] > 0 for f in facts)
+
+
+def test_image_cfg_of_one_saves_a_third_of_the_work(capsys):
+    main.main(["edit", str(EXAMPLE), "make it winter", "--image-cfg", "1", "--json", *QUICK])
+    assert json.loads(capsys.readouterr().out)["rows"] == 8
+
+
+def test_without_a_name_the_result_never_replaces_another_file():
+    for _ in range(2):
+        main.main(["edit", str(EXAMPLE), "make it winter", *QUICK])
+    assert Path("house-edited.png").exists() and Path("house-edited-2.png").exists()
+
+
+def test_the_input_is_never_overwritten(capsys, tmp_path):
+    copy = tmp_path / "mine.png"
+    copy.write_bytes(EXAMPLE.read_bytes())
+    assert "overwrite" in fails(capsys, ["edit", copy, "make it winter", "-o", copy, *QUICK])
+    assert copy.read_bytes() == EXAMPLE.read_bytes()
+
+
+def test_only_the_masked_part_changes():
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (0, 0, 48, 96))
+    mask.save("mask.png")
+    main.main(["edit", str(EXAMPLE), "make it night", "-o", "out.png", "--mask", "mask.png", *QUICK])
+    before, after = (np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (EXAMPLE, "out.png"))
+    assert np.abs(before - after)[:, 48:].max() == 0
+    assert np.abs(before - after)[:, :40].mean() > 10
+
+
+def test_a_transparent_picture_stays_transparent_where_it_was():
+    picture = Image.open(EXAMPLE).convert("RGBA")
+    picture.putalpha(Image.new("L", picture.size, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 30, 30))
+    picture.save("in.png")
+    main.main(["edit", "in.png", "make it winter", "-o", "out.png", *QUICK])
+    alpha = np.asarray(Image.open("out.png"))[..., 3]
+    assert alpha[5:25, 5:25].max() < 20 and alpha[40:, 40:].min() == 255
+
+
+def test_a_wide_picture_keeps_its_shape():
+    Image.open(EXAMPLE).resize((300, 100)).save("wide.png")
+    main.main(["edit", "wide.png", "make it winter", "-o", "out.png", *QUICK])
+    assert Image.open("out.png").size == (96, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.png", "x"], "missing.png"),
+        ([EXAMPLE, "   "], "instruction is empty"),
+        ([EXAMPLE, "x", "--sampler", "Oiler a"], "Euler a"),
+        ([EXAMPLE, "x", "--schedule", "Karas"], "Karras"),
+        ([EXAMPLE, "x", "--model", "no-such-model"], "no-such-model"),
+        ([EXAMPLE, "x", "--device", "cuda:77"], "cuda:77"),
+        ([EXAMPLE, "x", "--mask", "missing-mask.png"], "missing-mask.png"),
+        ([EXAMPLE, "x", "-o", "out.xyz", *QUICK], "out.xyz"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(capsys, words, said):
+    assert said in fails(capsys, ["edit", *words])
+
+
+def test_broken_pictures_are_refused_with_their_name(capsys, tmp_path):
+    (tmp_path / "cut.png").write_bytes(EXAMPLE.read_bytes()[:900])
+    (tmp_path / "text.png").write_text("not a picture")
+    assert "cut.png" in fails(capsys, ["edit", "cut.png", "make it winter"])
+    assert "text.png" in fails(capsys, ["edit", "text.png", "make it winter"])
+    assert not list(tmp_path.glob("*edited*"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (700, 50)])
+def test_tiny_and_long_pictures_are_edited(size):
+    Image.new("RGB", size, "red").save("odd.png")
+    assert main.main(["edit", "odd.png", "make it winter", "-o", "out.png", *QUICK]) == 0
+    assert max(Image.open("out.png").size) == 96
+
+
+@pytest.mark.parametrize("value", ["nan", "99", "-1", "much"])
+def test_a_scale_out_of_range_is_bad_usage(capsys, value):
+    with pytest.raises(SystemExit) as exit_:
+        main.main(["edit", str(EXAMPLE), "x", "--text-cfg", value])
+    assert exit_.value.code == 2
+    assert "Text CFG" in capsys.readouterr().err
+
+
+def test_a_plain_checkpoint_is_refused_with_what_to_pick(capsys, tmp_path):
+    import torch
+
+    unet = "model.diffusion_model.input_blocks"
+    tensors = {
+        f"{unet}.0.0.weight": torch.zeros(320, 4, 3, 3),
+        f"{unet}.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768),
+    }
+    save_file(tensors, tmp_path / "instruct-pix2pix.safetensors")
+    said = fails(capsys, ["edit", EXAMPLE, "x", "--model", tmp_path / "instruct-pix2pix.safetensors"])
+    assert "4 channels" in said and "timbrooks/instruct-pix2pix" in said
+
+
+def test_inspect_names_a_file_and_gives_the_reason(capsys):
+    from instruct_pix2pix.models.registry import DEMO
+
+    assert main.main(["inspect", str(DEMO)]) == 0
+    said = capsys.readouterr().out
+    assert "instruct-pix2pix" in said and "8 channels" in said and "because" in said
+    assert "not a checkpoint" in fails(capsys, ["inspect", ROOT / "README.md"])
+
+
+def test_models_lists_what_is_there_and_marks_what_can_edit(capsys, tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
+    assert main.main(["models", "--models-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("* demo") for line in lines)
+    assert any(line.startswith("  broken") for line in lines)
+
+
+def test_bench_measures_the_rows_that_the_scales_need(capsys):
+    words = ["bench", "--model", "demo", "--steps", "2", "--repeat", "1", "--json"]
+    assert main.main(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [e["rows_evaluated"] for e in report["edits"]] == [6, 4, 2]
+    assert report["load_seconds"] > 0 and report["peak_mb"] > report["weights_mb"] > 20
+    assert all(e["seconds_per_row"] > 0 for e in report["edits"])
+
+
+def test_help_says_what_it_can_do(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main.main(["--help"])
+    assert exit_.value.code == 0 and "edit" in capsys.readouterr().out
+
+
+def test_a_traceback_is_shown_only_on_request(monkeypatch, capsys):
+    def broken(args):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(main, "_models", broken)
+    assert "oops" in fails(capsys, ["models"])
+    with pytest.raises(ZeroDivisionError):
+        main.main(["models", "--debug"])
+
+
+def test_stopping_in_the_middle_keeps_what_is_finished(monkeypatch, capsys):
+    import instruct_pix2pix.cli.edit as command
+
+    save, saved = command.save_picture, []
+
+    def save_two(image, path, text, **more):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(save(image, path, text, **more))
+        return saved[-1]
+
+    monkeypatch.setattr(command, "save_picture", save_two)
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "o.png", "--count", "4", *QUICK]) == 130
+    assert sorted(p.name for p in Path().glob("o*")) == ["o-1.png", "o-2.png"]
+
+
+def test_the_command_runs_as_a_program_of_its_own(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "instruct_pix2pix.cli.main", "edit", EXAMPLE, "make it winter", "-o", "p.png", *QUICK],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "modules")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.png").exists()

@@ -1,0 +1,148 @@
+"""On a CUDA GPU: the same edits as on the processor, and nothing changed by what is recorded there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from instruct_pix2pix.engine import model as model_module
+from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.kernels import fused
+from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.precision import Machine
+from instruct_pix2pix.models.registry import DEMO
+from instruct_pix2pix.settings import EditSettings
+from tools.demo_model import scenes
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+SETTINGS = EditSettings(instruction="make it winter", seed=3, steps=8)
+
+
+def load(device: str, dtype: torch.dtype = torch.float32) -> EditModel:
+    return EditModel.load(DEMO, Machine(torch.device(device), dtype))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return Image.fromarray(np.asarray(scenes.draw(scenes.scene(900_000)), dtype=np.uint8))
+
+
+def pixels(model: EditModel, picture: Image.Image, settings: EditSettings) -> np.ndarray:
+    return np.stack([np.asarray(one.image) for one in edit(model, picture, settings)]).astype(float)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-9))
+
+
+def unrecorded(model: EditModel) -> EditModel:
+    model.noise.forward = lambda x, t, context, is_room: model.unet(x, t, context)
+    return model
+
+
+@pytest.mark.parametrize("speed", ["exact", "balanced", "fast"])
+@pytest.mark.parametrize("dtype, near", [(torch.float32, 45), (torch.bfloat16, 35), (torch.float16, 35)])
+def test_an_edit_is_that_of_the_processor(picture, dtype, near, speed):
+    settings = replace(SETTINGS, speed=speed, steps=20)
+    assert psnr(pixels(load("cuda", dtype), picture, settings), pixels(load("cpu"), picture, settings)) > near
+
+
+def test_recordings_change_nothing_from_text_to_text_and_from_size_to_size(picture):
+    recorded, plain = load("cuda"), unrecorded(load("cuda"))
+    for change in (
+        {},
+        {"instruction": "make it night"},  # the same shapes, another text
+        {"size": "64"},
+        {"instruction": "make it night AND make it winter"},
+        {"image_cfg": 1.0},
+        {"count": 2, "batch_size": 2},
+        {"instruction": "[make it night:make it winter:0.5]"},
+        {"speed": "fast"},
+        {},
+    ):
+        settings = replace(SETTINGS, **change)
+        assert psnr(pixels(recorded, picture, settings), pixels(plain, picture, settings)) > 60, change
+    assert any(one is not None for one in recorded.noise._met.values())
+
+
+FORMATS = pytest.mark.parametrize(
+    "dtype, near", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
+
+
+def random(dtype: torch.dtype, *shape: int, around: float = 0.0) -> torch.Tensor:
+    x = (torch.randn(shape) * 2 + around).to("cuda", dtype)
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def is_near(found: torch.Tensor, wanted: torch.Tensor, near: float, dtype: torch.dtype) -> bool:
+    assert found.dtype == dtype
+    assert found.shape == wanted.shape
+    assert found.ndim < 4 or found.is_contiguous(memory_format=torch.channels_last)
+    return bool((found.double() - wanted).norm() < near * wanted.norm())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 320, 9, 7), (1, 960, 8, 8), (2, 96, 12, 12), (3, 128, 64, 64), (1, 64, 300, 200), (1, 5120, 2, 2)]
+)
+@pytest.mark.parametrize("shifts", [0, 1, None])
+@FORMATS
+@torch.inference_mode()
+def test_group_norms_are_those_of_the_formula(shape, shifts, dtype, near):
+    x, norm = random(dtype, *shape, around=30), torch.nn.GroupNorm(32, shape[1]).to("cuda", dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    shift = None if shifts == 0 else random(dtype, shifts or shape[0], shape[1])
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, 32, norm.weight.double(), norm.bias.double(), norm.eps)
+
+    assert is_near(fused.group_norm(norm, x), plain(x.double()), near, dtype)
+    shifted = x.double() if shift is None else x.double() + shift.double()[:, :, None, None]
+    assert is_near(fused.norm_silu(norm, x, shift), F.silu(plain(shifted)), near, dtype)
+
+
+@FORMATS
+@torch.inference_mode()
+def test_what_lies_between_products_is_as_the_formulas_have_it(dtype, near):
+    x, norm = random(dtype, 3, 17, 320, around=3), torch.nn.LayerNorm(320).to("cuda", dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain = F.layer_norm(x.double(), (320,), norm.weight.double(), norm.bias.double(), norm.eps)
+    assert is_near(fused.layer_norm(norm, x), plain, near, dtype)
+    x = random(dtype, 3, 17, 320)
+    value, gate = x.double().chunk(2, dim=-1)
+    assert is_near(fused.gate(x), value * F.gelu(gate), near, dtype)
+    x, bias, other = random(dtype, 2, 96, 7, 5), random(dtype, 96), random(dtype, 2, 96, 7, 5)
+    biased = x.double() + bias.double()[:, None, None]
+    assert is_near(fused.add(x, bias, None), biased, near, dtype)
+    assert is_near(fused.add(x, bias, other), biased + other.double(), near, dtype)
+    assert torch.equal(fused.doubled(x), F.interpolate(x, scale_factor=2.0))
+
+
+def test_an_edit_of_one_step_records_nothing(picture):
+    model = load("cuda")
+    pixels(model, picture, replace(SETTINGS, steps=1))
+    assert not any(model.noise._met.values())
+
+
+def test_where_memory_is_short_rows_run_one_by_one(picture, monkeypatch: Any):
+    model = load("cuda")
+    before = pixels(model, picture, SETTINGS)
+    monkeypatch.setattr(model_module, "is_room_for", lambda *what: False)
+    assert psnr(pixels(load("cuda"), picture, SETTINGS), before) > 45
+
+
+def test_a_model_that_moves_leaves_its_recordings(picture):
+    model = load("cuda")
+    before = pixels(model, picture, SETTINGS)
+    model.noise.half()
+    model.machine = Machine(model.machine.device, torch.float16)
+    assert psnr(pixels(model, picture, SETTINGS), before) > 35

@@ -1,0 +1,207 @@
+"""Packed weights, rows that begin as one and attention head by head, against plain torch and float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instruct_pix2pix.engine import layers, unet
+from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
+from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
+from instruct_pix2pix.engine.unet import Context, FeedForward
+from tools.reference_networks import random_model
+
+CPU = torch.device("cpu")
+slow = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="bf16 is emulated here")
+FORMATS = [torch.float32, pytest.param(torch.bfloat16, marks=slow)]
+packed_here = pytest.mark.skipif(not packs(Machine(CPU, torch.float32)), reason="oneDNN packs nothing here")
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Within a few roundings of the format."""
+    error = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+    return bool(error < 4 * torch.finfo(ours.dtype).eps)
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_a_packed_convolution_gives_what_a_plain_one_gives(dtype: torch.dtype, kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(24, 40, kernel, stride, kernel // 2).to(dtype)
+    ours = Conv2d(24, 40, kernel, stride, kernel // 2).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    prepare(ours, Machine(CPU, dtype))
+    for size in ((2, 24, 12, 20), (1, 24, 7, 9)):  # the second shape meets weights packed for the first
+        x = torch.randn(size).to(dtype, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected = plain(x)
+            add, bias = torch.randn_like(expected), torch.randn(40).to(dtype)
+            assert close(ours(x), expected)
+            assert close(ours(x, add=add), expected + add)
+            shifted = F.conv2d(x, plain.weight, bias, stride, kernel // 2)
+            assert close(ours(x, bias=bias), shifted)
+    assert ours.weight.is_mkldnn
+    assert (ours.state_dict()["weight"] == plain.weight).all()
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_packed_linear_layer_gives_what_a_plain_one_gives(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(48, 96).to(dtype)
+    ours = Linear(48, 96).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    prepare(ours, Machine(CPU, dtype))
+    for size in ((2, 30, 48), (1, 48), (3, 7, 48)):
+        x = torch.randn(size).to(dtype)
+        with torch.inference_mode():
+            expected = plain(x)
+            other = torch.randn_like(expected)
+            assert close(ours(x), expected)
+            assert close(ours(x, add=other), expected + other)
+    assert (ours.state_dict()["weight"] == plain.weight).all()
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_packed_gate_gives_what_a_plain_one_gives(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(48, 96).to(dtype)
+    ours = GatedLinear(48, 96).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.requires_grad_(False)
+    x = torch.randn(2, 30, 48).to(dtype)
+    value, gate = F.linear(x.double(), plain.weight.double(), plain.bias.double()).chunk(2, dim=-1)
+    with torch.inference_mode():
+        assert close(ours(x), value * F.gelu(gate))
+        prepare(ours, Machine(CPU, dtype))
+        assert close(ours(x), value * F.gelu(gate))
+        assert ours.weight.is_mkldnn
+        assert ours.state_dict().keys() == plain.state_dict().keys()
+        assert (ours.state_dict()["weight"] == plain.weight).all()
+        assert torch.allclose(ours.double()(x.double()), value * F.gelu(gate))
+
+
+def test_a_large_feed_forward_in_parts_gives_what_it_gives_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = FeedForward(16).requires_grad_(False)
+    x, add = torch.randn(2, 3, 50, 16)
+    with torch.inference_mode():
+        at_once = layer(x, add)
+        monkeypatch.setattr(unet, "LARGE", 0)
+        monkeypatch.setattr(unet, "AT_ONCE", 1000)
+        assert torch.allclose(layer(x, add), at_once, atol=1e-6)
+
+
+@packed_here
+def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
+    """With the blocks of another size a call takes several times as long: oneDNN reorders them then."""
+    layer = Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
+    plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
+    plain.load_state_dict(layer.state_dict())
+    prepare(layer, Machine(CPU, torch.float32))
+
+    def descriptor(size: int) -> list[int]:
+        weight, one = plain.weight.detach().to_mkldnn(), [1, 1]
+        reorder = torch._C._nn.mkldnn_reorder_conv2d_weight  # pyright: ignore[reportAttributeAccessIssue]
+        packed = reorder(weight, one, one, one, 1, torch.Size([1, 1280, size, size]))
+        return torch.ops.mkldnn._get_mkldnn_serialized_md(packed).tolist()[112:]
+
+    for size in (2, 8, 4, 32, 32, 8):
+        x = torch.randn(1, 1280, size, size).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            assert (layer(x) - plain(x)).norm() < 1e-5 * plain(x).norm()
+        assert torch.ops.mkldnn._get_mkldnn_serialized_md(layer.weight.detach()).tolist()[112:] == descriptor(size)
+
+
+AVX2 = """
+import torch
+from instruct_pix2pix.engine.layers import Conv2d, _layout, prepare
+from instruct_pix2pix.engine.precision import Machine
+
+torch.set_num_threads(2)
+layer = Conv2d(640, 640, 3, stride=2, padding=1).requires_grad_(False)
+weight, x = layer.weight.clone(), torch.randn(5, 640, 32, 32).to(memory_format=torch.channels_last)
+with torch.inference_mode():
+    plain = torch.nn.functional.conv2d(x, weight, layer.bias, 2, 1)
+    add = torch.randn_like(plain)
+    prepare(layer, Machine(torch.device("cpu"), torch.float32))
+    for rows in (3, 1, 5):
+        expected = plain[:rows] + add[:rows]
+        assert (layer(x[:rows], add=add[:rows]) - expected).norm() < 1e-5 * expected.norm()
+    reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
+    for rows, fits in ((1, True), (2, True), (3, False)):
+        wanted = reorder(weight.to_mkldnn(), [1, 1], [2, 2], [1, 1], 1, [rows, 640, 32, 32])
+        assert (_layout(wanted) == _layout(layer.weight)) == fits, rows
+"""
+
+
+@packed_here
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this processor has no AVX2")
+def test_with_avx2_alone_weights_lie_as_any_number_of_rows_wants_them() -> None:
+    """With the blocks of another number of rows a call takes up to ten times as long: oneDNN reorders them then."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", AVX2], check=True, env={**os.environ, **limits})
+
+
+@packed_here
+def test_a_packed_layer_can_change_its_format() -> None:
+    ours = Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 8, 5, 5)
+    prepare(ours, Machine(CPU, torch.float32))
+    with torch.inference_mode():
+        before = ours(x)
+        assert torch.allclose(ours.double()(x.double()).float(), before, atol=1e-5)
+
+
+def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_multiplies_heads", lambda device: True)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, length, 3, 20).bfloat16().transpose(1, 2) for length in (600, 150, 150))
+    with torch.inference_mode():
+        ours = attention(q, k, v)
+    theirs = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2).flatten(2)
+    assert (ours.double() - theirs).norm() / theirs.norm() < 0.01
+    short = attention(q[:, :, :5], k, v)
+    assert torch.equal(short, F.scaled_dot_product_attention(q[:, :, :5], k, v).transpose(1, 2).flatten(2))
+
+
+def test_rows_that_differ_in_text_alone_begin_as_one_and_end_as_they_would() -> None:
+    network = random_model().unet
+    pictures, texts = torch.randn(2, 8, 16, 16), torch.randn(3, 7, network.config.context_dim)
+    t = torch.tensor([500.0])
+    seen: list[int] = []
+    network.input_blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with torch.inference_mode():
+        apart = network(pictures[[0, 0, 1]], t.expand(3), texts)
+        together = network(pictures, t, Context(texts, (0, 0, 1)))
+    assert seen == [3, 2]
+    assert torch.allclose(apart, together, atol=1e-5)
+
+
+def test_keys_of_the_text_are_made_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    made: list[int] = []
+    layer: Any = next(m for name, m in model.unet.named_modules() if name.endswith("attn2"))
+    layer.to_k.register_forward_hook(lambda module, inputs, output: made.append(len(output)))
+    x, image = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
+    first, second = (torch.randn(1, 7, model.unet.config.context_dim) for _ in range(2))
+    once: Callable[[Tensor, float], Tensor] = lambda text, sigma: model(x, torch.tensor([sigma]), text, image)  # noqa: E731
+    a, b = once(first, 3.0), once(first, 2.0)
+    assert made == [1]
+    assert not torch.equal(a, b)
+    other = once(second, 2.0)
+    assert made == [1, 1]
+    assert not torch.equal(b, other)
+    assert torch.equal(once(first, 2.0), b)

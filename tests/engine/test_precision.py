@@ -1,0 +1,179 @@
+"""Number formats: what a machine gets, and that half precision falls back where it is too small."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instruct_pix2pix.engine import precision
+from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.precision import DTYPES, Machine, choose_machine, cpu_multiplies_bf16
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.models.registry import DEMO
+from instruct_pix2pix.settings import EditSettings
+from tools.demo_model import scenes
+from tools.reference_networks import CPU, TINY, random_model
+
+FP16, BF16 = (Machine(torch.device("cpu"), dtype) for dtype in (torch.float16, torch.bfloat16))
+native_bf16 = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="this CPU emulates bf16, far too slowly")
+CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+@pytest.fixture
+def fresh():
+    """Forget what was measured on this machine, before and after."""
+    cpu_multiplies_bf16.cache_clear()
+    yield
+    cpu_multiplies_bf16.cache_clear()
+
+
+# --- the choice ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_precision_that_is_asked_for_is_taken(name):
+    wanted = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+    assert choose_machine("cpu", name) == Machine(torch.device("cpu"), wanted)
+
+
+@pytest.mark.parametrize("name", ["fp8", "float32", "", "FP16"])
+def test_an_unknown_precision_is_told_with_those_there_are(name):
+    with pytest.raises(UserError, match="choose auto, fp32, fp16, bf16"):
+        choose_machine("cpu", name)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "mps", "xpu", "toaster", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_told(device):
+    if device in ("cuda", "mps", "xpu") and torch.get_device_module(device).is_available():
+        pytest.skip(f"this machine has {device}")
+    with pytest.raises(UserError) as caught:
+        choose_machine(device)
+    assert repr(device) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_automatic_choice_runs_here():
+    machine = choose_machine()
+    x = torch.ones(4, 4, device=machine.device, dtype=machine.dtype)
+    assert float((x @ x).sum()) == 64
+
+
+def test_bf16_is_not_chosen_without_the_instructions_and_not_even_tried(monkeypatch, fresh):
+    """Emulated, a single measurement would take minutes on a slow machine."""
+    for name in CAPABILITIES:
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    multiply, seen = torch.mm, []
+    monkeypatch.setattr(torch, "mm", lambda a, b: seen.append(a.dtype) or multiply(a, b))
+    assert choose_machine("cpu").dtype == torch.float32
+    assert torch.bfloat16 not in seen
+
+
+def test_bf16_is_not_chosen_where_torch_cannot_say(monkeypatch, fresh):
+    for name in CAPABILITIES:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert choose_machine("cpu").dtype == torch.float32
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_with_the_instructions_the_faster_format_is_chosen(monkeypatch, fresh, capability, faster):
+    """A build of torch may have the instructions and not use them: then bf16 is slow."""
+    for name in CAPABILITIES:
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == capability, raising=False)
+    monkeypatch.setattr(precision, "_seconds", lambda dtype: 1.0 if dtype == faster else 2.0)
+    assert choose_machine("cpu").dtype == faster
+
+
+def test_the_choice_is_measured_once_and_quickly(fresh):
+    choose_machine("cpu")
+    begin = time.perf_counter()
+    for _ in range(100):
+        choose_machine("cpu")
+    assert time.perf_counter() - begin < 1
+
+
+# --- edits in half precision ----------------------------------------------------------------------------
+
+
+def picture(size: int = 64) -> Image.Image:
+    return Image.fromarray(np.asarray(scenes.draw(scenes.scene(920_000)), dtype=np.uint8)).resize((size, size))
+
+
+QUICK = EditSettings(instruction="make it winter", sampler="Euler", steps=3, seed=3, size="64")
+
+
+@pytest.mark.parametrize(
+    ("machine", "least"), [(FP16, 40), pytest.param(BF16, 25, marks=native_bf16)], ids=["fp16", "bf16"]
+)
+def test_an_edit_in_half_precision_is_near_the_one_in_float32(machine, least):
+    (exact,) = edit(EditModel.load(DEMO, CPU), picture(), QUICK)
+    model = EditModel.load(DEMO, machine)
+    (half,) = edit(model, picture(), QUICK)
+    assert {p.dtype for net in (model.unet, model.vae, model.text) for p in net.parameters()} == {machine.dtype}
+    error = np.asarray(exact.image).astype(float) - np.asarray(half.image)
+    psnr = 10 * np.log10(255**2 / np.square(error).mean())
+    assert psnr > least
+
+
+# --- overflow -----------------------------------------------------------------------------------------
+
+
+def overflowing(machine: Machine, half: str) -> EditModel:
+    """Return a model whose encoder or decoder leaves the range of fp16, 65504, but not that of float32."""
+    model = random_model(TINY, machine)
+    weight = getattr(model.vae, half).mid.block_1.conv2.weight
+    weight.mul_(20_000 / float(weight.abs().max()))
+    assert weight.isfinite().all()
+    return model
+
+
+def exact_twin(model: EditModel) -> EditModel:
+    """Return the same weights, as rounded, in float32."""
+    twin = random_model(TINY)
+    for ours, theirs in ((twin.unet, model.unet), (twin.vae, model.vae), (twin.text, model.text)):
+        ours.load_state_dict({key: value.float() for key, value in theirs.state_dict().items()})
+    return twin
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_an_autoencoder_that_overflows_in_fp16_is_repeated_in_float32(half):
+    model = overflowing(FP16, half)
+    exact = exact_twin(model)
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    z = torch.randn(1, 4, 4, 4)
+    with torch.no_grad():  # it does overflow
+        raw = model.vae.moments(x.half())[0] if half == "encoder" else model.vae.decode(z.half())
+    assert not raw.isfinite().all()
+    ours, theirs = (m.encode_image(x) if half == "encoder" else m.decode(z) for m in (model, exact))
+    assert ours.isfinite().all() and torch.allclose(ours, theirs, atol=1e-4)
+    # it stays in float32 from then on, and it alone
+    assert {p.dtype for p in model.vae.parameters()} == {torch.float32}
+    assert {p.dtype for net in (model.unet, model.text) for p in net.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_a_whole_edit_survives_the_overflow(half):
+    model = overflowing(FP16, half)
+    edited = list(edit(model, picture(), replace(QUICK, steps=1, count=2)))
+    assert all(np.asarray(one.image).std() > 0 for one in edited)
+
+
+def test_an_autoencoder_that_does_not_overflow_stays_as_it_is():
+    model = random_model(TINY, FP16)
+    model.decode(torch.randn(1, 4, 4, 4))
+    model.encode_image(torch.zeros(1, 3, 32, 32))
+    assert {p.dtype for p in model.vae.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("machine", [CPU, FP16, pytest.param(BF16, marks=native_bf16)], ids=["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text"])
+def test_weights_that_are_not_numbers_are_told(machine, part):
+    model = random_model(TINY, machine)
+    next(getattr(model, part).parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="precision fp32"):
+        list(edit(model, picture(), replace(QUICK, steps=1)))

@@ -1,0 +1,487 @@
+"""The extension's hooks, driven by web GUIs in small around the demo model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from instruct_pix2pix.conditioning import to_tensor
+from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.guidance.cached import whole_steps
+from instruct_pix2pix.hosts import job
+from instruct_pix2pix.hosts.axes import add_axes
+from instruct_pix2pix.hosts.forge import pass_errors_on
+from instruct_pix2pix.hosts.job import Controls
+from instruct_pix2pix.settings import SPEEDS, random_scales
+from tests.helpers.host_stand_ins import A1111, Classic, Concat, Forge, P, ReForge, Shape, compile_conditions
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
+LONG = "make it winter and " + ", ".join(["paint the house red"] * 30)
+
+
+@pytest.fixture(scope="module")
+def model() -> EditModel:
+    return EditModel.load(DEMO, choose_machine("cpu", "fp32"))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return to_tensor(Image.open(ROOT / "examples" / "house.png").resize((64, 64)))
+
+
+@pytest.fixture(params=[A1111, Forge, ReForge, Classic], ids=lambda shape: shape.__name__)
+def host(request: pytest.FixtureRequest, model: EditModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shape]:
+    shape = request.param(model)
+    backend = ModuleType("backend.sampling.condition")
+    vars(backend)["compile_conditions"] = compile_conditions
+    monkeypatch.setitem(sys.modules, "backend.sampling.condition", backend)
+    with shape.modules():
+        yield shape
+
+
+def say(model: EditModel, *texts: str) -> list[Tensor]:
+    return [model.encode_text(text, "", 1)[0][0].schedule[-1][1] if text else empty(model) for text in texts]
+
+
+def empty(model: EditModel) -> Tensor:
+    return model.encode_text("a", "", 1)[1].schedule[-1][1]
+
+
+def draw(batch: int, seed: int = 0) -> Tensor:
+    return torch.randn((batch, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def three_rows(
+    host: Shape, p: P, x: Tensor, sigma: Tensor, picture: Tensor, text_cfg: float, image_cfg: float
+) -> Tensor:
+    """The paper's formula from one call of the model for each row of each picture."""
+    seen = host.model.encode_image(picture)
+    answers = []
+    for i, parts in enumerate(p.prompts):
+        one, level = x[i : i + 1], sigma[i : i + 1]
+        image_only = host.model(one, level, p.negative, seen)
+        null = host.model(one, level, p.negative, torch.zeros_like(seen))
+        guided = null + image_cfg * (image_only - null)
+        for text, weight in parts:
+            guided = guided + text_cfg * weight * (host.model(one, level, text, seen) - image_only)
+        answers.append(guided)
+    return torch.cat(answers)
+
+
+CASES = {
+    "plain": (["make it winter"], "", 1, (1.0,)),
+    "negative": (["make it winter"], "night", 1, (1.0,)),
+    "long": ([LONG], "night", 1, (1.0,)),
+    "long negative": (["make it winter"], LONG, 1, (1.0,)),
+    "AND": (["make it winter", "make it night"], "", 1, (1.0, 0.5)),
+    "AND to one": (["make it winter", "make it night"], "", 1, (0.6, 0.4)),
+    "batch": (["make it winter"], "night", 2, (1.0,)),
+}
+
+
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), list(product((1.0, 1.5, 7.5), (0.5, 1.0, 1.5, 3.0))))
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_is_the_papers_formula(
+    host: Shape, picture: Tensor, case: str, text_cfg: float, image_cfg: float
+) -> None:
+    texts, negative, batch, weights = CASES[case]
+    prompts = [list(zip(say(host.model, *texts), weights, strict=True)) for _ in range(batch)]
+    p = host.p(prompts, say(host.model, negative)[0], cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+    denoise = host.begin(p, picture, draw(batch), Controls())
+    for step, level in enumerate([10.0, 0.7]):
+        x, sigma = draw(batch, 7) * level, torch.full((batch,), level)
+        expected = three_rows(host, p, x, sigma, picture, text_cfg, image_cfg)
+        error = (denoise(x, sigma, step) - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "image_cfg", "rows"),
+    [(7.5, 1.5, 3), (7.5, 1.0, 2), (1.5, 1.5, 2), (1.0, 1.5, 3), (1.0, 1.0, 1)],
+)
+def test_only_rows_that_count_are_evaluated(
+    host: Shape, picture: Tensor, text_cfg: float, image_cfg: float, rows: int
+) -> None:
+    prompts = [[(say(host.model, "make it winter")[0], 1.0)]] * 2
+    p = host.p(prompts, empty(host.model), cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+    denoise = host.begin(p, picture, draw(2), Controls())
+    denoise(draw(2), torch.ones(2), 1)
+    assert sum(host.rows) == rows * 2
+
+
+def test_a_sampler_that_takes_a_step_at_another_size_sees_the_picture_at_that_size(
+    host: Shape, picture: Tensor, model: EditModel
+) -> None:
+    text, negative = say(model, "make it winter")[0], empty(model)
+    p = host.p([[(text, 1.0)]], negative, image_cfg_scale=2.0)
+    denoise = host.begin(p, picture, draw(1), Controls())
+    x, sigma = draw(1)[..., ::2, ::2] * 3, torch.tensor([3.0])
+    small = denoise(x, sigma, 1)  # as the samplers with 'Dy' in their names
+    seen = torch.nn.functional.interpolate(model.encode_image(picture), size=(4, 4), mode="bilinear")
+    null = model(x, sigma, negative, torch.zeros_like(seen))
+    image_only, full = model(x, sigma, negative, seen), model(x, sigma, text, seen)
+    expected = null + 2.0 * (image_only - null) + 7.5 * (full - image_only)
+    torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-4)
+    assert denoise(draw(1) * 3, sigma, 1).shape == (1, 4, 8, 8)
+
+
+def test_the_condition_is_the_vaes_mode_unscaled(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    expected = host.model.encode_image(picture)
+    assert torch.allclose(p.img2img_image_conditioning(picture, torch.zeros_like(expected)), expected, atol=1e-5)
+
+
+def test_the_condition_has_the_size_of_a_latent_that_was_resized(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    assert p.img2img_image_conditioning(picture, torch.zeros(2, 4, 12, 10)).shape == (2, 4, 12, 10)
+
+
+def test_a_step_that_the_host_leaves_without_guidance_shows_the_instruction_alone(host: Shape, picture: Tensor) -> None:
+    host.opts.skip_early_cond = 0.3
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5)
+    denoise = host.begin(p, picture, draw(1), Controls())
+    x, sigma = draw(1) * 10, torch.full((1,), 10.0)
+    expected = host.model(x, sigma, text, host.model.encode_image(picture))
+    assert torch.allclose(denoise(x, sigma, 0), expected, atol=1e-4)
+    assert host.rows == [1]
+
+
+def test_an_edit_starts_from_noise_alone(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    noise = draw(1)
+    drawn = noise.clone()
+    host.begin(p, picture, noise, Controls())
+    start = host.model.encode_image(picture) * host.model.config.scale_factor + noise * host.sigmas[0]
+    assert torch.allclose(start, drawn * host.sigmas[0], atol=1e-4)
+    assert p.denoising_strength == 1.0
+
+
+def test_or_from_the_picture_by_the_tabs_denoising_strength(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), denoising_strength=0.6)
+    noise = draw(1)
+    drawn = noise.clone()
+    host.begin(p, picture, noise, Controls(from_noise=False))
+    assert torch.equal(noise, drawn)
+    assert p.denoising_strength == 0.6
+
+
+def test_rescaled_guidance_has_the_deviation_of_the_full_row(host: Shape, picture: Tensor) -> None:
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5)
+    denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0))
+    x, sigma = draw(1) * 10, torch.full((1,), 10.0)
+    full = host.model(x, sigma, text, host.model.encode_image(picture))
+    assert torch.isclose((x - denoise(x, sigma, 1)).std(), (x - full).std(), rtol=1e-3)
+    assert p.extra_generation_params["Guidance rescale"] == 1.0
+
+
+def taken(host: Shape, denoise: Any, xs: list[Tensor], levels: list[float]) -> tuple[list[Tensor], list[int]]:
+    """Take the steps of a sampling -> what each gave, and the rows that the UNet was asked for in it."""
+    found, counts = [], []
+    for step, (x, level) in enumerate(zip(xs, levels, strict=True)):
+        host.rows.clear()
+        found.append(denoise(x, torch.full((len(x),), level), step))
+        counts.append(sum(host.rows))
+    return found, counts
+
+
+LEVELS = [14.6 * 0.7**step for step in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("case", "speed"), [("plain", "balanced"), ("long", "fast"), ("AND", "fast"), ("batch", "fast")]
+)
+def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
+    host: Shape, picture: Tensor, case: str, speed: str
+) -> None:
+    texts, negative, batch, weights = CASES[case]
+    prompts = [list(zip(say(host.model, *texts), weights, strict=True)) for _ in range(batch)]
+    p = host.p(prompts, say(host.model, negative)[0], image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(batch), Controls(speed=speed))
+    whole, xs = whole_steps(speed, 20), [draw(batch, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts == [batch * (len(texts) + 2 * (step in whole)) for step in range(20)]
+    # Where a host weighs the sub-prompts by itself, their mean is a weighted one.
+    shares = torch.ones(len(texts)) if isinstance(host, A1111) else torch.tensor(weights)
+    seen, pull = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
+    for step, (x, level) in enumerate(zip(xs, LEVELS, strict=True)):
+        sigma = torch.full((batch,), level)
+        rows = [host.model(x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
+        full = torch.tensordot(shares / shares.sum(), torch.stack(rows), dims=1)
+        if step in whole:
+            pull = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
+        expected = full + level * pull
+        assert (found[step] - expected).abs().max() / expected.abs().max() < 2e-4, step
+    assert p.extra_generation_params["Speed"] == speed
+
+
+def test_a_speed_looks_at_all_rows_when_the_text_changes_or_the_noise_rises(host: Shape, picture: Tensor) -> None:
+    winter, night = say(host.model, "make it winter", "make it night")
+    p = host.p([[(winter, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    levels = [*LEVELS[:3], LEVELS[1], *LEVELS[4:]]  # the fourth is above the third, but not above the first
+    levels[13:] = [20.0, *levels[14:]]
+    xs = [draw(1, step) * level for step, level in enumerate(levels)]
+    found, counts = [], []
+    for step in range(20):
+        p.prompts = [[(night if step >= 9 else winter, 1.0)]]
+        host.rows.clear()
+        found.append(denoise(xs[step], torch.tensor([levels[step]]), step))
+        counts.append(sum(host.rows))
+    whole = whole_steps("fast", 20) | {9, 13}
+    assert counts == [3 if step in whole else 1 for step in range(20)]
+    expected = three_rows(host, p, xs[9], torch.tensor([levels[9]]), picture, 7.5, 1.5)
+    torch.testing.assert_close(found[9], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.0), (1.5, 1.5), (1.0, 1.0), (1.0, 1.5), (7.5, 3.0)])
+def test_no_speed_asks_the_unet_for_more_rows(host: Shape, picture: Tensor, text_cfg: float, image_cfg: float) -> None:
+    totals = []
+    for speed in SPEEDS:
+        prompts = [[(say(host.model, "make it winter")[0], 1.0)]]
+        p = host.p(prompts, empty(host.model), cfg_scale=text_cfg, image_cfg_scale=image_cfg, steps=20)
+        denoise = host.begin(p, picture, draw(1), Controls(speed=speed))
+        _, counts = taken(host, denoise, [draw(1) * level for level in LEVELS], LEVELS)
+        totals.append(sum(counts))
+    assert totals == sorted(totals, reverse=True)
+    if text_cfg > 1:
+        assert totals[0] > totals[1] > totals[2]
+
+
+def test_a_speed_and_a_rescale_go_together(host: Shape, picture: Tensor) -> None:
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0, speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[2] == 1
+    full = host.model(xs[2], torch.tensor([LEVELS[2]]), text, host.model.encode_image(picture))
+    assert torch.isclose((xs[2] - found[2]).std(), (xs[2] - full).std(), rtol=1e-3)
+
+
+def test_a_speed_and_a_host_that_leaves_cfg_out_of_some_steps(host: Shape, picture: Tensor) -> None:
+    host.opts.skip_early_cond = 0.3
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[:9] == [1] * 7 + [3, 1]  # the first step with CFG has nothing to go by
+    expected = three_rows(host, p, xs[7], torch.tensor([LEVELS[7]]), picture, 7.5, 1.5)
+    torch.testing.assert_close(found[7], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_sampler_that_takes_a_step_at_another_size_meets_no_pull_of_that_size(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), steps=20)
+    denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
+    xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
+    xs[2] = xs[2][..., ::2, ::2]
+    found, counts = taken(host, denoise, xs, LEVELS)
+    assert counts[:4] == [3, 1, 3, 3]
+    assert [x.shape for x in found] == [x.shape for x in xs]
+
+
+def test_a_speed_of_no_name_is_refused(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    with pytest.raises(UserError, match="Speed is 'warp', but must be one of exact, balanced, fast"):
+        job.begin(host.adapter, p, Controls(speed="warp"), is_img2img=True)
+
+
+def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), seeds=[42])
+    host.begin(p, picture, draw(1), Controls(randomize=True))
+    assert (p.cfg_scale, p.extra_generation_params["Image CFG scale"]) == random_scales(42)
+
+
+def test_the_scale_that_was_asked_for_lasts_for_all_files_of_a_folder(host: Shape, picture: Tensor) -> None:
+    """A host runs one `p` for every file, and takes the scale off it on the way."""
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=2.25)
+    for _ in range(3):
+        host.begin(p, picture, draw(1), Controls(randomize=False))
+        assert p.extra_generation_params["Image CFG scale"] == 2.25
+
+
+def test_without_a_word_through_the_api_the_image_cfg_is_the_default(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    host.begin(p, picture, draw(1), Controls())
+    assert p.extra_generation_params["Image CFG scale"] == 1.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 9.0])
+def test_a_scale_out_of_range_is_refused_with_its_name(host: Shape, value: float) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=value)
+    with pytest.raises(UserError, match="Image CFG is"):
+        job.begin(host.adapter, p, Controls(), is_img2img=True)
+
+
+def test_an_edit_sees_what_is_under_the_mask(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_mask=object())
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    assert p.inpainting_fill == 1
+    assert "original" in p.comments[0]
+
+
+def test_a_refiner_is_left_out_with_a_word(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), refiner_checkpoint="other")
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    assert p.refiner_checkpoint is None and p.refiner_checkpoint_info is None
+    assert "refiner" in p.comments[0]
+
+
+def test_txt2img_says_where_to_go(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    with pytest.raises(UserError, match="img2img tab"):
+        job.begin(host.adapter, p, Controls(), is_img2img=False)
+
+
+def test_another_checkpoint_is_left_alone(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=1.5)
+    blocks = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Conv2d(4, 96, 3)])])
+    plain = torch.nn.Module()
+    plain.input_blocks = blocks
+    if isinstance(host, A1111):
+        p.sd_model.model.diffusion_model = plain
+    else:
+        p.sd_model.forge_objects.unet.model.diffusion_model = plain
+    before = dict(vars(p))
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    job.begin_batch(p)
+    noise = draw(1)
+    drawn = noise.clone()
+    job.begin_sampling(host.adapter, p, noise, noise, None)
+    assert vars(p) == before
+    assert torch.equal(noise, drawn)
+
+
+@pytest.mark.parametrize("error", [UserError("Say this."), ValueError("odd")])
+def test_an_error_ends_the_job_and_the_next_one_works(host: Shape, picture: Tensor, error: Exception) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    job.stop(p, error)
+    with pytest.raises(UserError, match=r"Say this\.|odd"):
+        p.init()
+    host.begin(p, picture, draw(1), Controls())  # the same `p`, as for the next file of a folder
+
+
+def test_a_sampler_that_is_there_already_is_stopped_too(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    host.begin(p, picture, draw(1), Controls())
+    job.stop(p, UserError("Say this."))
+    with pytest.raises(UserError, match="Say this"):
+        p.sampler.sample_img2img()
+
+
+class Thread:
+    """The thread of reForge and Forge Classic that runs jobs, and prints what they raise."""
+
+    @staticmethod
+    def run_and_wait_result(function: Any, *args: object) -> object:
+        try:
+            return function(*args)
+        except Exception:
+            return None
+
+
+def test_what_ends_a_job_in_another_thread_is_said_where_it_was_asked_for() -> None:
+    class Host(Thread):
+        pass
+
+    for _ in range(2):  # the UI was reloaded
+        pass_errors_on(Host)
+
+    def fail(text: str) -> object:
+        raise UserError(text)
+
+    with pytest.raises(UserError, match="Say this"):
+        Host.run_and_wait_result(fail, "Say this.")
+    assert Host.run_and_wait_result(lambda a, b: a + b, 1, 2) == 3
+    pass_errors_on(None)  # a host without such a thread
+
+
+def test_a_host_that_passes_errors_on_by_itself_is_left_alone() -> None:
+    class Forge(Thread):
+        last_exception = None
+
+    before = Forge.run_and_wait_result
+    pass_errors_on(Forge)
+    assert Forge.run_and_wait_result is before
+
+
+def test_what_a_callback_swallows_is_said_by_the_step(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        denoise = host.begin(p, picture, draw(1), Controls())
+        p.sampler.sampler_extra_args.clear()
+        with pytest.raises(KeyError):
+            denoise(draw(1), torch.ones(1), 0)
+
+
+def test_a_picture_that_the_host_dropped_is_missed(model: EditModel, picture: Tensor) -> None:
+    host = Forge(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        host.begin(p, picture, draw(1), Controls())
+        modifier = p.sd_model.forge_objects.unet.model_options["conditioning_modifiers"][0]
+        without: list[dict[str, Any]] = [{"model_conds": {"c_crossattn": Concat(empty(model))}}]
+        with pytest.raises(UserError, match="different sizes"):
+            modifier(None, draw(1), torch.ones(1), without, without, 7.5, {}, 0)
+
+
+def test_nothing_is_left_on_the_hosts_unet_when_a_job_has_ended(model: EditModel, picture: Tensor) -> None:
+    host = Forge(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        own = p.sd_model.forge_objects.unet
+        host.begin(p, picture, draw(1), Controls())
+        assert own.model_options == {"conditioning_modifiers": [], "post_cfg": []}
+        assert p.sd_model.forge_objects.unet is not own  # a clone, which the host replaces before each sampling
+
+
+def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tensor) -> None:
+    class Option:
+        def __init__(self, label: str, kind: type, apply: Any) -> None:
+            self.label, self.kind, self.apply = label, kind, apply
+
+    plot = ModuleType("xyz_grid.py")
+    vars(plot).update(axis_options=[Option("Steps", int, None)], AxisOption=Option)
+    other = ModuleType("other.py")
+    scripts = [type("Data", (), {"module": module}) for module in (other, plot)]
+    add_axes(scripts)
+    add_axes(scripts)  # the page is built again
+    axes = {option.label: option for option in plot.axis_options}
+    assert len(plot.axis_options) == 5
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model), image_cfg_scale=1.5)
+        for name, value in (("Text CFG", 5.0), ("Image CFG", 2.0), ("Guidance rescale", 0.5), ("Speed", "fast")):
+            axes[f"[Instruct Pix2Pix] {name}"].apply(p, value, [value])
+        host.begin(p, picture, draw(1), Controls())
+    assert p.cfg_scale == 5.0
+    assert p.extra_generation_params["Image CFG scale"] == 2.0
+    assert p.extra_generation_params["Guidance rescale"] == 0.5
+    assert p.extra_generation_params["Speed"] == "fast"
+    axes["[Instruct Pix2Pix] Speed"].apply(p, "exact", ["exact"])  # in a copy of `p` that shares its parameters
+    with host.modules():
+        host.begin(p, picture, draw(1), Controls(speed="fast"))
+    assert "Speed" not in p.extra_generation_params
+
+
+def test_conditions_hold_numbers_that_a_host_can_print() -> None:
+    """The infotext is written by the host's own rules: a NumPy number would read 'np.float64(1.5)' there."""
+    assert not isinstance(random_scales(3)[1], np.floating)

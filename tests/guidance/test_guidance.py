@@ -1,0 +1,257 @@
+"""The dual guidance against three separate model calls, written as the paper writes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, Row, Scales, rows, same_length, together
+from tools.reference_networks import random_model
+
+SIGMAS = torch.tensor([14.6, 7.7, 3.1, 1.0, 0.2, 0.0])
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Analytic:
+    """A denoiser in one line, in which text, picture and time act on each other; it counts its rows."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.different: list[int] = []
+        """Rows of each call that differ in more than their text."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] = ()) -> Tensor:
+        assert len(x) == len(sigma) == len(text) == len(image)
+        assert all(torch.equal(x[i], x[k]) and torch.equal(image[i], image[k]) for i, k in enumerate(twins))
+        self.calls.append(len(x))
+        self.different.append(len(set(twins)))
+        said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+        return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
+
+
+def prompt(seed: int, weight: float = 1.0, length: int = 77) -> Prompt:
+    return Prompt(((10**9, noise(1, length, 6, seed=seed) + 0.1 * seed),), weight)
+
+
+IMAGE = noise(1, 4, 6, 5, seed=9)
+CONDITIONS = Conditions((prompt(1),), prompt(2), IMAGE)
+
+
+def by_the_paper(model, x: Tensor, sigma: float, conditions: Conditions, text_cfg: float, image_cfg: float) -> Tensor:
+    """Return eq. 3 of arXiv 2211.09800 from separate calls; with AND, each part pulls away from the same i."""
+    ones, image = x.new_ones(len(x)), conditions.image.expand(len(x), -1, -1, -1)
+
+    def call(text: Tensor, picture: Tensor) -> Tensor:
+        return model(x, ones * sigma, text.expand(len(x), -1, -1), picture)
+
+    u = call(conditions.negative.at(0), torch.zeros_like(image))
+    i = call(conditions.negative.at(0), image)
+    pulls = [(part.weight, call(part.at(0), image) - i) for part in conditions.prompts]
+    return u + image_cfg * (i - u) + text_cfg * sum(weight * pull for weight, pull in pulls)
+
+
+def guided(conditions: Conditions, text_cfg: float, image_cfg: float, **options) -> DualGuidance:
+    return DualGuidance(Analytic(), conditions, Scales(text_cfg, image_cfg), SIGMAS, **options)
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "image_cfg"), [(7.5, 1.5), (7.5, 1.0), (1.5, 1.5), (1, 1), (0, 1.2), (3, 0), (30, 5), (1, 0.5)]
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_it_is_the_formula_of_the_paper(text_cfg, image_cfg, batch):
+    x = noise(batch, 4, 6, 5)
+    ours = guided(CONDITIONS, text_cfg, image_cfg)(x, torch.tensor(3.1).expand(batch))
+    theirs = by_the_paper(Analytic(), x, 3.1, CONDITIONS, text_cfg, image_cfg)
+    assert torch.allclose(ours, theirs, atol=1e-5 * max(1.0, text_cfg), rtol=1e-5)
+
+
+def test_with_and_every_part_pulls_by_its_weight():
+    conditions = Conditions((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
+    x = noise(2, 4, 6, 5)
+    theirs = by_the_paper(Analytic(), x, 1.0, conditions, 5.0, 1.4)
+    assert torch.allclose(guided(conditions, 5.0, 1.4)(x, torch.tensor(1.0)), theirs, atol=1e-4)
+
+
+def test_every_picture_of_a_batch_may_have_its_own_input():
+    images = noise(2, 4, 6, 5, seed=7)
+    x = noise(2, 4, 6, 5)
+    together = guided(Conditions((prompt(1),), prompt(2), images), 7.5, 1.5)(x, torch.tensor(1.0))
+    for k in range(2):
+        alone = guided(Conditions((prompt(1),), prompt(2), images[k : k + 1]), 7.5, 1.5)
+        assert torch.allclose(together[k : k + 1], alone(x[k : k + 1], torch.tensor(1.0)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "image_cfg", "weights", "count"),
+    [
+        (7.5, 1.5, (1.0,), 3),
+        (7.5, 1.0, (1.0,), 2),
+        (1.5, 1.5, (1.0,), 2),
+        (1.0, 1.0, (1.0,), 1),
+        (0.0, 1.5, (1.0,), 2),
+        (0.0, 1.0, (1.0,), 1),
+        (0.0, 0.0, (1.0,), 1),
+        (7.5, 1.5, (1.0, 1.0), 4),
+        (7.5, 1.5, (1.0, 0.0), 3),
+        (3.0, 1.5, (0.25, 0.25), 3),
+    ],
+)
+def test_a_row_of_weight_zero_is_not_evaluated(text_cfg, image_cfg, weights, count):
+    conditions = Conditions(tuple(prompt(k + 3, weight) for k, weight in enumerate(weights)), prompt(2), IMAGE)
+    guidance = guided(conditions, text_cfg, image_cfg)
+    guidance(noise(2, 4, 6, 5), torch.tensor(1.0))
+    guidance(noise(2, 4, 6, 5), torch.tensor(0.2))
+    assert guidance.model.calls == [2 * count, 2 * count]  # pyright: ignore[reportAttributeAccessIssue]
+    assert guidance.rows_evaluated == 2 * count  # of one picture, over two evaluations
+
+
+scale = st.floats(0, 30, allow_nan=False)
+
+
+@given(scale, scale, st.lists(st.floats(-3, 3, allow_nan=False), min_size=1, max_size=5))
+def test_the_weights_add_up_to_one(text_cfg, image_cfg, weights):
+    found = rows(Scales(text_cfg, image_cfg), weights)
+    assert found and all(row.weight != 0 for row in found)
+    assert math.fsum(row.weight for row in found) == pytest.approx(1, abs=1e-9)
+    assert [row for row in found if row.prompt is None] == found[len(found) - sum(r.prompt is None for r in found) :]
+
+
+@given(scale, scale)
+def test_a_model_that_heeds_no_condition_is_left_as_it_is(text_cfg, image_cfg):
+    conditions = Conditions((prompt(1),), prompt(1), torch.zeros(1, 4, 2, 2))
+    x = noise(1, 4, 2, 2)
+    ours = guided(conditions, text_cfg, image_cfg)(x, torch.tensor(1.0))
+    plain = Analytic()(x, torch.ones(1), conditions.negative.at(0), conditions.image)
+    assert torch.allclose(ours, plain, atol=1e-4)
+
+
+def test_the_rows_are_named_by_what_they_are_shown():
+    assert rows(Scales(7.5, 1.5)) == [Row(0, True, 7.5), Row(None, True, -6.0), Row(None, False, -0.5)]
+
+
+# --- rescale ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("sigma", [14.6, 1.0])
+def test_rescale_is_that_of_diffusers(amount, sigma):
+    pytest.importorskip("diffusers")
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    x = noise(2, 4, 6, 5) * sigma
+    level = torch.tensor(sigma)
+    model, ones = Analytic(), torch.ones(2)
+    # diffusers speaks of the predicted noise, (x - denoised) / sigma
+    full = model(x, ones * sigma, prompt(1).at(0).expand(2, -1, -1), IMAGE.expand(2, -1, -1, -1))
+    plain = guided(CONDITIONS, 7.5, 1.5)(x, level)
+    theirs = x - sigma * rescale_noise_cfg((x - plain) / sigma, (x - full) / sigma, guidance_rescale=amount)
+    ours = guided(CONDITIONS, 7.5, 1.5, rescale=amount)(x, level)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, plain, atol=1e-2)
+
+
+def test_rescale_without_an_instruction_row_changes_nothing():
+    x, sigma = noise(1, 4, 6, 5), torch.tensor(1.0)
+    assert torch.equal(guided(CONDITIONS, 0, 1.5, rescale=0.7)(x, sigma), guided(CONDITIONS, 0, 1.5)(x, sigma))
+
+
+# --- steps --------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_known_from_its_sigma():
+    guidance = guided(CONDITIONS, 7.5, 1.5)
+    assert [guidance.step_of(sigma) for sigma in SIGMAS[:-1].tolist()] == [0, 1, 2, 3, 4]
+    assert [guidance.step_of(float(sigma.double())) for sigma in SIGMAS[:-1]] == [0, 1, 2, 3, 4]
+    assert guidance.step_of(5.0) == 1  # a second evaluation, between two levels, belongs to the step it is of
+    assert guidance.step_of(100.0) == 0 and guidance.step_of(1e-9) == 4
+
+
+def test_a_scheduled_prompt_changes_after_its_step():
+    early, late = noise(1, 77, 6, seed=1), noise(1, 77, 6, seed=5) + 1
+    scheduled = Conditions((Prompt(((1, early), (4, late))),), prompt(2), IMAGE)
+    guidance = guided(scheduled, 7.5, 1.5)
+    x = noise(1, 4, 6, 5)
+    for step, sigma in enumerate(SIGMAS[:-1]):
+        now = Prompt(((0, early if step <= 1 else late),))
+        plain = by_the_paper(Analytic(), x, float(sigma), Conditions((now,), prompt(2), IMAGE), 7.5, 1.5)
+        assert torch.allclose(guidance(x, sigma), plain, atol=1e-4), step
+
+
+def test_a_rule_changes_the_scales_of_the_steps_it_chooses():
+    seen: list[int] = []
+
+    def late(step: int, scales: Scales) -> Scales:
+        seen.append(step)
+        return Scales(scales.text, 1.0) if step >= 2 else scales
+
+    guidance = guided(CONDITIONS, 7.5, 1.5, rules=[late])
+    x = noise(1, 4, 6, 5)
+    for sigma in SIGMAS[:-1]:
+        guidance(x, sigma)
+    assert seen == [0, 1, 2, 3, 4]
+    assert guidance.rows_evaluated == 3 + 3 + 2 + 2 + 2
+
+
+def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():
+    for count, conditions, different in (
+        (1, CONDITIONS, 2),
+        (3, CONDITIONS, 6),
+        (2, Conditions((prompt(1), prompt(3, 0.5)), prompt(2), IMAGE), 4),
+        (2, Conditions((prompt(1),), prompt(2), noise(2, 4, 6, 5, seed=8)), 4),
+    ):
+        model = Analytic()
+        DualGuidance(model, conditions, Scales(7.5, 1.5), SIGMAS)(noise(count, 4, 6, 5), SIGMAS[0])
+        assert model.different == [different]
+
+
+# --- texts of different length ------------------------------------------------------------------------
+
+
+def test_a_row_keeps_its_value_beside_a_longer_text():
+    """Through real attention: 77 tokens said three times beside 231 are still the 77 tokens."""
+    model = random_model()
+    conditions = Conditions(
+        (Prompt(((9, noise(1, 154, 24, seed=1)),)), Prompt(((9, noise(1, 231, 24, seed=2)),), 0.5)),
+        Prompt(((9, noise(1, 77, 24, seed=3)),)),
+        noise(1, 4, 8, 8, seed=4),
+    )
+    x = noise(1, 4, 8, 8)
+    ours = DualGuidance(model, conditions, Scales(4.0, 1.5), SIGMAS)(x, torch.tensor(1.0))
+    theirs = by_the_paper(model, x, 1.0, conditions, 4.0, 1.5)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_texts_are_repeated_whole_to_one_length(chunks):
+    texts = [noise(1, n * 7, 2, seed=n) for n in chunks]
+    longer = same_length(texts)
+    assert len({text.shape for text in longer}) == 1
+    for text, long in zip(texts, longer, strict=True):
+        assert all(torch.equal(part, text) for part in long.split(text.shape[1], dim=1))
+
+
+def test_prompts_of_a_batch_keep_their_own_schedules_and_lengths() -> None:
+    short, long = torch.randn(1, 2, 4), torch.randn(1, 6, 4)
+    first = Prompt(((3, short), (9, short + 1)), 0.5)
+    second = Prompt(((1, long), (5, long + 1), (9, long + 2)), 0.5)
+    joined = together([first, second])
+    assert joined.weight == 0.5
+    for step in range(12):
+        both = joined.at(step)
+        assert torch.equal(both[0], first.at(step).repeat(1, both.shape[1] // 2, 1)[0])
+        assert torch.equal(both[1], second.at(step)[0])
+
+
+def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
+    text = torch.zeros(1, 2, 4)
+    with pytest.raises(ValueError):
+        together([Prompt(((9, text),), 1.0), Prompt(((9, text),), 0.5)])

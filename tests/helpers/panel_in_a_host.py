@@ -1,0 +1,104 @@
+"""Builds a page as a host does, with the extension's script in its img2img tab, and prints what is on it as JSON.
+
+    python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT
+
+Run by test_panel.py under each version of gradio. HOST_FOLDER gets the few modules of a host that the script imports.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HOST = {
+    "modules/shared.py": "class opts:\n    sd_model_checkpoint = 'edit'\n",
+    "modules/scripts.py": "AlwaysVisible = object()\nscripts_data = []\nclass Script: pass\n",
+    "modules/script_callbacks.py": (
+        "called = {}\n"
+        "def on_after_component(function): called.setdefault('after_component', []).append(function)\n"
+        "def on_cfg_denoiser(function): called.setdefault('cfg_denoiser', []).append(function)\n"
+        "def on_before_ui(function): called.setdefault('before_ui', []).append(function)\n"
+    ),
+    "modules/sd_models.py": (
+        "files = {}\n"
+        "class Info:\n"
+        "    def __init__(self, filename): self.filename = filename\n"
+        "def get_closet_checkpoint_match(title): return Info(files[title]) if title in files else None\n"
+    ),
+}
+OWN = {
+    "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
+    "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
+    "another": {},
+}
+
+
+def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
+    """Write the host, load the script as a host loads it, build the page."""
+    for name, text in {**HOST, **OWN[folder.name]}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    sys.path.insert(0, str(folder))
+    import gradio as gr
+    from modules import script_callbacks, scripts, sd_models  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
+
+    sd_models.files.update(edit=edit, other=other)
+    script_file = Path(__file__).parents[2] / "scripts" / "instruct_pix2pix.py"
+    path = list(sys.path)
+    spec = importlib.util.spec_from_file_location(script_file.name, script_file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # and not into sys.modules
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, scripts.Script)]
+    (script,) = [one() for one in classes]
+    script.is_img2img = True
+
+    def show(component: Any, elem_id: str, everywhere: bool) -> None:
+        calls = script_callbacks.called.get("after_component", []) if everywhere else [script.after_component]
+        for call in calls:
+            call(component, elem_id=elem_id)
+
+    with gr.Blocks() as tab:
+        gr.Textbox(elem_id="img2img_prompt")
+        show(gr.Slider(1, 30, 7, elem_id="img2img_cfg_scale"), "img2img_cfg_scale", everywhere=False)
+        native = gr.Slider(0, 3, 1.5, elem_id="img2img_image_cfg_scale", visible=False)
+        show(native, "img2img_image_cfg_scale", everywhere=False)
+        arguments = script.ui(True)
+    with gr.Blocks() as page:
+        checkpoint = gr.Dropdown(["edit", "other"], elem_id="setting_sd_model_checkpoint")
+        if folder.name == "forge":
+            import modules_forge.main_entry as forge  # pyright: ignore[reportMissingImports]
+
+            forge.ui_checkpoint = checkpoint
+        else:
+            show(checkpoint, "setting_sd_model_checkpoint", everywhere=True)
+        tab.render()
+        show(gr.HTML(elem_id="footer"), "footer", everywhere=True)
+    config: dict[str, Any] = {**page.get_config_file()}
+    names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
+    return {
+        "gradio": gr.__version__,
+        "props": {one["props"].get("elem_id"): one["props"] for one in config["components"]},
+        "events": [events(one, names) for one in config["dependencies"]],
+        "arguments": [names[argument._id] for argument in arguments],
+        "host": getattr(module.HOST, "name", None),
+        "path": sys.path == path,
+        "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
+        "txt2img": script.ui(False),
+    }
+
+
+def events(dependency: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    """An event by the names of what it reads and writes."""
+    return {
+        "in": [names[i] for i in dependency["inputs"]],
+        "out": [names[i] for i in dependency["outputs"]],
+        "js": dependency.get("js"),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), *sys.argv[2:]), default=str))

@@ -1,0 +1,576 @@
+"""Downloads against a server on this machine that answers as the hub does; nothing here leaves it."""
+
+import hashlib
+import json
+import os
+import random
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.models import download as module
+from instruct_pix2pix.models.checkpoints import weight_files
+from instruct_pix2pix.models.download import KNOWN, download
+from instruct_pix2pix.models.registry import find_models
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONV = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
+UNET = {"conv_in.weight": [320, 8, 3, 3],
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
+
+
+def weights(shapes: dict[str, list[int]] = CONV, extra: int = 0, seed: int = 0) -> bytes:
+    """A safetensors file with random bytes, so that a piece in the wrong place cannot go unseen."""
+    header, end = {}, 0
+    for name, shape in {**shapes, "extra": [extra]}.items():
+        size = 1
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + random.Random(seed).randbytes(end)
+
+
+class Hub:
+    """A hub with repositories of bytes. What it does wrong is set by a test."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.lies: dict[str, bytes] = {}  # path: what is sent in place of the file
+        self.refuse_api: tuple[int, str] | None = None  # status and X-Error-Code
+        self.refuse_file: tuple[int, str] | None = None
+        self.cut_at: int | None = None  # bytes after which the next answer ends
+        self.refuse_after_cut = False
+        self.no_ranges = False
+        self.page: bytes | None = None  # sent for everything, as a hotel's login does
+        self.cdn = ""  # where files are, if elsewhere
+        self.gets: list[tuple[str, str | None]] = []  # path and Range of each file that was asked for
+        self.tokens: list[tuple[str, str | None]] = []  # path and Authorization of every question
+
+    @property
+    def asked(self) -> list[str]:
+        return [path for path, _ in self.gets]
+
+    def listing(self, repo: str) -> dict[str, object]:
+        siblings = []
+        for path, content in self.repos[repo].items():
+            entry: dict[str, object] = {"rfilename": path, "size": len(content)}
+            blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+            entry["blobId"] = blob
+            if path.endswith((".safetensors", ".ckpt", ".bin")):
+                sha = hashlib.sha256(content).hexdigest()
+                entry["blobId"] = "f" * 40  # git keeps only a pointer
+                entry["lfs"] = {"size": len(content), "sha256": sha, "pointerSize": 130}
+            siblings.append(entry)
+        return {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "tags": []}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format, *args):
+        pass
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        if cut is not None:
+            self.wfile.flush()
+            self.close_connection = True
+
+    def refuse(self, refusal: tuple[int, str]):
+        status, code = refusal
+        self.answer(status, b"{}", {"X-Error-Code": code} if code else {})
+
+    def do_GET(self):
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        hub.tokens.append((path, self.headers.get("Authorization")))
+        if hub.page is not None:
+            return self.answer(200, hub.page, {"Content-Type": "text/html"})
+        if path.startswith("/api/models/"):
+            repo = path.removeprefix("/api/models/")
+            if hub.refuse_api:
+                return self.refuse(hub.refuse_api)
+            if repo not in hub.repos:
+                return self.refuse((404, "RepoNotFound"))
+            return self.answer(200, json.dumps(hub.listing(repo)).encode(), {"Content-Type": "application/json"})
+        if path.startswith("/cdn/"):  # the hub sends large files from another place
+            return self.send_file(path.removeprefix("/cdn/"))
+        return self.answer(302, b"", {"Location": f"{hub.cdn}/cdn{self.path}"})
+
+    def send_file(self, path: str):
+        hub = self.hub
+        owner, name, resolve, commit, file = path.split("/", 4)
+        assert (resolve, commit) == ("resolve", COMMIT)
+        ranges = self.headers.get("Range")
+        hub.gets.append((file, ranges))
+        if hub.refuse_file:
+            return self.refuse(hub.refuse_file)
+        content = hub.lies.get(file, hub.repos[f"{owner}/{name}"][file])
+        cut, hub.cut_at = hub.cut_at, None
+        if cut is not None and hub.refuse_after_cut:
+            hub.refuse_file = (503, "")
+        if ranges is None or hub.no_ranges:
+            return self.answer(200, content, {"ETag": '"x"', "X-Repo-Commit": COMMIT}, cut)
+        start = int(ranges.removeprefix("bytes=").removesuffix("-"))
+        piece = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        return self.answer(206, content[start:], piece, cut)
+
+
+NOBODY = "http://127.0.0.1:9"  # a port where nothing listens
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_tests")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    found = Hub()
+    handler = type("HubHandler", (Handler,), {"hub": found})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+def get(name: str, folder: Path) -> tuple[Path, str]:
+    lines: list[str] = []
+    path = download(name, folder, report=lines.append)
+    return path, "\n".join(lines)
+
+
+def refusal(name: str, folder: Path) -> str:
+    with pytest.raises(UserError) as told:
+        get(name, folder)
+    message = str(told.value)
+    assert message.endswith(".") and message.isprintable() and "Error" not in message
+    return message
+
+
+def files_in(folder: Path) -> list[str]:
+    """All files below a folder, but for the locks that stay in .download."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files if path.suffix != ".lock")
+
+
+# --- a file ---
+
+
+def test_a_model_arrives_whole_under_its_own_name_and_nothing_else_is_left(hub, tmp_path):
+    content = weights()
+    hub.repos["timbrooks/instruct-pix2pix"] = {
+        "instruct-pix2pix-00-22000.safetensors": content,
+        "instruct-pix2pix-00-22000.ckpt": b"x",
+        "README.md": b"x",
+    }
+    path, said = get("Instruct-Pix2Pix", tmp_path / "new" / "models")
+    assert path == tmp_path / "new" / "models" / "instruct-pix2pix-00-22000.safetensors"
+    assert path.read_bytes() == content
+    assert files_in(tmp_path) == ["new/models/instruct-pix2pix-00-22000.safetensors"]
+    assert hashlib.sha256(content).hexdigest() in said and "0.3 MB" in said
+    assert "instruct-pix2pix, SD1, 8 channels" in said
+    assert hub.asked == ["instruct-pix2pix-00-22000.safetensors"]
+
+
+def test_a_complete_file_is_not_downloaded_again(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    get("a/b", tmp_path)
+    path, said = get("a/b", tmp_path)
+    assert "is here already, complete" in said and path == tmp_path / "x.safetensors"
+    assert len(hub.gets) == 1
+
+
+def test_another_file_of_that_name_is_left_alone(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    (tmp_path / "x.safetensors").write_bytes(b"precious")
+    assert "is here already but" in refusal("a/b", tmp_path)
+    assert (tmp_path / "x.safetensors").read_bytes() == b"precious"
+    assert hub.gets == []
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, tmp_path):
+    content = weights(extra=14_000_000)
+    hub.repos["a/b"] = {"x.safetensors": content}
+    hub.cut_at = 13_000_000
+    path, _ = get("a/b", tmp_path)
+    assert path.read_bytes() == content
+    first, second = hub.gets
+    assert first[1] is None and int(second[1].removeprefix("bytes=").removesuffix("-")) > 5_000_000
+
+
+@pytest.mark.parametrize("no_ranges", [False, True])
+def test_a_download_that_ended_goes_on_with_the_next_command(no_ranges, hub, tmp_path):
+    content = weights(extra=14_000_000)
+    hub.repos["a/b"] = {"x.safetensors": content}
+    hub.cut_at, hub.refuse_after_cut = 13_000_000, True
+    message = refusal("a/b", tmp_path)
+    assert "503" in message and "run the same command again to go on where it stopped" in message
+    assert not (tmp_path / "x.safetensors").exists()
+    assert [entry.name for entry in find_models([tmp_path])] == ["demo"]  # what is there of it is no model
+
+    hub.refuse_file, hub.no_ranges = None, no_ranges
+    path, said = get("a/b", tmp_path)
+    assert path.read_bytes() == content
+    assert "Going on with x.safetensors after" in said
+    assert int(str(hub.gets[-1][1]).removeprefix("bytes=").removesuffix("-")) > 5_000_000
+    assert files_in(tmp_path) == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("lie", ["same size", "longer"])
+def test_a_file_with_the_wrong_hash_is_refused_and_removed(lie, hub, tmp_path):
+    content = weights()
+    hub.repos["a/b"] = {"x.safetensors": content}
+    hub.lies["x.safetensors"] = content[:-1] + b"!" if lie == "same size" else content + b"!"
+    assert "it was removed" in refusal("a/b", tmp_path)
+    assert files_in(tmp_path) == []
+    del hub.lies["x.safetensors"]
+    assert get("a/b", tmp_path)[0].read_bytes() == content
+
+
+def test_a_file_that_is_cut_short_for_good_never_appears(hub, tmp_path):
+    content = weights()
+    hub.repos["a/b"] = {"x.safetensors": content}
+    hub.lies["x.safetensors"] = content[:1000]
+    assert "go on where it stopped" in refusal("a/b", tmp_path)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_two_downloads_of_the_same_at_once_bring_it_once(hub, tmp_path):
+    content = weights(extra=2_000_000)
+    hub.repos["a/b"] = {"x.safetensors": content}
+    with ThreadPoolExecutor() as pool:
+        paths = [path for path, _ in pool.map(lambda _: get("a/b", tmp_path), range(3))]
+    assert {path.read_bytes() for path in paths} == {content}
+    assert len(hub.gets) == 1 and files_in(tmp_path) == ["x.safetensors"]
+
+
+def test_the_token_goes_to_the_hub_and_not_to_where_it_keeps_its_files(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    hub.cdn = os.environ["HF_ENDPOINT"].replace("127.0.0.1", "localhost")
+    get("a/b", tmp_path)
+    assert [(path.split("/")[1], token) for path, token in hub.tokens] == [
+        ("api", "Bearer hf_of_the_tests"),
+        ("a", "Bearer hf_of_the_tests"),
+        ("cdn", None),
+    ]
+
+
+def test_a_model_that_cannot_edit_is_kept_and_named(hub, tmp_path):
+    shapes = {**CONV, "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
+    hub.repos["a/b"] = {"x.safetensors": weights(shapes)}
+    path, said = get("a/b", tmp_path)
+    assert path.exists() and "Stable Diffusion" in said and "takes no picture to edit" in said
+
+
+def test_a_full_disk_is_told_before_anything_is_downloaded(hub, tmp_path, monkeypatch):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert "has 1,000 bytes free" in refusal("a/b", tmp_path)
+    assert hub.gets == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal("a/b", tmp_path / "file")
+
+
+# --- which file of a repository ---
+
+
+def test_of_a_known_repository_the_small_file_is_found_by_the_listing(hub, tmp_path):
+    small = weights()
+    hub.repos["webui/instruct-pix2pix"] = {
+        "full.safetensors": weights(extra=10),
+        "name-we-do-not-know-fp16.safetensors": small,
+    }
+    path, _ = get("instruct-pix2pix-fp16", tmp_path)
+    assert path.name == "name-we-do-not-know-fp16.safetensors" and path.read_bytes() == small
+
+
+def test_of_two_magicbrush_checkpoints_the_one_its_authors_name_is_taken(hub, tmp_path):
+    hub.repos["osunlp/InstructPix2Pix-MagicBrush"] = {
+        "MagicBrush-epoch-000168.ckpt": weights(),
+        "MagicBrush-epoch-52-step-4999.ckpt": weights(seed=1),
+    }
+    assert get("magicbrush", tmp_path)[0].name == "MagicBrush-epoch-52-step-4999.ckpt"
+
+
+def test_where_a_known_file_has_gone_the_only_other_one_is_taken(hub, tmp_path):
+    hub.repos["timbrooks/instruct-pix2pix"] = {"renamed.safetensors": weights()}
+    assert get("instruct-pix2pix", tmp_path)[0].name == "renamed.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["x.ckpt", "x.safetensors"], "x.safetensors"),
+        (["x-fp16.safetensors", "x.safetensors"], "x.safetensors"),
+        (["x-nonema.ckpt", "x.ckpt"], "x.ckpt"),
+        (["x-fp16.safetensors", "x.ckpt", "sub/y.safetensors", "README.md"], "x-fp16.safetensors"),
+        (["model_index.json", "unet/diffusion_pytorch_model.safetensors", "x.safetensors"], "x.safetensors"),
+    ],
+)
+def test_the_one_checkpoint_of_a_repository_is_picked(files, wanted, hub, tmp_path):
+    hub.repos["a/b"] = dict.fromkeys(files, weights())
+    assert get("a/b", tmp_path)[0] == tmp_path / wanted
+    assert hub.asked == [wanted]
+
+
+def test_between_several_checkpoints_the_person_chooses(hub, tmp_path):
+    hub.repos["a/b"] = {"one.safetensors": weights(), "two.safetensors": weights(extra=9)}
+    message = refusal("a/b", tmp_path)
+    assert "several models" in message and "'download a/b/one.safetensors'" in message and "two.saf" in message
+    assert get("a/b/two.safetensors", tmp_path)[0].name == "two.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b/sub/x [1].safetensors", "https://huggingface.co/a/b/blob/main/sub/x [1].safetensors",
+     "https://huggingface.co/a/b/resolve/main/sub/x [1].safetensors?download=true"],
+)  # fmt: skip
+def test_a_file_is_found_by_its_path_or_its_address(name, hub, tmp_path):
+    hub.repos["a/b"] = {"sub/x [1].safetensors": weights(), "x.safetensors": b"x"}
+    assert get(name, tmp_path)[0] == tmp_path / "x [1].safetensors"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/b/", "https://huggingface.co/a/b", "https://huggingface.co/a/b/tree/main"])
+def test_a_repository_is_found_by_its_name_or_its_address(name, hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    assert get(name, tmp_path)[0].name == "x.safetensors"
+
+
+def test_a_file_that_is_not_there_is_answered_with_those_that_are(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights(), "README.md": b"x"}
+    assert "has no file 'y.ckpt': it has x.safetensors (" in refusal("a/b/y.ckpt", tmp_path)
+    assert "no model file" in refusal("a/b/README.md", tmp_path)
+
+
+def test_a_repository_without_a_model_is_refused(hub, tmp_path):
+    hub.repos["a/b"] = {"README.md": b"x", "tf_model.h5": b"x"}
+    assert "holds no .safetensors or .ckpt file" in refusal("a/b", tmp_path)
+
+
+def test_a_repository_cannot_write_outside_the_folder(hub, tmp_path):
+    hub.repos["a/b"] = {
+        "model_index.json": b"{}",
+        "unet/diffusion_pytorch_model.safetensors": weights(UNET),
+        "unet/../../../evil.json": b"{}",
+        "unet/..\\evil.json": b"{}",
+        "unet/C:evil.json": b"{}",
+        "/evil.safetensors": b"x",
+        "../evil.safetensors": b"x",
+    }
+    get("a/b", tmp_path / "models")
+    assert not any("evil" in name for name in files_in(tmp_path))
+    assert not any("evil" in name for name in hub.asked)
+
+
+# --- a diffusers folder ---
+
+FOLDER = {
+    "model_index.json": b"{}",
+    "README.md": b"x",
+    "unet/config.json": b'{"in_channels": 8}',
+    "unet/diffusion_pytorch_model.safetensors": weights(UNET),
+    "unet/diffusion_pytorch_model.fp16.safetensors": b"x",
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"x",
+    "unet/diffusion_pytorch_model.bin": b"x",
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.bin": b"vae",
+    "text_encoder/config.json": b"{}",
+    "text_encoder/model.fp16.safetensors": b"text",
+    "text_encoder/pytorch_model.bin": b"x",
+    "text_encoder/flax_model.msgpack": b"x",
+    "tokenizer/vocab.json": b"{}",
+    "tokenizer/merges.txt": b"m",
+    "scheduler/scheduler_config.json": b"{}",
+    "safety_checker/model.safetensors": b"x",
+    "feature_extractor/preprocessor_config.json": b"{}",
+}
+NEEDED = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.fp16.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.bin",
+]
+
+
+def test_of_a_diffusers_folder_only_what_is_needed_comes(hub, tmp_path):
+    hub.repos["UCSC-VLAA/HQ-Edit"] = FOLDER
+    path, said = get("hq-edit", tmp_path)
+    assert path == tmp_path / "HQ-Edit"
+    assert files_in(tmp_path) == [f"HQ-Edit/{name}" for name in NEEDED]
+    assert all((path / name).read_bytes() == FOLDER[name] for name in NEEDED)
+    assert sorted(hub.asked) == NEEDED
+    assert "10 files" in said and hashlib.sha256(b"vae").hexdigest() in said
+    entries = find_models([tmp_path])
+    assert next((e.name, e.checkpoint and e.checkpoint.kind) for e in entries) == ("HQ-Edit", "instruct-pix2pix")
+
+    assert "is here already, complete" in get("hq-edit", tmp_path)[1]
+    assert len(hub.gets) == len(NEEDED)
+
+
+def test_a_diffusers_folder_appears_only_when_all_of_it_is_there(hub, tmp_path):
+    hub.repos["a/b"] = FOLDER
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    hub.lies[unet] = b"?" * len(FOLDER[unet])
+    assert "it was removed" in refusal("a/b", tmp_path)
+    assert not (tmp_path / "b").exists() and len(find_models([tmp_path])) == 1
+
+    hub.lies, before = {}, len(hub.gets)
+    assert files_in(get("a/b", tmp_path)[0]) == NEEDED
+    again = hub.asked[before:]
+    assert unet in again and "model_index.json" not in again
+
+
+def test_a_small_file_that_is_not_what_the_hub_lists_is_refused(hub, tmp_path):
+    hub.repos["a/b"] = FOLDER
+    hub.lies["unet/config.json"] = b'{"in_channels": 4}'
+    assert "unet/config.json" in refusal("a/b", tmp_path)
+
+
+def test_a_folder_that_is_there_but_damaged_is_left_alone(hub, tmp_path):
+    hub.repos["a/b"] = FOLDER
+    path, _ = get("a/b", tmp_path)
+    (path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"mine")
+    assert "damaged" in refusal("a/b", tmp_path)
+    assert (path / "vae" / "diffusion_pytorch_model.bin").read_bytes() == b"mine"
+
+
+def test_a_diffusers_folder_in_shards_and_in_a_subfolder_comes_with_its_index(hub, tmp_path):
+    name = "diffusion_pytorch_model"
+    index = {"weight_map": dict.fromkeys(UNET, f"{name}-00001-of-00001.safetensors")}
+    hub.repos["a/b"] = {
+        "v2/model_index.json": b"{}",
+        f"v2/unet/{name}-00001-of-00001.safetensors": weights(UNET),
+        f"v2/unet/{name}.safetensors.index.json": json.dumps(index).encode(),
+        f"v2/unet/{name}.fp16-00001-of-00001.safetensors": b"x",
+        f"v2/unet/{name}.safetensors.index.fp16.json": b"{}",
+        "x.safetensors": b"x",
+    }
+    path, said = get("a/b/v2/model_index.json", tmp_path)
+    assert path == tmp_path / "v2" and "instruct-pix2pix" in said
+    assert files_in(path) == [
+        "model_index.json",
+        f"unet/{name}-00001-of-00001.safetensors",
+        f"unet/{name}.safetensors.index.json",
+    ]
+
+
+def test_the_weights_that_come_are_those_that_will_be_loaded(hub, tmp_path):
+    loaded = "diffusion_pytorch_model.a_long_variant.safetensors"
+    hub.repos["a/b"] = {
+        "model_index.json": b"{}",
+        "unet/diffusion_pytorch_model.non_ema.safetensors": b"x",
+        f"unet/{loaded}": weights(UNET),
+    }
+    unet = get("a/b", tmp_path)[0] / "unet"
+    assert weight_files(unet) == (unet / loaded,) and files_in(unet) == [loaded]
+
+
+def test_a_diffusers_folder_without_a_unet_is_refused(hub, tmp_path):
+    hub.repos["a/b"] = {"model_index.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"x"}
+    assert "has no unet/" in refusal("a/b", tmp_path)
+
+
+# --- names ---
+
+
+def test_an_unknown_name_lists_the_known_ones(hub, tmp_path):
+    message = refusal("instruct-pix3pix", tmp_path)
+    assert all(name in message and model.about in message for name, model in KNOWN.items())
+    assert "OWNER/REPO/FILE" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/etc/passwd", "../a/b", "a/../b", "a/b/../c.ckpt", "a/b//c.ckpt", "a/b/..\\c.ckpt", "a/b/C:x.ckpt",
+     "a/b/x./c.ckpt", ".a/b", "a/b/.hidden/x.ckpt", "a b/c", "http://evil.example/a/b", "a/b/x\n.ckpt", "~/x",
+     "a--b/c", "ä/b"],
+)  # fmt: skip
+def test_a_name_that_could_lead_elsewhere_is_refused_without_asking(name, tmp_path):
+    message = refusal(name, tmp_path)
+    assert "to download" in message or "cannot be a file" in message
+    assert files_in(tmp_path) == []
+
+
+# --- the hub refuses or is not there ---
+
+
+def test_an_unknown_repository_is_told(hub, tmp_path):
+    message = refusal("a/b", tmp_path)
+    assert "shows no a/b: check the name on https://huggingface.co/a/b" in message
+
+
+def test_a_private_repository_is_told(hub, tmp_path):
+    hub.refuse_api = (401, "")
+    assert "'hf auth login'" in refusal("a/b", tmp_path)
+
+
+@pytest.mark.parametrize("refused", [(401, "GatedRepo"), (403, "GatedRepo"), (403, "")])
+def test_a_gated_repository_is_told(refused, hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    hub.refuse_file = refused
+    message = refusal("a/b", tmp_path)
+    assert "accept them on https://huggingface.co/a/b" in message and "'hf auth login'" in message
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_hub_that_fails_is_told(hub, tmp_path):
+    hub.refuse_api = (500, "")
+    message = refusal("a/b", tmp_path)
+    assert "error 500" in message and "https://huggingface.co/a/b" in message
+
+
+def test_a_login_page_in_place_of_the_hub_is_told(hub, tmp_path):
+    hub.page = b"<html>Welcome to our hotel</html>"
+    assert "login page" in refusal("a/b", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "page"),
+    [
+        ("instruct-pix2pix", "instruct-pix2pix-00-22000.safetensors", "timbrooks/instruct-pix2pix"),
+        ("a/b/c.ckpt", "c.ckpt", "a/b"),
+        ("a/b", "the model's files", "a/b"),
+    ],
+)
+def test_without_a_network_the_way_by_hand_is_told(name, file, page, tmp_path):
+    message = refusal(name, tmp_path)
+    assert "127.0.0.1:9 cannot be reached" in message
+    assert f"download {file} from https://huggingface.co/{page} in a browser" in message
+    assert str(tmp_path) in message
+    assert files_in(tmp_path) == []
+
+
+def test_offline_by_choice_is_told(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refusal("a/b", tmp_path)

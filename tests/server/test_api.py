@@ -1,0 +1,466 @@
+"""The API as the web UI's own clients use it, and as clumsy or hostile ones do."""
+
+import asyncio
+import base64
+import io
+import json
+import re
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import webuiapi
+from PIL import Image
+from safetensors.torch import save_file
+
+from instruct_pix2pix.conditioning import fit
+from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.images import open_picture, read_infotext
+from instruct_pix2pix.infotext import settings_from
+from instruct_pix2pix.models.registry import DEMO
+from instruct_pix2pix.settings import EditSettings
+from tests.helpers.serving import EXAMPLES, HOUSE, Served, encoded, pictures, quick, served
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "models").mkdir()
+    first = "model.diffusion_model.input_blocks"
+    tensors = {
+        f"{first}.0.0.weight": torch.zeros(320, 4, 3, 3),
+        f"{first}.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768),
+    }
+    save_file(tensors, folder / "models" / "plain.safetensors")
+    (folder / "models" / "broken.safetensors").write_bytes(DEMO.read_bytes()[:50_000])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        with served(folder, folder / "models") as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return webuiapi.WebUIApi(port=server.port)
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    return EditModel.load(DEMO, server.worker.machine)
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return a.size == b.size and a.tobytes() == b.tobytes()
+
+
+# --- with webuiapi, a client from PyPI ---
+
+
+def test_the_client_gets_the_engines_own_pictures(server, client, model):
+    made = client.img2img(
+        images=[Image.open(HOUSE)],
+        prompt="make it winter",
+        negative_prompt="rain",
+        cfg_scale=8,
+        image_cfg_scale=1.4,
+        steps=3,
+        seed=7,
+        width=96,
+        height=96,
+        batch_size=2,
+        n_iter=2,
+        denoising_strength=1.0,
+        sampler_name="DPM++ 2M",
+        scheduler="karras",
+    )
+    settings = EditSettings(
+        instruction="make it winter",
+        negative="rain",
+        text_cfg=8,
+        image_cfg=1.4,
+        steps=3,
+        seed=7,
+        count=4,
+        batch_size=2,
+        sampler="DPM++ 2M",
+        schedule="Karras",
+        size="96x96",
+    )
+    expected = [edited.image for edited in edit(model, open_picture(HOUSE).image, settings)]
+    assert len(made.images) == 4 and all(map(same, made.images, expected))
+    assert made.info["all_seeds"] == [7, 8, 9, 10] and made.info["all_prompts"] == ["make it winter"] * 4
+    assert made.info["sd_model_name"] == "demo" and made.info["width"] == 96 and made.info["notes"] == []
+    assert made.parameters["cfg_scale"] == 8 and made.parameters["init_images"] is None
+    assert [read_infotext(image) for image in made.images] == made.info["infotexts"]
+
+
+def test_the_client_reads_the_settings_back_from_a_result(server, client):
+    made = client.img2img(images=[Image.open(HOUSE)], prompt="make it night", steps=2, seed=9, width=64, height=64)
+    read = client.png_info(made.image)
+    assert settings_from(read.info)[0].seed == 9
+    assert read.parameters["Prompt"] == "make it night" and read.parameters["Size-1"] == 64
+    assert client.png_info(Image.open(HOUSE)).info == ""
+
+
+def test_the_client_lists_what_there_is(server, client):
+    assert "Euler a" in client.util_get_sampler_names() and "karras" in client.util_get_scheduler_names()
+    models = {one["model_name"]: one for one in client.get_sd_models()}
+    assert models["demo"]["editable"] and not models["plain"]["editable"] and not models["broken"]["editable"]
+    assert models["demo"]["about"].startswith("instruct-pix2pix")
+    assert "Stable Diffusion" in models["plain"]["about"] and "broken.safetensors" in models["broken"]["about"]
+    for empty in (client.get_upscalers, client.get_loras, client.get_sd_vae, client.get_face_restorers):
+        assert empty() == []
+    for more in (client.get_hypernetworks, client.get_realesrgan_models, client.get_prompt_styles):
+        assert more() == []
+    assert client.get_latent_upscale_modes() == []
+    assert client.get_scripts() == {"txt2img": [], "img2img": []}
+    assert client.get_embeddings() == {"loaded": {}, "skipped": {}}
+    assert client.get_cmd_flags() == {"api": True, "listen": False, "auth": False}
+    assert client.refresh_checkpoints() is None
+    ram = client.get_memory()["ram"]
+    assert 50e6 < ram["used"] < ram["total"] and ram["free"] == ram["total"] - ram["used"]
+
+
+def test_the_client_chooses_a_model_and_waits_until_it_is_ready(server, client):
+    client.util_set_model("demo")
+    client.util_wait_for_ready(check_interval=0.1)
+    assert client.util_get_current_model() == "demo"
+
+
+def in_thread(function):
+    result: list = []
+    thread = threading.Thread(target=lambda: result.append(function()))
+    thread.start()
+    return thread, result
+
+
+def test_the_client_sees_progress_and_interrupts_keeping_what_is_finished(server, client):
+    long = {"images": [Image.open(HOUSE)], "prompt": "make it winter", "width": 64, "height": 64, "seed": 1}
+    thread, made = in_thread(lambda: webuiapi.WebUIApi(port=server.port).img2img(**long, steps=10, n_iter=50))
+    server.wait_until(lambda: server.worker.running and server.worker.running.status().batch >= 2)
+    shown = client.get_progress()
+    assert 0 < shown["progress"] < 1 and shown["eta_relative"] > 0
+    assert shown["state"]["job_count"] == 50 and shown["state"]["job_no"] >= 2
+    seen: list[str] = []
+    server.wait_until(lambda: seen.append(server.get("progress")["current_image"]) or seen[-1])
+    assert Image.open(io.BytesIO(base64.b64decode(seen[-1]))).size == (64, 64)
+    assert server.get("progress?skip_current_image=true")["current_image"] is None
+    assert client.interrupt() == {}
+    thread.join(120)
+    assert 2 <= len(made[0].images) < 50 and made[0].info["interrupted"] is True
+    assert len(made[0].info["infotexts"]) == len(made[0].images)
+    idle = client.get_progress()
+    assert idle["progress"] == 0 and idle["state"]["job_count"] == 0 and idle["current_image"] is None
+
+
+def test_the_client_skips_a_batch(server, client):
+    thread, made = in_thread(lambda: server.edit(steps=12, n_iter=3, size="64", width=64, height=64))
+    server.wait_until(lambda: server.worker.running and server.worker.running.status().batch_step >= 1)
+    assert client.skip() is None
+    thread.join(120)
+    assert len(made[0]) == 2
+
+
+def test_nothing_to_interrupt_is_no_error(server, client):
+    assert client.interrupt() == {} and client.skip() is None
+    assert server.client.post("/sdapi/v1/interrupt?task=nothing").json() == {}
+
+
+def test_a_request_with_a_name_is_interrupted_by_it_and_the_others_go_on(server):
+    body = quick(width=64, steps=20, n_iter=50)
+    named, answers = in_thread(lambda: server.post("img2img", **body, force_task_id="task(mine)"))
+    server.wait_until(lambda: server.get("progress")["current_task"] == "task(mine)")
+    other, made = in_thread(lambda: server.edit(width=64))
+    server.wait_until(lambda: server.worker.queued == 2)
+    assert server.post("img2img", **body, force_task_id="task(mine)").status_code == 422
+    server.client.post("/sdapi/v1/interrupt", params={"task": "task(mine)"})
+    named.join(120)
+    other.join(120)
+    assert json.loads(answers[0].json()["info"])["interrupted"] is True and len(made[0]) == 1
+
+
+def test_text_alone_is_refused_with_the_reason(client):
+    with pytest.raises(RuntimeError, match=r"422.*needs one"):
+        client.txt2img(prompt="a horse")
+
+
+# --- requests ---
+
+
+def test_two_requests_at_once_are_served_in_order(server):
+    ended: list[str] = []
+
+    def ask(name: str, n_iter: int) -> None:
+        server.edit(n_iter=n_iter, width=64, height=64)
+        ended.append(name)
+
+    first = threading.Thread(target=ask, args=("first", 3))
+    first.start()
+    server.wait_until(lambda: server.worker.running)
+    second = threading.Thread(target=ask, args=("second", 1))
+    second.start()
+    server.wait_until(lambda: server.worker.queued == 2)
+    assert server.get("progress")["textinfo"].endswith("1 more in the queue")
+    first.join(120)
+    second.join(120)
+    assert ended == ["first", "second"]
+
+
+def test_what_is_left_out_comes_from_the_options(server, model):
+    before = server.get("options")
+    assert before["text_cfg"] == 7.5 and before["image_cfg"] == 1.5 and before["denoise"] == 1.0
+    (made,) = server.edit(image_cfg_scale=None)
+    (expected,) = edit(
+        model, open_picture(HOUSE).image, EditSettings(instruction="make it winter", steps=3, seed=5)
+    )
+    assert same(made, expected.image)
+    assert server.post("options", text_cfg=3, sampler="k_euler", nonsense=1).status_code == 200
+    try:
+        read = settings_from(read_infotext(server.edit(width=64)[0]) or "")[0]
+        assert (read.text_cfg, read.sampler) == (3, "Euler")
+        assert server.post("options", text_cfg=4, image_cfg=99).status_code == 422
+        assert server.get("options")["text_cfg"] == 3  # all or none
+    finally:
+        server.post("options", **before)
+    assert server.get("options") == before
+
+
+def test_overridden_settings_are_for_one_request_unless_they_shall_stay(server):
+    before = server.get("options")
+    over = {"sd_model_checkpoint": "demo.safetensors [b7efbdedd2]", "rescale": 0.5, "speed": "fast"}
+    over["CLIP_stop_at_last_layers"] = 2
+    answer = server.post("img2img", **quick(override_settings=over, width=64))
+    info = json.loads(answer.json()["info"])
+    assert "Guidance rescale: 0.5" in info["infotexts"][0] and "Speed: fast" in info["infotexts"][0]
+    assert any("CLIP_stop_at_last_layers" in note for note in info["notes"])
+    assert server.get("options") == before
+    server.edit(width=64, override_settings={"rescale": 0.25}, override_settings_restore_afterwards=False)
+    assert server.get("options")["rescale"] == 0.25
+    server.post("options", **before)
+
+
+def test_an_infotext_stands_for_the_settings_and_makes_the_same_picture(server):
+    (made,) = server.edit(cfg_scale=6, steps=4, seed=77, width=64, sampler_name="Heun")
+    again = server.post("img2img", init_images=[encoded(HOUSE)], infotext=read_infotext(made))
+    assert same(pictures(again)[0], made)
+    (other,) = pictures(server.post("img2img", init_images=[encoded(HOUSE)], infotext=read_infotext(made), seed=78))
+    assert not same(other, made)
+
+
+def test_a_picture_comes_in_base64_with_or_without_the_head_of_a_data_address(server):
+    plain = server.edit(width=64)
+    headed = server.edit(width=64, init_images=["data:image/png;base64," + encoded(HOUSE)])
+    text = encoded(HOUSE)
+    broken_into_lines = "\r\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    assert same(plain[0], headed[0]) and same(plain[0], server.edit(width=64, init_images=[broken_into_lines])[0])
+
+
+def test_the_size_follows_the_picture_unless_it_is_said(server, model):
+    wide = Image.open(HOUSE).convert("RGB").resize((120, 80))
+    ask = {"init_images": [encoded(wide)], "steps": 2}
+    assert server.edit(**ask)[0].size == (96, 64)
+    assert server.edit(**ask, width=120)[0].size == server.edit(**ask, height=80)[0].size == (120, 80)
+    settings = EditSettings(instruction="make it winter", steps=2, seed=5, size="64x64")
+    stretched = wide.resize((64, 64), Image.Resampling.LANCZOS)
+    (expected,) = edit(model, stretched, settings)
+    assert same(server.edit(**ask, width=64, height=64)[0], expected.image)
+    (expected,) = edit(model, wide, settings)  # the engine cuts the middle out
+    assert same(server.edit(**ask, width=64, height=64, resize_mode=1)[0], expected.image)
+    small = np.asarray(wide.resize((64, 43), Image.Resampling.LANCZOS))
+    filled = Image.fromarray(np.concatenate([small[:1].repeat(10, 0), small, small[-1:].repeat(11, 0)]))
+    (expected,) = edit(model, filled, settings)
+    assert same(server.edit(**ask, width=64, height=64, resize_mode=2)[0], expected.image)
+
+
+def test_only_the_masked_part_changes(server):
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (0, 0, 96, 40))
+    source = np.asarray(fit(96, 96, 96, 8).apply(Image.open(HOUSE).convert("RGB"))).astype(int)
+    for invert in (0, 1):
+        (made,) = server.edit(mask=encoded(mask), inpainting_mask_invert=invert, mask_blur=4)
+        changed = np.abs(np.asarray(made).astype(int) - source).max(axis=2)
+        kept, edited = (changed[48:], changed[:40]) if not invert else (changed[:32], changed[48:])
+        assert kept.max() <= 1 and edited.max() > 30
+
+
+def test_the_opaque_part_of_a_transparent_mask_is_edited(server):
+    mask = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
+    mask.paste((0, 0, 0, 255), (0, 0, 96, 40))
+    (made,) = server.edit(mask=encoded(mask))
+    plain = Image.new("L", (96, 96))
+    plain.paste(255, (0, 0, 96, 40))
+    assert same(made, server.edit(mask=encoded(plain))[0])
+
+
+def test_what_does_nothing_is_said_to_do_nothing(server):
+    answer = server.post("img2img", **quick(width=64, alwayson_scripts={"ControlNet": {"args": []}}, tiling=True))
+    notes = " ".join(json.loads(answer.json()["info"])["notes"])
+    assert "ControlNet" in notes and "tiling" in notes
+
+
+def test_results_are_saved_and_sent_as_asked(server):
+    answer = server.post("img2img", **quick(width=64, n_iter=2, save_images=True, send_images=False))
+    assert answer.json()["images"] == []
+    saved = sorted(server.outputs.glob("*/*.png"))
+    assert [read_infotext(path) for path in saved] == json.loads(answer.json()["info"])["infotexts"]
+    assert len(saved) == 2 and str(server.outputs) not in answer.text
+    answer = server.post("img2img", **quick(width=64, include_init_images=True))
+    assert answer.json()["parameters"]["init_images"] == [encoded(HOUSE)]
+
+
+def test_a_client_that_hangs_up_ends_its_edit(server):
+    body = quick(steps=150, n_iter=100)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(f"http://127.0.0.1:{server.port}/sdapi/v1/img2img", json=body, timeout=1.5, trust_env=False)
+    server.wait_until(lambda: server.worker.running is None)
+
+
+def test_many_who_wait_do_not_keep_the_others_from_asking(server):
+    async def ask() -> None:
+        address = f"http://127.0.0.1:{server.port}"
+        async with httpx.AsyncClient(base_url=address, timeout=180, trust_env=False) as client:
+            body = quick(steps=150, n_iter=50)
+            waiting = [asyncio.create_task(client.post("/sdapi/v1/img2img", json=body)) for _ in range(50)]
+            while server.worker.queued < 50:
+                await asyncio.sleep(0.01)
+            text = (await client.get("/sdapi/v1/progress", timeout=60)).json()["textinfo"]
+            assert text.endswith("49 more in the queue")
+            for task in waiting:
+                task.cancel()
+
+    asyncio.run(ask())
+    server.wait_until(lambda: server.worker.queued == 0)  # nobody waits for these any more
+
+
+# --- what cannot be answered ---
+
+
+def bomb() -> bytes:
+    """A PNG of 400 megapixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(10_000_000))) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "no picture": ({"init_images": None}, "init_images"),
+    "two pictures": ({"init_images": [encoded(HOUSE)] * 2}, "2 pictures"),
+    "no base64": ({"init_images": ["&&&"]}, "base64"),
+    "base64 cut short": ({"init_images": [encoded(HOUSE)[:1001]]}, "base64"),
+    "picture cut short": ({"init_images": [encoded(HOUSE.read_bytes()[:1200])]}, "cut short"),
+    "no picture but text": ({"init_images": [encoded(b"hello")]}, "not a picture"),
+    "decompression bomb": ({"init_images": [encoded(bomb())]}, "megapixels"),
+    "an address": ({"init_images": ["http://127.0.0.1/x.png"]}, "address"),
+    "a path": ({"init_images": ["/etc/passwd"]}, ""),
+    "bad mask": ({"mask": encoded(b"hello")}, "The mask"),
+    "empty instruction": ({"prompt": " "}, "instruction"),
+    "text cfg": ({"cfg_scale": 99}, "Text CFG"),
+    "image cfg": ({"image_cfg_scale": -1}, "Image CFG"),
+    "steps": ({"steps": 0}, "Steps"),
+    "wrong kind": ({"steps": "many"}, "steps"),
+    "seed": ({"seed": 2**40}, "Seed"),
+    "too many": ({"n_iter": 100_000}, "Count"),
+    "batch": ({"batch_size": -1}, "Batch size"),
+    "too many pixels": ({"n_iter": 1000, "width": 4096, "height": 4096}, "too many"),
+    "width": ({"width": 100_000, "height": 64}, "Size"),
+    "no width": ({"width": 0}, "Size"),
+    "resize mode": ({"resize_mode": 3}, "resize_mode"),
+    "denoising": ({"denoising_strength": 2}, "Denoising"),
+    "sampler": ({"sampler_name": "Oiler a"}, "Euler a"),
+    "scheduler": ({"scheduler": "KL Optimal"}, "Karras"),
+    "script": ({"script_name": "X/Y/Z plot"}, "script"),
+    "unknown model": ({"override_settings": {"sd_model_checkpoint": "nope"}}, "demo"),
+    "plain model": ({"override_settings": {"sd_model_checkpoint": "plain"}}, "instruct-pix2pix checkpoint"),
+    "broken model": ({"override_settings": {"sd_model_checkpoint": "broken"}}, "broken.safetensors"),
+    "model by path": ({"override_settings": {"sd_model_checkpoint": str(DEMO)}}, "no model"),
+    "model by way up": ({"override_settings": {"sd_model_checkpoint": "../demo/demo"}}, "no model"),
+    "name of a task": ({"force_task_id": "../<x>"}, "force_task_id"),
+    "half a letter": ({"prompt": "make it \ud800"}, "not text"),
+    "setting of another kind": ({"override_settings": {"text_cfg": [1]}}, "Text CFG"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BAD.values(), ids=BAD)
+def test_a_bad_value_is_refused_in_one_sentence(server, change, said):
+    body = json.dumps(quick(width=64, **change) if "width" not in change else quick(**change))
+    answer = server.client.post(
+        "/sdapi/v1/img2img", content=body.encode(), headers={"Content-Type": "application/json"}
+    )
+    detail = answer.json()["detail"]
+    assert answer.status_code == 422 and said in detail and answer.json()["error"]
+    assert "Traceback" not in detail and "\n" not in detail and len(detail) < 500
+    sent = str(change)
+    assert str(ROOT) not in detail or str(ROOT) in sent
+
+
+BODIES = {
+    "half of it": b'{"init_images": ["',
+    "nothing": b"",
+    "a list": b"[1, 2]",
+    "a deep list": b"[" * 100_000,
+    "bytes": bytes(range(256)),
+    "not a number": b'{"prompt": "x", "init_images": [], "cfg_scale": NaN}',
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("path", ["img2img", "options", "png-info"])
+def test_a_malformed_body_is_refused_in_one_sentence(server, path, body):
+    answer = server.client.post(f"/sdapi/v1/{path}", content=body, headers={"Content-Type": "application/json"})
+    if path == "options" and b"NaN" in body:
+        assert answer.status_code == 200  # names that are no options
+        return
+    assert answer.status_code in (400, 422) and "Traceback" not in answer.text
+    assert isinstance(answer.json()["detail"], str)
+
+
+def test_numbers_that_are_no_json_do_not_come_back(server):
+    body = json.dumps(quick(width=64, override_settings={"eta_noise": float("nan")}, styles=["\ud800"]))
+    answer = server.client.post(
+        "/sdapi/v1/img2img", content=body.encode(), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 200 and "NaN" not in answer.text
+    assert answer.json()["parameters"]["override_settings"] == {"eta_noise": None}
+
+
+def test_an_unknown_address_and_a_wrong_method_are_told(server):
+    for method, path, status in (("GET", "/sdapi/v1/nothing", 404), ("GET", "/sdapi/v1/img2img", 405)):
+        answer = server.client.request(method, path)
+        assert answer.status_code == status and isinstance(answer.json()["detail"], str)
+
+
+def test_a_full_queue_says_to_come_again(server, monkeypatch):
+    monkeypatch.setattr(server.worker, "_most_waiting", -1)
+    answer = server.post("img2img", **quick())
+    assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
+
+
+def test_after_all_that_the_server_still_edits(server):
+    for path in sorted(EXAMPLES.glob("*.png"))[:2]:
+        assert len(server.edit(init_images=[encoded(path)], width=64)) == 1
+
+
+# --- the list of the API ---
+
+
+def test_the_list_of_the_api_is_complete_and_loads_nothing_from_elsewhere(server: Served):
+    page = server.client.get("/docs").text
+    described = server.client.get("/openapi.json").json()
+    assert len(described["paths"]) > 20
+    for path in described["paths"]:
+        assert path in page
+    for field in ("image_cfg_scale", "override_settings", "denoising_strength"):
+        assert field in page
+    assert not re.search(r"<(script|link|img|iframe)|@import|url\(|//[a-z]", page)
+    assert server.client.get("/", follow_redirects=True).text == page

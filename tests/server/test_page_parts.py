@@ -1,0 +1,206 @@
+"""What the page says and what its controls mean, without a browser; and what its server refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.images import save_picture
+from instruct_pix2pix.models.registry import ModelEntry
+from instruct_pix2pix.server.page import html
+from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
+from instruct_pix2pix.server.page.gradio_gate import GradioGate
+from instruct_pix2pix.server.worker.edit_task import EditStatus
+from instruct_pix2pix.server.worker.task import TaskState
+from instruct_pix2pix.settings import SPEEDS, EditSettings
+from tools.browser import EXAMPLES, served_page
+
+UNTOUCHED = {
+    **dict.fromkeys(NAMES),
+    "sizing": "Automatic",
+    "from_noise": True,
+    "denoise": 0.75,
+    "longest": 512,
+    "width": 512,
+    "height": 512,
+}
+
+
+def test_untouched_controls_mean_the_defaults() -> None:
+    assert settings_of(UNTOUCHED) == EditSettings()
+
+
+@given(
+    st.builds(
+        EditSettings,
+        instruction=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20),
+        text_cfg=st.floats(1, 30),
+        steps=st.integers(1, 150),
+        seed=st.integers(-1, 2**32 - 1),
+        denoise=st.floats(0, 1),
+        size=st.sampled_from(["auto", "640", "512x768"]),
+        randomize_cfg=st.booleans(),
+        speed=st.sampled_from(SPEEDS),
+    )
+)
+def test_controls_set_from_settings_mean_those_settings(settings: EditSettings) -> None:
+    assert settings_of({**UNTOUCHED, **values_of(settings)}) == settings
+
+
+def test_batches_times_their_size_are_made() -> None:
+    settings = settings_of({**UNTOUCHED, "batches": 3, "batch_size": 2})
+    assert (settings.count, settings.batch_size) == (6, 2)
+    assert {name: values_of(settings)[name] for name in ("batches", "batch_size")} == {"batches": 3, "batch_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", 7.5), ("width", "1e9"), ("text_cfg", float("nan")), ("seed", 2**32), ("batches", -1)]
+)
+def test_a_value_that_no_control_has_is_refused_with_a_sentence(name: str, value: object) -> None:
+    with pytest.raises(UserError, match="must"):
+        settings_of({**UNTOUCHED, "sizing": "Width × height", name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", "0/75"),
+        ("make it winter", "3/75"),
+        ("(make it winter:1.3)", "3/75"),
+        ("[a:make it winter:0.5]", "3/75"),
+        ("make it winter AND red", "3/75"),
+        ("a " * 76, "76/150"),
+        ("a BREAK b", "2/150"),
+        ("a :1e999 AND b", "/75"),
+    ],
+)
+def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> None:
+    assert f"{shown}<" in html.TokenCounter()(text, 20)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (EditStatus(state=TaskState.QUEUED, position=2), "Waiting for 2 edits of others"),
+        (EditStatus(state=TaskState.LOADING), "Loading big … 3 s"),
+        (
+            EditStatus(state=TaskState.RUNNING, step=25, steps=80, batch=1, batch_step=5, batch_steps=20, eta=65.2),
+            "Picture 2 of 4 · Step 6/20 1 min 5 s left",
+        ),
+        (EditStatus(state=TaskState.RUNNING, interrupted=True), "Stopping after this step …"),
+        (EditStatus(state=TaskState.INTERRUPTED), "Interrupted before a picture was done."),
+        (EditStatus(state=TaskState.FAILED, error="No <memory>."), "No &lt;memory&gt;."),
+    ],
+)
+def test_the_state_of_an_edit_is_said_in_words(status: EditStatus, says: str) -> None:
+    shown = html.progress(status, "big", 3.2)
+    assert " ".join(re.sub(r"<[^>]*>", " ", shown).split()) == says
+
+
+def test_the_bar_shows_the_share_that_is_done() -> None:
+    status = EditStatus(state=TaskState.RUNNING, step=25, steps=100, batch_steps=100)
+    shown = html.progress(status, "demo", 0.0, Image.new("RGB", (8, 4)))
+    assert 'aria-valuenow="25"' in shown
+    assert "width:25.0%" in shown
+    assert 'src="data:image/jpeg;base64,' in shown
+
+
+def test_names_of_files_are_text_and_nothing_else() -> None:
+    entry = ModelEntry("<img src=x>${1}{{2}}`", Path("a&b/c.ckpt"), None, "bad <b>")
+    table = html.models_table([entry], [Path("/home/me/<b>")])
+    assert "<img" not in table
+    assert "<b>" not in table
+    assert "{" not in table
+    assert "`" not in table
+    assert "/home/me" not in table
+
+
+# --- the server ---
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the page."""
+    with served_page(tmp_path_factory.mktemp("served")) as (address, _):
+        yield address
+
+
+@pytest.mark.parametrize("path", ["info", "openapi.json", "process_recording", "vibe-edit", "call/submit", "runs"])
+def test_of_gradios_api_only_what_the_page_uses_is_there(address: str, path: str) -> None:
+    for method in ("GET", "POST"):
+        assert httpx.request(method, f"{address}/gradio_api/{path}", trust_env=False).status_code == 404
+
+
+def test_the_page_shows_no_files_but_its_own(address: str) -> None:
+    secret = Path(__file__).resolve()
+    for path in (secret, "/etc/passwd", f"{EXAMPLES}/../pyproject.toml"):
+        answer = httpx.get(f"{address}/gradio_api/file={path}", trust_env=False)
+        assert answer.status_code in (403, 404), path
+    assert httpx.get(f"{address}/gradio_api/file={EXAMPLES}/house.png", trust_env=False).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that was never uploaded, with something to read in it."""
+    path = tmp_path_factory.mktemp("secret") / "private.png"
+    return save_picture(Image.new("RGB", (16, 16)), path, "my secret")
+
+
+def read_info(app: httpx.Client, sent: object) -> tuple[int, str]:
+    """Ask the page for the infotext of a file as a browser does; return the status and what came of it."""
+    config = app.get("/config").json()
+    ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    change = next(one for one in config["dependencies"] if [ids["pnginfo_image"], "change"] in one["targets"])
+    body = {"data": [sent], "fn_index": change["id"], "session_hash": "abc", "trigger_id": ids["pnginfo_image"]}
+    answer = app.post("/gradio_api/queue/join", json=body)
+    if answer.status_code != 200:
+        return answer.status_code, answer.text
+    with app.stream("GET", "/gradio_api/queue/data", params={"session_hash": "abc"}) as stream:
+        for row in stream.iter_lines():
+            if '"process_completed"' in row:
+                return 200, json.dumps(json.loads(row.removeprefix("data: "))["output"])
+    raise AssertionError
+
+
+def file_data(path: object) -> dict[str, object]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def test_a_file_that_was_uploaded_is_read(address: str, secret: Path) -> None:
+    with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
+        uploaded = client.post("/gradio_api/upload", files={"files": secret.read_bytes()}).json()[0]
+        status, told = read_info(client, file_data(uploaded))
+    assert status == 200
+    assert "my secret" in told
+
+
+@pytest.mark.parametrize("how", ["{0}", "{1}/../../{0}", "http://127.0.0.1:1/a.png", "file://{0}", "\0", 5])
+def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how: object) -> None:
+    cache = os.environ["GRADIO_TEMP_DIR"]
+    path = how.format(secret, cache) if isinstance(how, str) else how
+    with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
+        for sent in (file_data(path), {"path": path}, [[{"x": file_data(path)}]]):
+            assert read_info(client, sent) == (403, "Files are uploaded, not named.")
+
+
+def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GradioGate, "_is_ours", lambda self, path: True)
+    with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
+        status, told = read_info(client, file_data(str(secret)))
+    assert status == 200
+    assert "my secret" not in told
+
+
+def test_an_upload_beyond_the_limit_is_refused(address: str) -> None:
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": b"\0" * (50 * 2**20)}, trust_env=False)
+    assert answer.status_code == 413

@@ -1,0 +1,171 @@
+"""The page of a real server on loopback in headless Chromium, for its tests and for its pictures in docs/."""
+
+import io
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.models.catalog import Catalog
+from instruct_pix2pix.server.app import build
+from instruct_pix2pix.server.folder_access import FolderAccess
+from instruct_pix2pix.server.page import mount
+from instruct_pix2pix.server.serve import bound_socket, make_server
+from instruct_pix2pix.server.worker.edit_task import Worker
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextmanager
+def served_page(
+    folder: Path, models: Path | None = None, places: FolderAccess | None = None, **options: Any
+) -> Iterator[tuple[str, Worker]]:
+    """Serve the page with the demo model, and the models of a folder; gives its address and the worker.
+
+    `options` are those of `server.build`.
+    """
+    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
+        catalog = Catalog([models] if models else [])
+        app = build(worker, catalog, outputs=folder, page=mount.page(worker, catalog, folder, places), **options)
+        server = make_server(app, worker)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", worker
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """Somebody looks at the page."""
+
+    page: Page
+    worker: Worker
+    elsewhere: list[str] = field(default_factory=list)
+    """Requests that would have left this machine."""
+    errors: list[str] = field(default_factory=list)
+    """What the browser's console complains of."""
+
+    def locate(self, selector: str) -> Any:
+        return self.page.locator(selector)
+
+    def open_tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def drop(self, file: Path, onto: str = "#img2img_image") -> None:
+        """Drop a file with the mouse, as the browser reports that."""
+        self.locate(onto).dispatch_event("drop", {"dataTransfer": self._transfer(file)})
+        self.locate(f"{onto} .image-frame img").wait_for()
+
+    def paste(self, file: Path) -> None:
+        """Paste a file."""
+        event = "new ClipboardEvent('paste', { clipboardData: data, bubbles: true })"
+        self.page.evaluate(f"(data) => document.body.dispatchEvent({event})", self._transfer(file))
+
+    def _transfer(self, file: Path) -> Any:
+        script = """([bytes, name]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            return data;
+        }"""
+        return self.page.evaluate_handle(script, [list(file.read_bytes()), file.name])
+
+    def set(self, elem_id: str, value: float) -> None:
+        """Type a number into a control."""
+        field = self.locate(f"#{elem_id} input[type=number]")
+        field.fill(str(value))
+        field.blur()
+
+    def ready_to_paint(self) -> None:
+        self.page.wait_for_function(
+            "Math.max(...['width', 'height'].map((side) => "
+            "document.querySelector('#ip2p_paint canvas')[side])) === 1024"
+        )
+
+    def number(self, elem_id: str) -> float:
+        return float(self.locate(f"#{elem_id} input[type=number]").input_value())
+
+    def write(self, text: str) -> None:
+        self.locate("#img2img_prompt textarea").fill(text)
+
+    def prompt(self) -> str:
+        return self.locate("#img2img_prompt textarea").input_value()
+
+    def generate(self, wait: bool = True) -> None:
+        """Press Generate and wait for the end, or for the beginning."""
+        self.locate("#img2img_generate").click()
+        self.locate("#img2img_interrupt").wait_for()
+        if wait:
+            self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        self.locate("#img2img_generate").wait_for(timeout=60_000)
+
+    def says(self) -> str:
+        """What the page says of the edit."""
+        return self.locate("#img2img_progress").inner_text()
+
+    def results(self) -> list[Image.Image]:
+        """The pictures in the gallery."""
+        urls = self.locate("#img2img_gallery img").evaluate_all("(all) => all.map((one) => one.src)")
+        return [self.fetch(url) for url in urls]
+
+    def fetch(self, url: str) -> Image.Image:
+        """Fetch a picture of the page, its texts included."""
+        answer = self.page.request.get(url)
+        assert answer.ok, url
+        picture = Image.open(io.BytesIO(answer.body()))
+        picture.load()
+        return picture
+
+    def input_picture(self) -> Image.Image:
+        return self.fetch(self.locate("#img2img_image .image-frame img").get_attribute("src"))
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.ready()
+        self.errors.clear()  # the page that went complains of its cut connection
+
+    def ready(self) -> None:
+        self.locate("#img2img_token_counter").get_by_text("/75").wait_for()
+
+
+@contextmanager
+def visit(browser: Browser, address: str, worker: Worker, **context: Any) -> Iterator[Visit]:
+    """Open the page as somebody who was never there; nothing but the address can be reached."""
+    with browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}) as made:
+        visited = Visit(made.new_page(), worker)
+
+        def pass_on(route: Route) -> None:
+            if route.request.url.startswith((address, "data:", "blob:")):
+                route.continue_()
+            else:
+                visited.elsewhere.append(route.request.url)
+                route.abort()
+
+        made.route("**/*", pass_on)
+        visited.page.on("pageerror", lambda error: visited.errors.append(str(error)))
+        visited.page.on("console", lambda said: visited.errors.append(said.text) if said.type == "error" else None)
+        visited.page.goto(address)
+        visited.ready()
+        yield visited

@@ -1,0 +1,103 @@
+"""Takes the pictures of the page that are in docs/: `python -m tools.page_pictures`. Needs Chromium and playwright."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from tools.browser import EXAMPLES, Visit, chromium, served_page, visit
+from tools.demo_model import scenes
+
+NAMES = ("beach", "garden", "hills", "house", "road", "sunset", "village", "walk")
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def main() -> None:
+    """Edit an example and look at it: in the light, in the dark while it works, and on a narrow screen."""
+    with (
+        tempfile.TemporaryDirectory() as folder_name,
+        served_page(Path(folder_name) / "outputs") as (address, worker),
+        chromium() as browser,
+    ):
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 1000}) as visited:
+            edit(visited, "house.png", "make it winter")
+            visited.generate()
+            settle(visited)
+            visited.page.screenshot(path=DOCS / "gui.png", full_page=True)
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 900}, color_scheme="dark") as visited:
+            edit(visited, "ball.png", "remove the ball")
+            visited.open_tab("Inpaint")
+            paint(visited)
+            visited.set("img2img_steps", 100)  # long enough to be looked at on any machine
+            visited.generate(wait=False)
+            visited.locate("#img2img_progress").get_by_text("Picture 3 of 4").first.wait_for(timeout=60_000)
+            settle(visited, images="#img2img_gallery img")
+            visited.page.evaluate("scrollTo(0, 0)")
+            visited.page.screenshot(path=DOCS / "gui-dark.png")
+            visited.wait_for_end()
+        with visit(browser, address, worker, viewport={"width": 390, "height": 844}) as visited:
+            edit(visited, "car.png", "make the car blue")
+            visited.set("img2img_batch_count", 2)
+            visited.generate()
+            settle(visited)
+            visited.page.screenshot(path=DOCS / "gui-narrow.png", full_page=True)
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 900}) as visited:
+            folder(visited, Path(folder_name) / "inputs" / "holiday")
+            visited.page.screenshot(path=DOCS / "gui-batch.png")
+            visited.locate("#img2img_interrupt").click()
+            visited.wait_for_end()
+
+
+def folder(visited: Visit, pictures: Path) -> None:
+    """Edit a folder of drawn landscapes, one of them cut short, up to its middle."""
+    pictures.mkdir(parents=True)
+    drawn = (scene for scene in map(scenes.scene, itertools.count(30)) if scene.season != "winter")
+    for number, scene in enumerate(itertools.islice(drawn, 24)):
+        name = f"{NAMES[number % len(NAMES)]} {1 + number // len(NAMES)}.jpg"
+        Image.fromarray(scenes.draw(scene)).resize((192, 192)).save(pictures / name)
+    (pictures / "beach 4.jpg").write_bytes((pictures / "beach 1.jpg").read_bytes()[:700])
+    visited.open_tab("Batch")
+    visited.locate("#img2img_batch_input_dir :is(input, textarea)").fill("inputs/holiday")
+    visited.write("make it winter")
+    visited.set("img2img_batch_count", 1)
+    visited.set("img2img_seed", 7)
+    visited.set("ip2p_batch_together", 1)
+    visited.generate(wait=False)
+    visited.page.wait_for_function(
+        "document.querySelectorAll('#ip2p_board [data-stage=done]').length >= 6", timeout=120_000
+    )
+    settle(visited, images="#ip2p_board img")
+    visited.page.evaluate("scrollTo(0, 0); document.querySelector('#ip2p_board').scrollTo(0, 0)")
+
+
+def edit(visited: Visit, name: str, instruction: str) -> None:
+    """Set up an edit that comes out the same each time."""
+    visited.drop(EXAMPLES / name)
+    visited.write(instruction)
+    visited.set("img2img_seed", 7)
+
+
+def paint(visited: Visit) -> None:
+    """Paint over the ball."""
+    visited.ready_to_paint()
+    visited.locate("#ip2p_paint .ip2p-brush").fill("18")
+    box = visited.locate("#ip2p_paint canvas").bounding_box()
+    mouse = visited.page.mouse
+    for x, y in ((0.78, 0.66), (0.89, 0.66), (0.92, 0.82), (0.77, 0.82), (0.78, 0.74), (0.9, 0.74)):
+        mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        mouse.down()
+    mouse.up()
+
+
+def settle(visited: Visit, images: str = "#ip2p_compare img") -> None:
+    """Wait until all pictures are there."""
+    visited.locate(images).first.wait_for()
+    visited.page.wait_for_function("[...document.images].every((one) => one.complete)")
+    visited.page.wait_for_timeout(300)
+
+
+if __name__ == "__main__":
+    main()
