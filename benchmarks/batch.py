@@ -30,7 +30,6 @@ from instruct_pix2pix.batch.driver import ModelFacts, run_batch  # noqa: E402 - 
 from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor  # noqa: E402
 from instruct_pix2pix.batch.planning import BatchRequest  # noqa: E402
 from instruct_pix2pix.batch.units import Control, Made, Unit  # noqa: E402
-from instruct_pix2pix.cli.edit import infotext_of  # noqa: E402
 from instruct_pix2pix.engine.edit import edit  # noqa: E402
 from instruct_pix2pix.engine.model import EditModel  # noqa: E402
 from instruct_pix2pix.engine.precision import choose_machine  # noqa: E402
@@ -123,7 +122,7 @@ def _singly(maker: UnitRunner, units: list[Unit], folder: Path) -> float:
     for shot in (shot for unit in units for shot in unit.shots):
         picture = open_picture(shot.item.source)
         for one in edit(maker.model, picture.image, shot.settings):
-            text = infotext_of(one, maker.model.name, maker.hash)
+            text = one.infotext(maker.model.name, maker.hash)
             save_picture(one.image, folder / shot.item.outputs[0], text, exif=picture.exif, icc=picture.icc)
     return time.perf_counter() - began
 

@@ -32,7 +32,7 @@ from instruct_pix2pix.batch.journal import Journal
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.batch.ray import scheduler
 from instruct_pix2pix.batch.units import Control, Executor, Made, Unit
-from instruct_pix2pix.images import write_whole
+from instruct_pix2pix.files import write_whole
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 

@@ -20,7 +20,6 @@ from typing import Any, cast
 import httpx
 
 from benchmarks.soak import serving
-from instruct_pix2pix.cli.edit import infotext_of
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
@@ -66,7 +65,7 @@ def main() -> None:
             began = time.perf_counter()
             picture = open_picture(EXAMPLES / "house.png")
             for i, result in enumerate(edit(model, picture.image, settings)):
-                save_picture(result.image, Path(folder, f"{i}.png"), infotext_of(result, model.name, hash_))
+                save_picture(result.image, Path(folder, f"{i}.png"), result.infotext(model.name, hash_))
             return time.perf_counter() - began
 
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False)

@@ -35,6 +35,10 @@ class Fit:
         sides = [(0, full_height - height), (0, full_width - width)]
         return Image.fromarray(np.pad(pixels, [*sides, (0, 0)][: pixels.ndim], mode="edge"))
 
+    def framed(self, image: Image.Image) -> Image.Image:
+        """Return the picture, of any mode, at the size and framing of its edits."""
+        return self.undo(self.apply(image))
+
     def undo(self, image: Image.Image) -> Image.Image:
         """Return the edited part of a picture of `padded` size: the framing of the input, at `size`."""
         return image.crop((0, 0, *self.size))

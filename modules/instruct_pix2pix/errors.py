@@ -1,9 +1,57 @@
-"""The one exception whose text is meant for a person."""
+"""Errors whose text is meant for a person, and what that person can do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+
+
+class Remedy(Enum):
+    """What helps against an error, where each door has its own name for it: a flag, a control, a field.
+
+    The value ends the sentence where no door words it: in a journal and in a log.
+    """
+
+    LOOK_INTO_FOLDERS = " (--recursive looks into its folders too)."
+    OVERWRITE = ": --overwrite replaces it."
+    RUN_AGAIN = ", then give the same command again."
+    GO_ON = " Then give the same command again: it goes on where it was."
+    SMALLER = ": choose a smaller size or batch size."
+
+
+Words = Mapping[Remedy, str]
+"""How a door ends a sentence with each remedy; one that is not in it is worded by its value."""
 
 
 class UserError(Exception):
-    """One sentence: what was wrong and what to do. Every door shows it without a traceback."""
+    """One sentence: what was wrong and what to do. Every door shows it without a traceback.
+
+    The sentence comes in parts: text as it is, and paths, which a door may call by another name. With a remedy, the
+    parts end where the advice begins.
+    """
+
+    def __init__(self, *parts: str | Path, remedy: Remedy | None = None) -> None:
+        super().__init__(*parts)
+        self.parts = parts
+        self.remedy = remedy
+
+    def told(self, words: Words | None = None, name_of: Callable[[Path], str] = str) -> str:
+        """Return the sentence in the words of a door, which calls paths by `name_of`."""
+        said = "".join(name_of(part) if isinstance(part, Path) else str(part) for part in self.parts)
+        return said if self.remedy is None else said + (words or {}).get(self.remedy, self.remedy.value)
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 class Interrupted(Exception):  # noqa: N818 - an outcome, not an error
     """The person stopped the edit between two steps."""
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """Return what to tell a person of an error that means that memory is short; None for any other."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"MemoryError", "OutOfMemoryError"} or "allocate memory" in str(error):  # torch's is not Python's
+        return UserError("There is not enough memory", remedy=Remedy.SMALLER)
+    return None

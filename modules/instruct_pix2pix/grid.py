@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .errors import UserError
-from .settings import KNOBS, number_text
+from .settings import KNOBS
+from .text import number_text
 
 MOST_VALUES = 20
 CELL = 512

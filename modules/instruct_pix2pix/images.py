@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Callable, Mapping
@@ -18,6 +16,8 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError
+from .files import write_whole
+from .text import printable, reason_of
 
 READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 WRITABLE = {
@@ -141,7 +141,7 @@ def encode_picture(
     name: str = "The picture",
 ) -> bytes:
     """Return the bytes that `save_picture` writes, in one of its formats; `name` is for sentences. Raises UserError."""
-    name = shown(name)
+    name = printable(name)
     if not 1 <= quality <= 100:
         raise UserError(f"Quality is {quality}, but must lie between 1 and 100: choose one in that range.")
     if infotext is not None:
@@ -173,37 +173,9 @@ def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
     if chosen not in WRITABLE.values():
         endings = ", ".join(WRITABLE)
         raise UserError(
-            f"{shown(path.name)} does not name a format that can be written: end the name in {endings}."
+            f"{printable(path.name)} does not name a format that can be written: end the name in {endings}."
         )
     return chosen
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, then a rename.
-
-    An existing file keeps its content until the new one is complete. Raises UserError.
-    """
-    part = path.parent / f".{secrets.token_hex(8)}.part"
-    name = shown(path.name)
-    try:
-        if path.is_dir():
-            raise UserError(f"{name} is a folder: give the name of a file in it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)  # noqa: PTH105 - Path.replace is the same call
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        code = getattr(error, "errno", None)
-        if code in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"There is no room left on the disk for {name}: free some space.") from error
-        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{name} may not be written there: choose another folder.") from error
-        raise UserError(f"{name} could not be written ({reason_of(error)}): choose another name.") from error
 
 
 def read_as(source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
@@ -212,10 +184,10 @@ def read_as(source: Source, use: Callable[[Image.Image, str], Result], most_pixe
         return _decode(io.BytesIO(source), "The picture", use, most_pixels)
     if not isinstance(source, (str, os.PathLike)):
         label = getattr(source, "name", None)
-        name = shown(Path(label).name) if isinstance(label, str) else "The picture"
+        name = printable(Path(label).name) if isinstance(label, str) else "The picture"
         return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
-    name = shown(path.name or str(path))
+    name = printable(path.name or str(path))
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # a pipe would wait for ever
@@ -224,7 +196,7 @@ def read_as(source: Source, use: Callable[[Image.Image, str], Result], most_pixe
         with path.open("rb") as stream:
             return _decode(stream, name, use, most_pixels)
     except FileNotFoundError as error:
-        raise UserError(f"{shown(str(path))} does not exist: check the name.") from error
+        raise UserError(f"{printable(str(path))} does not exist: check the name.") from error
     except PermissionError as error:
         raise UserError(f"{name} may not be read: change its permissions or copy it.") from error
     except (OSError, ValueError) as error:
@@ -447,14 +419,3 @@ def comment_text(value: object) -> str:
     else:
         text = value.decode("utf-8", "ignore")
     return text.strip("\0\ufeff")
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says, short and without what could upset a terminal."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return shown(text)[:120]
-
-
-def shown(text: str) -> str:
-    """Text that cannot upset a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError
-from .settings import KNOBS, EditSettings, number_text
+from .settings import KNOBS, EditSettings
+from .text import number_text
 
 NEGATIVE = "Negative prompt:"
 

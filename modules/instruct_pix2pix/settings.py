@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import random
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -15,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import UserError
+from .text import number_text
 
 SEEDS = 2**32
 """Seeds are 0 .. SEEDS - 1, and count on from 0 again."""
@@ -298,11 +297,6 @@ class EditSettings:
                 raise UserError(f"There is no setting '{str(name)[:60]}': {advice}")
         return cls(**{name: value for name, value in values.items() if value is not None})
 
-    @classmethod
-    def from_namespace(cls, namespace: argparse.Namespace) -> EditSettings:
-        """Make settings from parsed arguments, whatever else the namespace holds. Raises UserError."""
-        return cls.from_mapping({name: getattr(namespace, name, None) for name in KNOBS})
-
     @property
     def target_size(self) -> int | tuple[int, int] | None:
         """The size in pixels: the longest side, (width, height), or None for 'auto'."""
@@ -339,47 +333,3 @@ def random_scales(seed: int) -> tuple[float, float]:
 
 KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})
 """The knob of each field of EditSettings, in order."""
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, leave: Collection[str] = (), **defaults: str) -> None:
-    """Add one option per knob that has a flag; an option not given is None (see from_namespace).
-
-    Those to `leave` have no option here; `defaults` are words for what a command takes in place of a knob's own
-    default.
-    """
-    for name, one in KNOBS.items():
-        if one.flag is None or name in leave:
-            continue
-        about = one.help.replace("%", "%%")
-        if isinstance(one.default, bool):
-            parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
-            continue
-        default = number_text(one.default) if isinstance(one.default, (int, float)) else one.default or "none"
-        shown = defaults.get(name, default)
-        limits = f"; {one.range_text}" if one.range_text else ""
-        parser.add_argument(
-            one.flag,
-            dest=name,
-            type=_argument_reader(name),
-            choices=one.choices,
-            default=None,
-            metavar=one.flag.lstrip("-").upper().replace("-", "_"),
-            help=f"{about} (default {shown}{limits})",
-        )
-
-
-def number_text(value: float) -> str:
-    """A number without trailing zeros, exact when read back: '7', '7.5', '0.05'."""
-    if math.isfinite(value) and value == int(value):
-        return str(int(value))
-    return repr(float(value))
-
-
-def _argument_reader(name: str):  # noqa: ANN202 - a callable that only argparse sees
-    def read(text: str) -> object:
-        try:
-            return KNOBS[name].parse(text)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return read

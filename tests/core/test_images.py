@@ -14,7 +14,8 @@ from PIL import Image, ImageCms, features
 
 from instruct_pix2pix import images
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.images import open_picture, read_infotext, save_picture, write_whole
+from instruct_pix2pix.files import write_whole
+from instruct_pix2pix.images import open_picture, read_infotext, save_picture
 
 AVIF = bool(features.check("avif"))
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"] + ["AVIF"] * AVIF

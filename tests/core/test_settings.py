@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instruct_pix2pix.cli.arguments import add_arguments, settings_of
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.settings import KNOBS, EditSettings, add_arguments, number_text
+from instruct_pix2pix.settings import KNOBS, EditSettings
+from instruct_pix2pix.text import number_text
 
 NUMBERS = [name for name, knob in KNOBS.items() if knob.minimum is not None]
 
@@ -197,14 +199,14 @@ def test_every_option_of_the_command_line_reaches_its_setting():
         "winter --negative blurry --text-cfg 8 --image-cfg 1.25 --steps 30 --sampler DDIM --schedule Karras "
         "--seed -1 --count 2 --batch-size 2 --rescale 0.5 --denoise 0.75 --size 512x768 --randomize-cfg --speed fast"
     )
-    settings = EditSettings.from_namespace(parser().parse_args(line.split()))
+    settings = settings_of(parser().parse_args(line.split()))
     assert settings == EditSettings(
         "winter", "blurry", 8.0, 1.25, 30, "DDIM", "Karras", -1, 2, 2, 0.5, 0.75, "512x768", True, "fast"
     )
 
 
 def test_options_not_given_are_the_defaults():
-    assert EditSettings.from_namespace(parser().parse_args(["winter"])) == EditSettings("winter")
+    assert settings_of(parser().parse_args(["winter"])) == EditSettings("winter")
 
 
 @pytest.mark.parametrize(

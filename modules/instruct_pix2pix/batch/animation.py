@@ -23,9 +23,9 @@ from ..images import (
     exif_of,
     on_white,
     read_as,
-    reason_of,
     to_rgb,
 )
+from ..text import reason_of
 
 ANIMATED = ("GIF", "WEBP")
 MOST_FRAMES = 1000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from ..engine.edit import canonical
 from ..engine.loader import find_config
-from ..errors import UserError
-from ..images import write_whole
+from ..errors import Remedy, UserError
+from ..files import is_part, write_whole
 from ..models.checkpoints import inspect
 from ..models.registry import model_hash
 from .contact_sheet import write_sheets
@@ -225,7 +224,7 @@ class _Run:
                 write_whole(path, made.data)
             except UserError as error:
                 if getattr(error.__cause__, "errno", None) in ENDS_A_RUN:
-                    raise UserError(f"{error} Then give the same command again: it goes on where it was.") from error
+                    raise UserError(str(error), remedy=Remedy.GO_ON) from error
                 made = replace(made, data=None, reason=str(error))
         made_all = self.made.setdefault(item.name, [])
         if made.data is not None:
@@ -282,5 +281,5 @@ def _sweep(output: Path, plan: BatchPlan) -> None:
     for folder in {output, *((output / name).parent for item in plan.items for name in item.outputs)}:
         with contextlib.suppress(OSError):
             for path in folder.iterdir():
-                if re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) and path.stat().st_mtime < now - 1:
+                if is_part(path) and path.stat().st_mtime < now - 1:
                     path.unlink()

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import UserError
+from ..errors import Remedy, UserError
 from ..settings import SEEDS
 from .units import Item, Member, Unit
 
@@ -171,8 +171,8 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise UserError(
-                f"The journal {self.path.name} cannot be written ({error.strerror}): free some space, "
-                "then give the same command again."
+                f"The journal {self.path.name} cannot be written ({error.strerror}): free some space",
+                remedy=Remedy.RUN_AGAIN,
             ) from error
 
 

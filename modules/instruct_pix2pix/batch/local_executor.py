@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..cli.edit import infotext_of
 from ..engine.edit_batch import Edited, Fitted, Progress, Texts, edit_batch, encode_pictures
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
-from ..errors import Interrupted, UserError
+from ..errors import Interrupted, UserError, out_of_memory
 from ..images import encode_picture, open_picture
 from ..settings import EditSettings
 from .animation import Frame, Timing, encode_animation, read_frames
@@ -129,7 +128,7 @@ class UnitRunner:
             return Fitted.from_picture(image, item.settings, mask, size=config.size, factor=config.vae.factor)
 
         def small(alpha: Image.Image | None, frame: Fitted) -> Image.Image | None:
-            return None if alpha is None else frame.plan.undo(frame.plan.apply(alpha))
+            return None if alpha is None else frame.plan.framed(alpha)
 
         if item.frames > 1:
 
@@ -181,7 +180,7 @@ class UnitRunner:
     def _file(self, shot: Shot, canvas: Canvas, frames: Sequence[Edited]) -> Made:
         item, timing = shot.item, canvas.timing
         images = [_with_alpha(one.image, alpha) for one, alpha in zip(frames, canvas.alphas, strict=True)]
-        text = infotext_of(frames[0], self.model.name, self.hash)
+        text = frames[0].infotext(self.model.name, self.hash)
         if item.frames > 1:
             data = encode_animation(images, item.fmt, timing, text, quality=item.quality)
         else:
@@ -249,10 +248,9 @@ def paths_of(unit: Unit) -> list[Path]:
 
 def sentence_for(error: Exception) -> str:
     """Return what to tell a person of what went wrong with a picture."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return "There is not enough memory: choose a smaller size or batch size."
+    told = error if isinstance(error, UserError) else out_of_memory(error)
+    if told is not None:
+        return str(told)
     return f"Something went wrong in this program ({type(error).__name__}: {error})."
 
 

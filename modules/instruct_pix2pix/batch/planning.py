@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import UserError
+from ..errors import Remedy, UserError
 from ..images import WRITABLE
 from ..infotext import parse
 from ..settings import SEEDS, EditSettings
@@ -82,8 +82,10 @@ def make_plan(
     check_folders(request)
     names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_apart(request))
     if not names:
-        more = "" if request.recursive else " (--recursive looks into its folders too)"
-        raise UserError(f"There are no pictures in {request.input.name or request.input}{more}.")
+        folder = f"There are no pictures in {request.input.name or request.input}"
+        if request.recursive:
+            raise UserError(f"{folder}.")
+        raise UserError(folder, remedy=Remedy.LOOK_INTO_FOLDERS)
     table = read_instructions(request.instructions) if request.instructions else {}
     rows, unmatched = match(table, names, request.instructions)
     masks = _by_name(request.masks) if request.masks else None

@@ -21,9 +21,9 @@ from ..engine.edit import canonical
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
 from ..engine.process_memory import tune_memory
-from ..images import shown as printable
 from ..models.registry import model_dirs, resolve
-from ..settings import EditSettings
+from ..text import printable, say
+from .arguments import settings_of
 
 SHOWN = 10
 """Failures to name at the end; the journal has them all."""
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster:
         from ..batch.ray.scheduler import cluster_executor  # Ray need not be there
 
-        execute = cluster_executor(args.cluster, path, facts.hash, args.device, args.precision, control, say=_say)
+        execute = cluster_executor(args.cluster, path, facts.hash, args.device, args.precision, control, say=say)
     else:
         execute = _here(path, facts, choose_machine(args.device, args.precision), control)
     shown = _Report(request, as_json=args.json)
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         with shown:
             summary = run_batch(request, facts, execute, report=shown, control=control)
     except KeyboardInterrupt:
-        _say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
+        say(f"Stopped: {shown.done} of {shown.pictures} pictures are done. The same command goes on where it was.")
         return 130
     for line in _told(summary, request):
-        _say(line)
+        say(line)
     return 0 if summary.ok else 1
 
 
@@ -66,7 +66,7 @@ def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> 
         first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return  # nothing to make: no reason to load a model
-        _say(f"Loading {path.stem} …")
+        say(f"Loading {path.stem} …")
         maker = UnitRunner(EditModel.load(path, machine), facts.hash)
 
         def all_units() -> Iterator[Unit | None]:
@@ -84,7 +84,7 @@ def request_of(args: argparse.Namespace) -> BatchRequest:
     return BatchRequest(
         args.input,
         args.output,
-        replace(EditSettings.from_namespace(args), batch_size=1),
+        replace(settings_of(args), batch_size=1),
         batch_size=args.batch_size,
         instructions=args.instructions,
         recursive=args.recursive,
@@ -119,7 +119,7 @@ class _Report:
         if isinstance(event, Planned):
             self.pictures = len(event.plan.items) + len(event.plan.refused)
             for line in _origins(event.plan.told, self.request):
-                _say(line)
+                say(line)
             self._began = time.monotonic()
             # disable=None: no bar where stderr is not a terminal
             self._bar = tqdm(total=event.results, unit="picture", leave=False, disable=None)
@@ -144,7 +144,7 @@ class _Report:
             if now - self._told > LINE_SECONDS:
                 self._told = now
                 left = (now - self._began) / bar.n * (bar.total - bar.n)
-                _say(f"{bar.n} of {bar.total} pictures, about {_duration(left)} left.")
+                say(f"{bar.n} of {bar.total} pictures, about {_duration(left)} left.")
 
     def _print(self, facts: Mapping[str, object]) -> None:
         with tqdm.external_write_mode(sys.stdout):
@@ -153,7 +153,7 @@ class _Report:
             elif "path" in facts:
                 print(f"{printable(str(facts['path']))}  (seed {facts['seed']}, {facts['seconds']} s)", flush=True)
             else:
-                _say(f"{printable(str(facts['name']))}: {facts['state']}. {facts['reason']}")
+                say(f"{printable(str(facts['name']))}: {facts['state']}. {facts['reason']}")
 
 
 def _origins(told: Mapping[str, int], request: BatchRequest) -> list[str]:
@@ -193,7 +193,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

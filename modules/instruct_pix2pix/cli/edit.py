@@ -7,21 +7,19 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from ..engine.edit import Edited, Progress, canonical, edit, plan_for
+from ..engine.edit import Progress, canonical, edit, plan_for
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
 from ..engine.process_memory import tune_memory
 from ..errors import UserError
-from ..images import Picture, format_of, open_picture, save_picture
-from ..infotext import build
+from ..images import format_of, open_picture, save_picture
 from ..models.registry import model_dirs, model_hash, resolve
-from ..settings import EditSettings
+from ..text import say
+from .arguments import settings_of
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,17 +28,17 @@ def run(args: argparse.Namespace) -> int:
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
     tune_memory()
-    settings = canonical(EditSettings.from_namespace(args).require_instruction())
+    settings = canonical(settings_of(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None
     outputs = output_names(args.image, args.output, settings.count)
     machine = choose_machine(args.device, args.precision)
     path = resolve(args.model, model_dirs(args.models_dir))
     for note in picture.notes:
-        _say(note)
+        say(note)
 
     model, hash_ = load(path, machine)
-    alpha = alpha_of(model, picture, settings)
+    alpha = picture.alpha and plan_for(model, picture.image, settings).framed(picture.alpha)
     # disable=None: no bar where stderr is not a terminal
     with tqdm(total=settings.steps * settings.count, unit="step", leave=False, disable=None) as bar:
 
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             image = result.image
             if alpha is not None and output.suffix.lower() in (".png", ".webp"):
                 image.putalpha(alpha)
-            text = infotext_of(result, model.name, hash_)
+            text = result.infotext(model.name, hash_)
             written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
             with tqdm.external_write_mode(sys.stdout):
                 if args.json:
@@ -67,34 +65,12 @@ def run(args: argparse.Namespace) -> int:
 def load(path: Path, machine: Machine) -> tuple[EditModel, str | None]:
     """Load a model for a command, with its hash, and say so on stderr. Raises UserError."""
     began = time.perf_counter()
-    _say(f"Loading {path.stem} …")
+    say(f"Loading {path.stem} …")
     model = EditModel.load(path, machine)
     hash_ = model_hash(path)
     number = str(machine.dtype).removeprefix("torch.")
-    _say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+    say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
     return model, hash_
-
-
-def infotext_of(
-    result: Edited, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None
-) -> str:
-    """Return the text that every door gives to a finished picture."""
-    return build(
-        result.settings,
-        seed=result.settings.seed,
-        size=result.image.size,
-        model_name=model_name,
-        model_hash=model_hash,
-        extra={"RNG": "CPU", **(extra or {})},  # or the web UI would draw other noise for this seed
-    )
-
-
-def alpha_of(model: EditModel, picture: Picture, settings: EditSettings) -> Image.Image | None:
-    """Return the picture's transparency (L) at the size and framing of its edits; None for an opaque picture."""
-    if picture.alpha is None:
-        return None
-    plan = plan_for(model, picture.image, settings)
-    return plan.undo(plan.apply(picture.alpha))
 
 
 def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
@@ -119,7 +95,3 @@ def _numbered(path: Path, count: int) -> list[Path]:
     if count == 1:
         return [path]
     return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

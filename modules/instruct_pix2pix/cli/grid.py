@@ -12,14 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..engine.edit import Edited, Progress, canonical, edit_each, plan_for
-from ..engine.model import EditModel
 from ..engine.precision import choose_machine
 from ..engine.process_memory import tune_memory
 from ..grid import draw, values
 from ..images import open_picture, save_picture
 from ..models.registry import model_dirs, resolve
-from ..settings import EditSettings, number_text
-from .edit import infotext_of, load, output_names
+from ..text import number_text
+from .arguments import settings_of
+from .edit import load, output_names
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("text_cfg", "image_cfg")}
     scales = {name: values(text, name) for name, text in given.items()}
     args.text_cfg = args.image_cfg = None
-    settings = canonical(EditSettings.from_namespace(args).require_instruction())
+    settings = canonical(settings_of(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None
     (output,) = output_names(args.image, args.output, 1, "grid")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     one = replace(settings, seed=settings.seeds()[0])
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in scales["image_cfg"] for t in scales["text_cfg"]]
-    source = _source(model, picture.image, one)
+    source = plan_for(model, picture.image, one).framed(picture.image)
     results: list[Edited] = []
     with tqdm(total=settings.steps * len(asked), unit="step", leave=False, disable=None) as bar:
 
@@ -60,19 +60,13 @@ def run(args: argparse.Namespace) -> int:
         "Y Type": "Image CFG Scale",
         "Y Values": ", ".join(map(number_text, scales["image_cfg"])),
     }
-    text = infotext_of(results[0], model.name, hash_, plot)
+    text = results[0].infotext(model.name, hash_, plot)
     written = save_picture(draw(cells, scales["text_cfg"], scales["image_cfg"], source), output, text)
     if args.json:
         print(json.dumps({"path": str(written), "seed": one.seed}))
     else:
         print(f"{written}  (seed {one.seed})")
     return 0
-
-
-def _source(model: EditModel, image: Image.Image, settings: EditSettings) -> Image.Image:
-    """The input at the size and framing of the results."""
-    plan = plan_for(model, image, settings)
-    return plan.undo(plan.apply(image))
 
 
 def _facts(result: Edited, source: Image.Image) -> dict[str, object]:

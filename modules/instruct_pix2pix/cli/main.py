@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
-from ..errors import UserError
-from ..settings import add_arguments
+from ..errors import Remedy, UserError, out_of_memory
+from .arguments import add_arguments
 
 EXAMPLES = """examples:
   edit photo.jpg "make it winter"
@@ -20,6 +20,10 @@ EXAMPLES = """examples:
   batch photos winter "make it winter" --recursive
   inspect instruct-pix2pix.safetensors
 """
+
+
+WORDS = {Remedy.SMALLER: ": choose a smaller --size or --batch-size."}
+"""How this door words a remedy."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,16 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except UserError as error:
-        return _failed(args, str(error))
+        return _failed(args, error.told(WORDS))
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MemoryError:
-        return _failed(args, "There is not enough memory: choose a smaller --size or --batch-size.")
     except Exception as error:
+        if short := out_of_memory(error):
+            return _failed(args, short.told(WORDS))
         return _failed(
             args, f"Something went wrong in this program ({type(error).__name__}: {error}): --debug shows where."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..conditioning import Fit, fit, to_images, to_tensor
 from ..guidance.dual import Conditions, DualGuidance, Prompt, Scales, together
+from ..infotext import build
 from ..settings import EditSettings
 from .model import EditModel
 from .noise import ImageNoise
@@ -49,6 +50,17 @@ class Edited:
     """Model rows evaluated for it."""
     seconds: float
     """Its share of the batch's time."""
+
+    def infotext(self, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None) -> str:
+        """Return the text that every door gives to this picture, with `extra` fields at its end."""
+        return build(
+            self.settings,
+            seed=self.settings.seed,
+            size=self.image.size,
+            model_name=model_name,
+            model_hash=model_hash,
+            extra={"RNG": "CPU", **(extra or {})},  # or the web UI would draw other noise for this seed
+        )
 
 
 OnStep = Callable[[Progress], None]

@@ -6,10 +6,10 @@ the higher orders of the latter only choose a better point to aim at. Coefficien
 no step waits for the accelerator.
 """
 
-import difflib
+from __future__ import annotations
+
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from .names import name_key, unknown_name
 
 Model = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], sigma [B] float32 on the CPU, whatever x is) -> denoised [B, C, H, W]."""
@@ -389,17 +389,3 @@ def find_sampler(name: str) -> tuple[Sampler, str | None]:
         if key.endswith(suffix) and key.removesuffix(suffix) in by_key:
             return by_key[key.removesuffix(suffix)], schedule
     raise unknown_name("sampler", name, SAMPLERS)
-
-
-def name_key(name: str) -> str:
-    """What is left of a name when spelling does not matter: 'DPM++ 2M' and 'k_dpmpp_2m' are 'dpmpp2m'."""
-    plain = name.strip().lower().removeprefix("k_").replace("++", "pp")
-    return re.sub(r"[^a-z0-9]", "", plain)
-
-
-def unknown_name(kind: str, name: str, names: Iterable[str]) -> UserError:
-    """The error for a name that is none of `names`: it lists them and suggests the nearest."""
-    name, names = name.strip()[:40], list(names)
-    near = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1)
-    hint = next((f" (did you mean '{known}'?)" for known in names if [known.lower()] == near), "")
-    return UserError(f"There is no {kind} {name!r}{hint}: choose one of {', '.join(names)}.")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .samplers import find_sampler, name_key, unknown_name
+from .names import name_key, unknown_name
+from .samplers import find_sampler
 
 
 class NoiseLevels(Protocol):

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import replacing
 from ..paths import DATA, PACKAGE, checkout_of, home_of
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
 
@@ -227,10 +227,5 @@ def _write_hashes(hashes: dict[str, tuple[str, str]]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = _hash_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=file.parent, prefix="hashes-", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump(hashes, stream, indent=0)
-            Path(part).replace(file)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        with replacing(file) as stream:
+            stream.write(json.dumps(hashes, indent=0).encode())

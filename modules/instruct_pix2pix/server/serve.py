@@ -6,7 +6,6 @@ import argparse
 import errno
 import logging
 import socket
-import sys
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +17,7 @@ from ..errors import UserError
 from ..models.catalog import Catalog
 from ..models.registry import model_dirs, resolve
 from ..paths import PACKAGE, home_of
+from ..text import say
 from .app import build
 from .folder_access import FolderAccess
 from .security import Credentials
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     with bound_socket("0.0.0.0" if args.listen else "127.0.0.1", args.port) as listener, Worker(machine) as worker:
         port = listener.getsockname()[1]
         if args.port is None and port != PORT:
-            _say(f"Port {PORT} is taken; this is {port}.")
+            say(f"Port {PORT} is taken; this is {port}.")
         own = socket.gethostname().lower()
         app = build(
             worker,
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
             listen=args.listen,
         )
         others = f" and, from other machines, http://{own}:{port}" if args.listen else ""
-        _say(f"Open http://127.0.0.1:{port}{others} in a browser. Ctrl+C stops the program.")
+        say(f"Open http://127.0.0.1:{port}{others} in a browser. Ctrl+C stops the program.")
         try:
             make_server(app, worker).run(sockets=[listener])
         except KeyboardInterrupt:
-            _say("Stopped.")
+            say("Stopped.")
     return 0
 
 
@@ -122,7 +122,3 @@ def _credentials(text: str) -> Credentials:
     if not (user and colon and password):
         raise UserError("--auth takes a name and a password: write them as USER:PASSWORD.")
     return Credentials(user, password)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

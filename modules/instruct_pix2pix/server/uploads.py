@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ..batch.planning import PICTURES, UNREADABLE
 from ..errors import UserError
+from ..files import part_beside
 
 ID = re.compile(r"[0-9a-f]{16}")
 ENDINGS = (*PICTURES, *UNREADABLE, ".txt")
@@ -90,7 +90,7 @@ class PartialUpload:
 
     def __init__(self, drops: Uploads, drop_id: str, path: Path) -> None:
         self._drops, self._id, self._path = drops, drop_id, path
-        self._part = path.with_name(f".{secrets.token_hex(8)}.part")
+        self._part = part_beside(path)
         self._file = self._part.open("xb")
 
     def write(self, chunk: bytes) -> None:

@@ -22,7 +22,7 @@ from ...batch.journal import PictureState, entries_of
 from ...batch.planning import PICTURES
 from ...errors import UserError
 from ...images import open_picture
-from ...images import shown as printable
+from ...text import printable
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
 from ..worker.edit_task import Worker

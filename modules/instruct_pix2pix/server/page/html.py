@@ -15,7 +15,8 @@ from ...engine.tokenizer import Tokenizer
 from ...errors import UserError
 from ...models.registry import ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
-from ...settings import EditSettings, number_text
+from ...settings import EditSettings
+from ...text import number_text
 from ..worker.edit_task import EditStatus
 from ..worker.folder_task import FolderStatus, Stage
 from ..worker.task import TaskState

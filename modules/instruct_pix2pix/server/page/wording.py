@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...batch.planning import BatchRequest
-from ...images import shown as printable
+from ...text import printable
 from ..folder_access import FolderAccess
 from ..worker.folder_task import FolderTask
 from . import html

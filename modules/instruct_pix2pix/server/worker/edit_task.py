@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...cli.edit import alpha_of, infotext_of
 from ...conditioning import Fit
 from ...engine.edit import Edited, Progress, canonical, edit, plan_for
 from ...engine.loader import find_config
@@ -25,7 +24,8 @@ from ...engine.model import EditModel
 from ...engine.precision import Machine
 from ...engine.process_memory import give_back
 from ...errors import Interrupted, UserError
-from ...images import Picture, encode_picture, write_whole
+from ...files import write_whole
+from ...images import Picture, encode_picture
 from ...models.checkpoints import inspect, model_files
 from ...models.registry import model_hash
 from ...settings import EditSettings
@@ -174,7 +174,7 @@ class EditTask(Task[EditStatus]):
         if pixels > MOST_RESULT_PIXELS:
             most = max(1, MOST_RESULT_PIXELS // (plan.size[0] * plan.size[1]))
             raise UserError(f"{settings.count} pictures of this size are too many for one job: make {most} at most.")
-        alpha = alpha_of(model, order.picture, settings)
+        alpha = order.picture.alpha and plan.framed(order.picture.alpha)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
 
@@ -374,7 +374,7 @@ class Worker:
 
 
 def _result(edited: Edited, order: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
-    text = infotext_of(edited, loaded.model.name, loaded.hash)
+    text = edited.infotext(loaded.model.name, loaded.hash)
     if alpha is not None:
         edited.image.putalpha(alpha)
     return EditResult(edited.image, edited.settings, text, edited.seconds, order.picture.exif, order.picture.icc)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ...engine.model import EditModel
-from ...errors import Interrupted, UserError
+from ...errors import Interrupted, UserError, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -222,9 +222,9 @@ class Task(ABC, Generic[S]):
 
 def _explained(error: BaseException) -> tuple[str, bool]:
     """A sentence for an error that was not meant for a person, and whether it is a fault of this program."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    if short := out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return "There is not enough memory: choose a smaller size or batch size.", False
+        return str(short), False
     log.error("A job failed: %s: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
     return "Something went wrong in this program: its log says what.", True

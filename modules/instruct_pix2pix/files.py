@@ -1,0 +1,65 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from .errors import UserError
+from .text import printable, reason_of
+
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+def part_beside(path: Path) -> Path:
+    """Return a name, hidden and new, for what is to become the file at `path`."""
+    return path.with_name(f".{secrets.token_hex(8)}.part")
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file has a name of `part_beside`: one that is old was left by a run that was killed."""
+    return _PART.fullmatch(path.name) is not None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `path` when the block ends, and is removed when it raises.
+
+    The content is on the disk before the name changes. Raises OSError.
+    """
+    part = part_beside(path)
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)  # noqa: PTH105 - Path.replace is the same call
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; missing folders are made.
+
+    An existing file keeps its content until the new one is complete. Raises UserError.
+    """
+    name = printable(path.name)
+    try:
+        if path.is_dir():
+            raise UserError(f"{name} is a folder: give the name of a file in it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(data)
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"There is no room left on the disk for {name}: free some space.") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{name} may not be written there: choose another folder.") from error
+        raise UserError(f"{name} could not be written ({reason_of(error)}): choose another name.") from error

@@ -1,0 +1,29 @@
+"""Text on its way to a person: safe for a terminal, and short."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+
+def printable(text: str) -> str:
+    """Text that cannot upset a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, short and without what could upset a terminal."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(text)[:120]
+
+
+def number_text(value: float) -> str:
+    """A number without trailing zeros, exact when read back: '7', '7.5', '0.05'."""
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return repr(float(value))
+
+
+def say(line: str) -> None:
+    """Tell a person at the terminal: on stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
