@@ -18,7 +18,7 @@ from instruct_pix2pix.server.app import build
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page import mount
 from instruct_pix2pix.server.serve import bound_socket, make_server
-from instruct_pix2pix.server.worker.edit_task import Worker
+from instruct_pix2pix.server.worker.worker import Worker
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

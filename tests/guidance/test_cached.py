@@ -19,7 +19,8 @@ from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, Scales, rescale_noise
+from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt
+from instruct_pix2pix.guidance.rows import Scales, rescale_noise
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 
 ROOT = Path(__file__).parents[2]

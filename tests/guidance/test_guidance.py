@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, Row, Scales, rows, same_length, together
+from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, together
+from instruct_pix2pix.guidance.rows import Row, Scales, rows, same_length
 from tools.reference_networks import random_model
 
 SIGMAS = torch.tensor([14.6, 7.7, 3.1, 1.0, 0.2, 0.0])
@@ -184,21 +185,6 @@ def test_a_scheduled_prompt_changes_after_its_step():
         now = Prompt(((0, early if step <= 1 else late),))
         plain = by_the_paper(Analytic(), x, float(sigma), Conditions((now,), prompt(2), IMAGE), 7.5, 1.5)
         assert torch.allclose(guidance(x, sigma), plain, atol=1e-4), step
-
-
-def test_a_rule_changes_the_scales_of_the_steps_it_chooses():
-    seen: list[int] = []
-
-    def late(step: int, scales: Scales) -> Scales:
-        seen.append(step)
-        return Scales(scales.text, 1.0) if step >= 2 else scales
-
-    guidance = guided(CONDITIONS, 7.5, 1.5, rules=[late])
-    x = noise(1, 4, 6, 5)
-    for sigma in SIGMAS[:-1]:
-        guidance(x, sigma)
-    assert seen == [0, 1, 2, 3, 4]
-    assert guidance.rows_evaluated == 3 + 3 + 2 + 2 + 2
 
 
 def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():

@@ -17,7 +17,7 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.server.app import build
 from instruct_pix2pix.server.serve import bound_socket, make_server
-from instruct_pix2pix.server.worker.edit_task import Worker
+from instruct_pix2pix.server.worker.worker import Worker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOUSE = EXAMPLES / "house.png"

@@ -22,9 +22,10 @@ from instruct_pix2pix.images import Picture, open_picture
 from instruct_pix2pix.infotext import settings_from
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.server.worker import edit_task
-from instruct_pix2pix.server.worker.edit_task import EditRequest, EditStatus, EditTask, Worker
+from instruct_pix2pix.server.worker.edit_task import EditRequest, EditStatus, EditTask
 from instruct_pix2pix.server.worker.preview import preview
 from instruct_pix2pix.server.worker.task import QueueFull, TaskState
+from instruct_pix2pix.server.worker.worker import Worker
 from instruct_pix2pix.settings import EditSettings
 from tests.helpers.serving import HOUSE
 

@@ -29,7 +29,8 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.engine.samplers import SAMPLERS, find_sampler
 from instruct_pix2pix.engine.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, Scales
+from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt
+from instruct_pix2pix.guidance.rows import Scales
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import acceptance, scenes
 from tools.demo_model.autoencoder import DEMO, FIRST_TRAINING_SEED, to_tensor

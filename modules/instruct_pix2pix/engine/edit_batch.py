@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..conditioning import Fit, fit, to_images, to_tensor
-from ..guidance.dual import Conditions, DualGuidance, Prompt, Scales, together
+from ..guidance.dual import Conditions, DualGuidance, Prompt, together
+from ..guidance.rows import Scales
 from ..infotext import build
 from ..settings import EditSettings
 from .model import EditModel

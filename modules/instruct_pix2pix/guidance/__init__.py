@@ -1,1 +1,1 @@
-"""The dual guidance."""
+"""The dual guidance: `rows` is the paper, `dual` the denoiser, `cached` what makes it cheaper."""

@@ -1,22 +1,7 @@
-"""The dual guidance: which rows a step needs, and how they combine into one denoised latent.
-
-    guided = s_T * full + (s_I - s_T) * image_only + (1 - s_I) * null
-
-which is eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800),
-`null + s_I * (image_only - null) + s_T * (full - image_only)`, written as a weighted sum of model rows:
-
-    full        the picture and the instruction       s_T       (with AND: one for each sub-prompt k, s_T * w_k)
-    image_only  the picture and the negative prompt   s_I - s_T (with AND: s_I - s_T * sum of w_k)
-    null        no picture and the negative prompt    1 - s_I
-
-A row whose weight is zero at a step is not evaluated. Whatever makes an edit cheaper does so by a rule that
-changes the scales of a step, or by taking what the other rows add to the full one from an earlier step (`reuse.py`);
-the sum stays the same.
-"""
+"""The guided denoiser: asks the model for the rows of a step, and sums them up (see `rows`)."""
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +11,7 @@ import torch
 from torch import Tensor
 
 from .cached import CachedGuidance, SamplingStep
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Text CFG (higher changes more) and Image CFG (higher changes less) of one step."""
-
-    text: float
-    image: float
+from .rows import Row, Scales, rescale_denoised, rows, same_length
 
 
 @dataclass(frozen=True)
@@ -72,32 +50,6 @@ class Model(Protocol):
         ...
 
 
-class Rule(Protocol):
-    """Changes the scales of a step."""
-
-    def __call__(self, step: int, scales: Scales) -> Scales:
-        """Steps are counted from 0."""
-        ...
-
-
-@dataclass(frozen=True)
-class Row:
-    """One evaluation of the model that a step needs."""
-
-    prompt: int | None
-    """Index of the sub-prompt; None for the negative prompt."""
-    image: bool
-    weight: float
-
-
-def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,)) -> list[Row]:
-    """Return the rows of non-zero weight, full ones first. Their weights add up to 1."""
-    full = [Row(k, True, scales.text * weight) for k, weight in enumerate(prompt_weights)]
-    image_only = Row(None, True, scales.image - math.fsum(row.weight for row in full))
-    null = Row(None, False, 1.0 - scales.image)
-    return [row for row in (*full, image_only, null) if row.weight != 0.0]
-
-
 class DualGuidance:
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
@@ -114,14 +66,12 @@ class DualGuidance:
         sigmas: Tensor,
         *,
         rescale: float = 0.0,
-        rules: Sequence[Rule] = (),
         speed: str = "exact",
     ) -> None:
         self.model = model
         self.conditions = conditions
         self.scales = scales
         self.rescale = rescale
-        self.rules = tuple(rules)
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
         self._pull = None if speed == "exact" else CachedGuidance(speed)
@@ -137,8 +87,6 @@ class DualGuidance:
         level = float(sigma.flatten()[0])
         step = self.step_of(level)
         scales = self.scales
-        for rule in self.rules:
-            scales = rule(step, scales)
         needed = rows(scales, [prompt.weight for prompt in self.conditions.prompts])
         full = [row for row in needed if row.prompt is not None]
         pull = self._pull if 0 < len(full) < len(needed) else None
@@ -156,8 +104,7 @@ class DualGuidance:
             if pull is not None:
                 pull.keep(now, guided, own, level)
         if self.rescale and full:
-            # x - denoised is sigma times the predicted noise: the ratio of deviations is that of the noise
-            guided = x - rescale_noise(x - guided, x - own, self.rescale)
+            guided = rescale_denoised(x, guided, own, self.rescale)
         return guided
 
     def _said(self, step: int) -> tuple[Tensor, ...]:
@@ -208,22 +155,3 @@ def together(prompts: Sequence[Prompt]) -> Prompt:
     ends = sorted({until for prompt in prompts for until, _ in prompt.schedule})
     stages = [(until, torch.cat(same_length([prompt.at(until) for prompt in prompts]))) for until in ends]
     return Prompt(tuple(stages), first.weight)
-
-
-def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
-    """Repeat embeddings [B or 1, T_k, C] to one common length.
-
-    Attention over a text said twice is attention over the text, so a row keeps its value beside a longer one.
-    """
-    length = math.lcm(*(text.shape[1] for text in texts))
-    return [text.repeat(1, length // text.shape[1], 1) for text in texts]
-
-
-def rescale_noise(noise: Tensor, reference: Tensor, amount: float) -> Tensor:
-    """Pull the deviation of guided noise [B, C, h, w] back to that of the full row's, by `amount` in 0..1.
-
-    Lin et al. 2023, arXiv 2305.08891, eq. 15-16.
-    """
-    dims = tuple(range(1, noise.ndim))
-    ratio = reference.std(dim=dims, keepdim=True) / noise.std(dim=dims, keepdim=True)
-    return noise * (amount * ratio + 1 - amount)

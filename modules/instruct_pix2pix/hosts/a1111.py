@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.cached import SamplingStep
-from ..guidance.dual import Scales, rescale_noise, rows, same_length
+from ..guidance.rows import Scales, rescale_noise, rows, same_length
 from .job import HostJob, fitting
 
 Weights = Sequence[Sequence[tuple[int, float]]]

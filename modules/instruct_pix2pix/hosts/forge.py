@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance, SamplingStep
-from ..guidance.dual import Scales, rescale_noise, rows
+from ..guidance.rows import Scales, rescale_noise, rows
 from .job import HostJob, fitting
 
 Condition = dict[str, Any]

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from ..models.catalog import Catalog
 from .api.routes import make_api
 from .security import MOST_BODY, Credentials, Guard
-from .worker.edit_task import Worker
+from .worker.worker import Worker
 
 Page = Callable[[FastAPI], ASGIApp]
 """Adds a page at '/' to the API's app and returns the app to serve."""

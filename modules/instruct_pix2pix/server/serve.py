@@ -21,7 +21,7 @@ from ..text import say
 from .app import build
 from .folder_access import FolderAccess
 from .security import Credentials
-from .worker.edit_task import Worker
+from .worker.worker import Worker
 
 PORT, PORTS_TRIED = 7860, 20
 

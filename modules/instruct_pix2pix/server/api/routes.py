@@ -24,8 +24,9 @@ from ...engine.schedules import SCHEDULE_NAMES
 from ...errors import UserError
 from ...images import encode_picture
 from ...models.catalog import Catalog
-from ..worker.edit_task import EditStatus, EditTask, Worker
+from ..worker.edit_task import EditStatus, EditTask
 from ..worker.task import QueueFull, Task, TaskState, TaskStatus
+from ..worker.worker import Worker
 from .docs_page import docs_page
 from .schemas import Img2Img, Img2ImgAnswer, Options, PngInfo, answer_of, order_of, png_info, read_picture, timestamp
 

@@ -17,9 +17,9 @@ from ...errors import UserError
 from ...models.catalog import Catalog
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
-from ..worker.edit_task import Worker
 from ..worker.folder_task import FolderStatus, FolderTask
 from ..worker.task import TaskState
+from ..worker.worker import Worker
 from . import html, wording
 from .batch_layout import AS_EACH
 from .form import settings_of

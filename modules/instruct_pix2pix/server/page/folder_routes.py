@@ -25,8 +25,8 @@ from ...images import open_picture
 from ...text import printable
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
-from ..worker.edit_task import Worker
 from ..worker.folder_task import FolderTask, TableRow
+from ..worker.worker import Worker
 from . import wording
 
 THUMB = 96

@@ -17,7 +17,8 @@ from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
 from ...settings import EditSettings
 from ..api.schemas import read_picture
-from ..worker.edit_task import EditRequest, EditStatus, EditTask, Worker
+from ..worker.edit_task import EditRequest, EditStatus, EditTask
+from ..worker.worker import Worker
 from . import html
 from .form import settings_of, values_of
 from .layout import EXAMPLES, Layout, sides_shown

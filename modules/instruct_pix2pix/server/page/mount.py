@@ -19,7 +19,7 @@ from ...paths import DATA, PACKAGE, checkout_of
 from ..app import Page
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
-from ..worker.edit_task import Worker
+from ..worker.worker import Worker
 from . import folder_routes, html, task_routes
 from .batch_handlers import BatchHandlers
 from .events import connect

@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 
 from ..folder_access import FolderAccess
-from ..worker.edit_task import EditTask, Worker
+from ..worker.edit_task import EditTask
 from ..worker.folder_task import FolderTask
 from ..worker.task import Task
+from ..worker.worker import Worker
 from . import html, wording
 from .results import Results
 

@@ -1,0 +1,74 @@
+"""The dual guidance as the paper has it: which rows a step needs, and with what weights they add up.
+
+    guided = s_T * full + (s_I - s_T) * image_only + (1 - s_I) * null
+
+which is eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800),
+`null + s_I * (image_only - null) + s_T * (full - image_only)`, written as a weighted sum of model rows:
+
+    full        the picture and the instruction       s_T       (with AND: one for each sub-prompt k, s_T * w_k)
+    image_only  the picture and the negative prompt   s_I - s_T (with AND: s_I - s_T * sum of w_k)
+    null        no picture and the negative prompt    1 - s_I
+
+A row whose weight is zero at a step is not evaluated. These weights are computed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Text CFG (higher changes more) and Image CFG (higher changes less) of one step."""
+
+    text: float
+    image: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of the model that a step needs."""
+
+    prompt: int | None
+    """Index of the sub-prompt; None for the negative prompt."""
+    image: bool
+    weight: float
+
+
+def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,)) -> list[Row]:
+    """Return the rows of non-zero weight, full ones first. Their weights add up to 1."""
+    full = [Row(k, True, scales.text * weight) for k, weight in enumerate(prompt_weights)]
+    image_only = Row(None, True, scales.image - math.fsum(row.weight for row in full))
+    null = Row(None, False, 1.0 - scales.image)
+    return [row for row in (*full, image_only, null) if row.weight != 0.0]
+
+
+def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
+    """Repeat embeddings [B or 1, T_k, C] to one common length.
+
+    Attention over a text said twice is attention over the text, so a row keeps its value beside a longer one.
+    """
+    length = math.lcm(*(text.shape[1] for text in texts))
+    return [text.repeat(1, length // text.shape[1], 1) for text in texts]
+
+
+def rescale_noise(noise: Tensor, reference: Tensor, amount: float) -> Tensor:
+    """Pull the deviation of guided noise [B, C, h, w] back to that of the full row's, by `amount` in 0..1.
+
+    Lin et al. 2023, arXiv 2305.08891, eq. 15-16.
+    """
+    dims = tuple(range(1, noise.ndim))
+    ratio = reference.std(dim=dims, keepdim=True) / noise.std(dim=dims, keepdim=True)
+    return noise * (amount * ratio + 1 - amount)
+
+
+def rescale_denoised(x: Tensor, guided: Tensor, full: Tensor, amount: float) -> Tensor:
+    """Rescale a guided denoised latent [B, C, h, w] of x by the full row's, both denoised; see `rescale_noise`.
+
+    x - denoised is sigma times the predicted noise: the ratio of deviations is that of the noise.
+    """
+    return x - rescale_noise(x - guided, x - full, amount)
