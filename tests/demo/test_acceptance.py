@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instruct_pix2pix.engine.samplers import SAMPLERS
+from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import acceptance, evaluate, scenes
 

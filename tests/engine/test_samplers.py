@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.engine.samplers import SAMPLERS, Noise, Sampler, find_sampler
-from instruct_pix2pix.engine.schedules import SCHEDULE_NAMES, NoiseSchedule, get_sigmas
+from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, Noise, Sampler, find_sampler
+from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, get_sigmas
 from instruct_pix2pix.errors import Interrupted, UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.engine.samplers import SAMPLERS
-from instruct_pix2pix.engine.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule, get_sigmas
+from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
+from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule, get_sigmas
 from instruct_pix2pix.errors import UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from instruct_pix2pix.engine.samplers import SAMPLERS
+from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
 from instruct_pix2pix.settings import EditSettings
 
 Figures = dict[str, dict[str, float]]

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from instruct_pix2pix.conditioning import to_images
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.noise import ImageNoise
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.engine.samplers import SAMPLERS, find_sampler
-from instruct_pix2pix.engine.schedules import get_sigmas
+from instruct_pix2pix.engine.sampling.noise import ImageNoise
+from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, find_sampler
+from instruct_pix2pix.engine.sampling.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt
 from instruct_pix2pix.guidance.rows import Scales

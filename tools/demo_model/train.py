@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from instruct_pix2pix.engine.clip import TextEncoder
 from instruct_pix2pix.engine.precision import Machine, choose_machine
-from instruct_pix2pix.engine.schedules import NoiseSchedule
+from instruct_pix2pix.engine.sampling.schedules import NoiseSchedule
 from instruct_pix2pix.engine.tokenizer import Tokenizer
 from instruct_pix2pix.engine.unet import UNet
 from instruct_pix2pix.engine.vae import VAE

@@ -12,8 +12,8 @@ from ..conditioning import Fit, fit
 from ..settings import EditSettings
 from .edit_batch import Edited, Fitted, OnStep, Progress, Texts, edit_batch, encode_pictures
 from .model import EditModel
-from .samplers import find_sampler
-from .schedules import find_schedule
+from .sampling.samplers import find_sampler
+from .sampling.schedules import find_schedule
 
 __all__ = ["Edited", "OnStep", "Progress", "canonical", "edit", "edit_each", "plan_for"]
 

@@ -19,9 +19,9 @@ from ..guidance.rows import Scales
 from ..infotext import build
 from ..settings import EditSettings
 from .model import EditModel
-from .noise import ImageNoise
-from .samplers import find_sampler
-from .schedules import get_sigmas
+from .sampling.noise import ImageNoise
+from .sampling.samplers import find_sampler
+from .sampling.schedules import get_sigmas
 
 MOST_TEXTS = 64
 """Embedded texts to remember, a few hundred kilobytes each."""

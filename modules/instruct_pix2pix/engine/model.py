@@ -16,7 +16,7 @@ from .free_memory import PIXEL, ROW, is_room_for
 from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
-from .schedules import NoiseSchedule
+from .sampling.schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer

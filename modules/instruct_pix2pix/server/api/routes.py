@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ... import __version__
 from ...engine.process_memory import cuda, ram
-from ...engine.samplers import SAMPLERS
-from ...engine.schedules import SCHEDULE_NAMES
+from ...engine.sampling.samplers import SAMPLERS
+from ...engine.sampling.schedules import SCHEDULE_NAMES
 from ...errors import UserError
 from ...images import encode_picture
 from ...models.catalog import Catalog

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ... import panel
-from ...engine.samplers import SAMPLERS
-from ...engine.schedules import SCHEDULE_NAMES
+from ...engine.sampling.samplers import SAMPLERS
+from ...engine.sampling.schedules import SCHEDULE_NAMES
 from ...settings import KNOBS, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchLayout, build_results, build_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, SIZINGS

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from ..errors import UserError
+from ...errors import UserError
 
 
 def name_key(name: str) -> str:

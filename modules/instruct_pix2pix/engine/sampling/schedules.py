@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 from .names import name_key, unknown_name
 from .samplers import find_sampler
 
