@@ -99,7 +99,7 @@ def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> N
         ),
         (EditStatus(state=TaskState.RUNNING, interrupted=True), "Stopping after this step …"),
         (EditStatus(state=TaskState.INTERRUPTED), "Interrupted before a picture was done."),
-        (EditStatus(state=TaskState.FAILED, error="No <memory>."), "No &lt;memory&gt;."),
+        (EditStatus(state=TaskState.FAILED, problem=UserError("No <memory>.")), "No &lt;memory&gt;."),
     ],
 )
 def test_the_state_of_an_edit_is_said_in_words(status: EditStatus, says: str) -> None:

@@ -75,10 +75,15 @@ class TaskStatus:
     model_hash: str = ""
     interrupted: bool = False
     """Whether it was asked to stop."""
-    error: str = ""
-    """For a failed turn, a sentence for a person."""
+    problem: UserError | None = None
+    """Why a task failed."""
     unexpected: bool = False
     """Whether it failed by a fault of this program rather than by what it was asked."""
+
+    @property
+    def error(self) -> str:
+        """Why a task failed, a sentence for a person; empty for any other."""
+        return "" if self.problem is None else str(self.problem)
 
 
 @dataclass
@@ -198,7 +203,7 @@ class Task(ABC, Generic[S]):
             elif isinstance(problem, Interrupted):
                 self._end(TaskState.INTERRUPTED)
             elif isinstance(problem, UserError):
-                self._end(TaskState.FAILED, str(problem))
+                self._end(TaskState.FAILED, problem)
             else:
                 self._end(TaskState.FAILED, *_explained(problem))
 
@@ -212,19 +217,19 @@ class Task(ABC, Generic[S]):
             self._status = replace(self._status, version=self._status.version + 1, **values)
             self._changed.notify_all()
 
-    def _end(self, state: TaskState, error: str = "", unexpected: bool = False) -> None:
+    def _end(self, state: TaskState, problem: UserError | None = None, unexpected: bool = False) -> None:
         seconds = time.monotonic() - self._began if self._began else 0.0
         self._forget()
         self.ended_at = time.monotonic()
-        self._change(state=state, error=error, unexpected=unexpected, seconds=seconds)
+        self._change(state=state, problem=problem, unexpected=unexpected, seconds=seconds)
         self.done.set_result(self._status)
 
 
-def _explained(error: BaseException) -> tuple[str, bool]:
+def _explained(error: BaseException) -> tuple[UserError, bool]:
     """A sentence for an error that was not meant for a person, and whether it is a fault of this program."""
     if short := out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return str(short), False
+        return short, False
     log.error("A job failed: %s: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
-    return "Something went wrong in this program: its log says what.", True
+    return UserError("Something went wrong in this program: its log says what."), True
