@@ -111,11 +111,11 @@ def measure_parts(model: EditModel, picture: Image.Image) -> list[dict[str, Any]
     full, empty = prompts[0].at(0), negative.at(0)
     x = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
     rows: dict[str, Any] = {
-        "x": x.expand(3, -1, -1, -1),
-        "sigma": torch.full((3,), 5.0),
-        "text": torch.cat([full, empty, empty]),
-        "image": torch.cat([latent, latent, torch.zeros_like(latent)]),
-        "twins": (0, 0, 2),
+        "x": x.expand(2, -1, -1, -1),
+        "sigma": torch.full((2,), 5.0),
+        "condition": model.condition(torch.cat([full, empty, empty])),
+        "image": torch.cat([latent, torch.zeros_like(latent)]),
+        "entries": (0, 0, 1),
     }
     calls: list[tuple[str, nn.Module, Callable[[], object]]] = [
         ("UNet", model.unet, lambda: model(**rows)),
@@ -125,7 +125,7 @@ def measure_parts(model: EditModel, picture: Image.Image) -> list[dict[str, Any]
     ]
     for name, network, call in calls:
         call()
-        model.noise.forget()  # what is recorded runs no layer that could be measured
+        model.unet_graphs.forget()  # what is recorded runs no layer that could be measured
         meter = Meter(device)
         began = meter.now()
         with meter.on(network):

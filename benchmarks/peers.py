@@ -157,7 +157,7 @@ def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float
         mark()
         last[:] = [progress.denoised]  # Euler's last step arrives at the last estimate
 
-    begins = model.noise.register_forward_pre_hook(lambda module, inputs: None if marks else mark())
+    begins = model.unet_graphs.register_forward_pre_hook(lambda module, inputs: None if marks else mark())
     settings = EditSettings(
         instruction=INSTRUCTION,
         seed=SEED,

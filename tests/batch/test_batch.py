@@ -20,7 +20,7 @@ from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor, pa
 from instruct_pix2pix.batch.planning import BatchRequest, make_plan
 from instruct_pix2pix.batch.units import Control, make_units
 from instruct_pix2pix.cli import main
-from instruct_pix2pix.engine.edit import canonical, edit
+from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
@@ -404,7 +404,7 @@ def test_a_picture_that_the_model_fails_on_fails_alone(tmp_path: Path, model: Ed
 
 def test_files_that_only_the_driver_has_can_be_sent_to_a_worker(tmp_path: Path, model: EditModel) -> None:
     folder = small(tmp_path / "in", "a.png", "b.png")
-    plan = make_plan(request(tmp_path), 1, None, canonical)
+    plan = make_plan(request(tmp_path), 1, None, resolved)
     (unit,) = make_units(plan.items, {("a.png", 0), ("b.png", 0)}, [], size=96, factor=8)
     maker = UnitRunner(model, None)
     here = maker(unit)

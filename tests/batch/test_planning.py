@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from instruct_pix2pix.batch.instruction_table import read_instructions
 from instruct_pix2pix.batch.planning import BatchPlan, BatchRequest, find_pictures, make_plan, output_names
 from instruct_pix2pix.batch.units import Member, make_units
-from instruct_pix2pix.engine.edit import canonical
+from instruct_pix2pix.engine.edit import resolved
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build
 from instruct_pix2pix.settings import EditSettings
@@ -32,7 +32,7 @@ def add(path: Path, size: tuple[int, int] = (8, 8), infotext: str | None = None)
 def plan(folder: Path, instruction: str = "make it winter", **more) -> BatchPlan:
     output = more.pop("output", folder / "out")
     settings = more.pop("settings", EditSettings(instruction))
-    return make_plan(BatchRequest(folder, output, settings, **more), more.pop("run_seed", 1), "abc", canonical)
+    return make_plan(BatchRequest(folder, output, settings, **more), more.pop("run_seed", 1), "abc", resolved)
 
 
 def asked(folder: Path, **more) -> dict[str, str]:

@@ -43,7 +43,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def unrecorded(model: EditModel) -> EditModel:
-    model.noise.forward = lambda x, t, context, is_room: model.unet(x, t, context)
+    model.unet_graphs.forward = lambda x, t, condition, entries, is_room: model.unet(x, t, condition, entries)
     return model
 
 
@@ -69,7 +69,7 @@ def test_recordings_change_nothing_from_text_to_text_and_from_size_to_size(pictu
     ):
         settings = replace(SETTINGS, **change)
         assert psnr(pixels(recorded, picture, settings), pixels(plain, picture, settings)) > 60, change
-    assert any(one is not None for one in recorded.noise._met.values())
+    assert recorded.unet_graphs.recorded
 
 
 FORMATS = pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_lies_between_products_is_as_the_formulas_have_it(dtype, near):
 def test_an_edit_of_one_step_records_nothing(picture):
     model = load("cuda")
     pixels(model, picture, replace(SETTINGS, steps=1))
-    assert not any(model.noise._met.values())
+    assert not model.unet_graphs.recorded
 
 
 def test_where_memory_is_short_rows_run_one_by_one(picture, monkeypatch: Any):
@@ -143,6 +143,6 @@ def test_where_memory_is_short_rows_run_one_by_one(picture, monkeypatch: Any):
 def test_a_model_that_moves_leaves_its_recordings(picture):
     model = load("cuda")
     before = pixels(model, picture, SETTINGS)
-    model.noise.half()
+    model.unet_graphs.half()
     model.machine = Machine(model.machine.device, torch.float16)
     assert psnr(pixels(model, picture, SETTINGS), before) > 35

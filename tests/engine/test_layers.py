@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from instruct_pix2pix.engine import layers, unet
 from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
 from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
-from instruct_pix2pix.engine.unet import Context, FeedForward
+from instruct_pix2pix.engine.unet import Condition, FeedForward
 from tools.reference_networks import random_model
 
 CPU = torch.device("cpu")
@@ -185,7 +184,7 @@ def test_rows_that_differ_in_text_alone_begin_as_one_and_end_as_they_would() -> 
     network.input_blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     with torch.inference_mode():
         apart = network(pictures[[0, 0, 1]], t.expand(3), texts)
-        together = network(pictures, t, Context(texts, (0, 0, 1)))
+        together = network(pictures, t, Condition(texts), (0, 0, 1))
     assert seen == [3, 2]
     assert torch.allclose(apart, together, atol=1e-5)
 
@@ -197,11 +196,17 @@ def test_keys_of_the_text_are_made_once_for_all_steps(monkeypatch: pytest.Monkey
     layer.to_k.register_forward_hook(lambda module, inputs, output: made.append(len(output)))
     x, image = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
     first, second = (torch.randn(1, 7, model.unet.config.context_dim) for _ in range(2))
-    once: Callable[[Tensor, float], Tensor] = lambda text, sigma: model(x, torch.tensor([sigma]), text, image)  # noqa: E731
-    a, b = once(first, 3.0), once(first, 2.0)
+
+    def once(condition: Condition, sigma: float) -> Tensor:
+        return model(x, torch.tensor([sigma]), condition, image)
+
+    one, two = model.condition(first), model.condition(second)
+    a, b = once(one, 3.0), once(one, 2.0)
     assert made == [1]
     assert not torch.equal(a, b)
-    other = once(second, 2.0)
+    other = once(two, 2.0)
     assert made == [1, 1]
     assert not torch.equal(b, other)
-    assert torch.equal(once(first, 2.0), b)
+    assert torch.equal(once(one, 2.0), b)
+    assert made == [1, 1]
+    assert torch.equal(once(model.condition(first.clone()), 2.0), b)

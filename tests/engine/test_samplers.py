@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, Noise, Sampler, find_sampler
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, get_sigmas
+from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule
 from instruct_pix2pix.errors import Interrupted, UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
+from tests.helpers.sigmas import get_sigmas
 
 SHAPE = (2, 4, 8, 8)
 ONE_EVALUATION = [name for name, sampler in SAMPLERS.items() if sampler.evaluations == 1]

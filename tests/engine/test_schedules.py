@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule, get_sigmas
+from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule
 from instruct_pix2pix.errors import UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
+from tests.helpers.sigmas import get_sigmas
 
 STEPS = [1, 2, 3, 4, 20, 31, 150]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -19,7 +19,7 @@ from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 
@@ -34,8 +34,17 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def model(x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] = ()) -> Tensor:
+class Analytic:
     """A denoiser in one line, in which text, picture and time act on each other."""
+
+    def condition(self, texts: Tensor) -> Tensor:
+        return texts
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+        return denoise(x[list(entries)], sigma[list(entries)], condition, image[list(entries)])
+
+
+def denoise(x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
     said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
     return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
 
@@ -45,32 +54,32 @@ def prompt(seed: int, weight: float = 1.0) -> Prompt:
 
 
 IMAGE = noise(1, 4, 6, 5, seed=9)
-CONDITIONS = Conditions((prompt(1),), prompt(2), IMAGE)
+CONDITIONS = GuidanceInputs((prompt(1),), prompt(2), IMAGE)
 
 
 def guided(
-    speed: str, conditions: Conditions = CONDITIONS, text_cfg: float = 7.5, image_cfg: float = 1.5, **options
+    speed: str, conditions: GuidanceInputs = CONDITIONS, text_cfg: float = 7.5, image_cfg: float = 1.5, **options
 ) -> DualGuidance:
-    return DualGuidance(model, conditions, Scales(text_cfg, image_cfg), SIGMAS, speed=speed, **options)
+    return DualGuidance(Analytic(), conditions, Scales(text_cfg, image_cfg), SIGMAS, speed=speed, **options)
 
 
-def separate_rows(x: Tensor, sigma: float, conditions: Conditions, step: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def separate_rows(x: Tensor, sigma: float, given: GuidanceInputs, step: int) -> tuple[list[Tensor], Tensor, Tensor]:
     """Every row by a call of its own, as predicted noise: the full ones, image only, null."""
 
     def call(text: Tensor, image: Tensor) -> Tensor:
         level = x.new_full((len(x),), sigma)
         shown = image.expand(len(x), -1, -1, -1)
-        return (x - model(x, level, text.expand(len(x), -1, -1), shown)) / sigma
+        return (x - denoise(x, level, text.expand(len(x), -1, -1), shown)) / sigma
 
-    negative, image = conditions.negative.at(step), conditions.image
-    full = [call(part.at(step), image) for part in conditions.prompts]
+    negative, image = given.negative.at(step), given.image
+    full = [call(part.at(step), image) for part in given.prompts]
     return full, call(negative, image), call(negative, torch.zeros_like(image))
 
 
 def reference(
     xs: Sequence[Tensor],
     whole: set[int],
-    conditions: Conditions = CONDITIONS,
+    conditions: GuidanceInputs = CONDITIONS,
     text_cfg: float = 7.5,
     image_cfg: float = 1.5,
 ) -> list[Tensor]:
@@ -154,7 +163,7 @@ def test_every_picture_of_a_batch_has_a_pull_of_its_own() -> None:
 
 
 def test_with_and_every_full_row_is_evaluated_at_every_step() -> None:
-    conditions = Conditions((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
+    conditions = GuidanceInputs((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
     guidance, xs = guided("fast", conditions, 5.0, 1.4), latents()
     agree(walk(guidance, xs), reference(xs, WHOLE["fast"], conditions, 5.0, 1.4))
     assert guidance.rows_evaluated == 5 * 5 + 15 * 3
@@ -214,15 +223,15 @@ def test_a_call_at_a_higher_level_or_another_size_is_evaluated_whole() -> None:
     assert counts(guided("fast"), [(x, 2.2), (x, 1.9), (x, 2.5), (x, 1.9)]) == [3, 1, 3, 1]
     either = guided("fast")
     assert counts(either, [(x, 14.6), (x, 10.7)]) == [3, 1]
-    either.conditions = replace(CONDITIONS, image=IMAGE[..., :3])
+    either.given = replace(CONDITIONS, image=IMAGE[..., :3])
     assert counts(either, [(small, 8.1), (small, 6.3)]) == [3, 1]
 
 
 def test_a_text_that_changes_on_the_way_is_evaluated_whole_at_once() -> None:
     early, late = noise(1, 77, 6, seed=1), noise(1, 77, 6, seed=5) + 1
     for conditions in (
-        Conditions((Prompt(((6, early), (19, late))),), prompt(2), IMAGE),
-        Conditions((prompt(1),), Prompt(((6, early), (19, late))), IMAGE),
+        GuidanceInputs((Prompt(((6, early), (19, late))),), prompt(2), IMAGE),
+        GuidanceInputs((prompt(1),), Prompt(((6, early), (19, late))), IMAGE),
     ):
         guidance, xs = guided("fast", conditions), latents()
         agree(walk(guidance, xs), reference(xs, WHOLE["fast"] | {7}, conditions))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt, together
+from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt, join_prompts
 from instruct_pix2pix.guidance.rows import Row, Scales, rows, same_length
 from tools.reference_networks import random_model
 
@@ -29,13 +29,19 @@ class Analytic:
         self.calls: list[int] = []
         self.different: list[int] = []
         """Rows of each call that differ in more than their text."""
+        self.conditions: list[Tensor] = []
+        """All that were made."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] = ()) -> Tensor:
-        assert len(x) == len(sigma) == len(text) == len(image)
-        assert all(torch.equal(x[i], x[k]) and torch.equal(image[i], image[k]) for i, k in enumerate(twins))
-        self.calls.append(len(x))
-        self.different.append(len(set(twins)))
-        said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    def condition(self, texts: Tensor) -> Tensor:
+        self.conditions.append(texts)
+        return texts
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+        assert len(x) == len(sigma) == len(image) and len(condition) == len(entries)
+        self.calls.append(len(condition))
+        self.different.append(len(x))
+        x, sigma, image = (each[list(entries)] for each in (x, sigma, image))
+        said = condition.mean(dim=(1, 2)).view(-1, 1, 1, 1)
         return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
 
 
@@ -44,23 +50,24 @@ def prompt(seed: int, weight: float = 1.0, length: int = 77) -> Prompt:
 
 
 IMAGE = noise(1, 4, 6, 5, seed=9)
-CONDITIONS = Conditions((prompt(1),), prompt(2), IMAGE)
+CONDITIONS = GuidanceInputs((prompt(1),), prompt(2), IMAGE)
 
 
-def by_the_paper(model, x: Tensor, sigma: float, conditions: Conditions, text_cfg: float, image_cfg: float) -> Tensor:
+def by_the_paper(model, x: Tensor, sigma: float, given: GuidanceInputs, text_cfg: float, image_cfg: float) -> Tensor:
     """Return eq. 3 of arXiv 2211.09800 from separate calls; with AND, each part pulls away from the same i."""
-    ones, image = x.new_ones(len(x)), conditions.image.expand(len(x), -1, -1, -1)
+    ones, image = x.new_ones(len(x)), given.image.expand(len(x), -1, -1, -1)
 
     def call(text: Tensor, picture: Tensor) -> Tensor:
-        return model(x, ones * sigma, text.expand(len(x), -1, -1), picture)
+        condition = model.condition(text.expand(len(x), -1, -1))
+        return model(x, ones * sigma, condition, picture, range(len(x)))
 
-    u = call(conditions.negative.at(0), torch.zeros_like(image))
-    i = call(conditions.negative.at(0), image)
-    pulls = [(part.weight, call(part.at(0), image) - i) for part in conditions.prompts]
+    u = call(given.negative.at(0), torch.zeros_like(image))
+    i = call(given.negative.at(0), image)
+    pulls = [(part.weight, call(part.at(0), image) - i) for part in given.prompts]
     return u + image_cfg * (i - u) + text_cfg * sum(weight * pull for weight, pull in pulls)
 
 
-def guided(conditions: Conditions, text_cfg: float, image_cfg: float, **options) -> DualGuidance:
+def guided(conditions: GuidanceInputs, text_cfg: float, image_cfg: float, **options) -> DualGuidance:
     return DualGuidance(Analytic(), conditions, Scales(text_cfg, image_cfg), SIGMAS, **options)
 
 
@@ -76,7 +83,7 @@ def test_it_is_the_formula_of_the_paper(text_cfg, image_cfg, batch):
 
 
 def test_with_and_every_part_pulls_by_its_weight():
-    conditions = Conditions((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
+    conditions = GuidanceInputs((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
     x = noise(2, 4, 6, 5)
     theirs = by_the_paper(Analytic(), x, 1.0, conditions, 5.0, 1.4)
     assert torch.allclose(guided(conditions, 5.0, 1.4)(x, torch.tensor(1.0)), theirs, atol=1e-4)
@@ -85,9 +92,9 @@ def test_with_and_every_part_pulls_by_its_weight():
 def test_every_picture_of_a_batch_may_have_its_own_input():
     images = noise(2, 4, 6, 5, seed=7)
     x = noise(2, 4, 6, 5)
-    together = guided(Conditions((prompt(1),), prompt(2), images), 7.5, 1.5)(x, torch.tensor(1.0))
+    together = guided(GuidanceInputs((prompt(1),), prompt(2), images), 7.5, 1.5)(x, torch.tensor(1.0))
     for k in range(2):
-        alone = guided(Conditions((prompt(1),), prompt(2), images[k : k + 1]), 7.5, 1.5)
+        alone = guided(GuidanceInputs((prompt(1),), prompt(2), images[k : k + 1]), 7.5, 1.5)
         assert torch.allclose(together[k : k + 1], alone(x[k : k + 1], torch.tensor(1.0)), atol=1e-5)
 
 
@@ -107,7 +114,7 @@ def test_every_picture_of_a_batch_may_have_its_own_input():
     ],
 )
 def test_a_row_of_weight_zero_is_not_evaluated(text_cfg, image_cfg, weights, count):
-    conditions = Conditions(tuple(prompt(k + 3, weight) for k, weight in enumerate(weights)), prompt(2), IMAGE)
+    conditions = GuidanceInputs(tuple(prompt(k + 3, weight) for k, weight in enumerate(weights)), prompt(2), IMAGE)
     guidance = guided(conditions, text_cfg, image_cfg)
     guidance(noise(2, 4, 6, 5), torch.tensor(1.0))
     guidance(noise(2, 4, 6, 5), torch.tensor(0.2))
@@ -128,10 +135,10 @@ def test_the_weights_add_up_to_one(text_cfg, image_cfg, weights):
 
 @given(scale, scale)
 def test_a_model_that_heeds_no_condition_is_left_as_it_is(text_cfg, image_cfg):
-    conditions = Conditions((prompt(1),), prompt(1), torch.zeros(1, 4, 2, 2))
+    conditions = GuidanceInputs((prompt(1),), prompt(1), torch.zeros(1, 4, 2, 2))
     x = noise(1, 4, 2, 2)
     ours = guided(conditions, text_cfg, image_cfg)(x, torch.tensor(1.0))
-    plain = Analytic()(x, torch.ones(1), conditions.negative.at(0), conditions.image)
+    plain = Analytic()(x, torch.ones(1), conditions.negative.at(0), conditions.image, range(1))
     assert torch.allclose(ours, plain, atol=1e-4)
 
 
@@ -178,12 +185,12 @@ def test_a_step_is_known_from_its_sigma():
 
 def test_a_scheduled_prompt_changes_after_its_step():
     early, late = noise(1, 77, 6, seed=1), noise(1, 77, 6, seed=5) + 1
-    scheduled = Conditions((Prompt(((1, early), (4, late))),), prompt(2), IMAGE)
+    scheduled = GuidanceInputs((Prompt(((1, early), (4, late))),), prompt(2), IMAGE)
     guidance = guided(scheduled, 7.5, 1.5)
     x = noise(1, 4, 6, 5)
     for step, sigma in enumerate(SIGMAS[:-1]):
         now = Prompt(((0, early if step <= 1 else late),))
-        plain = by_the_paper(Analytic(), x, float(sigma), Conditions((now,), prompt(2), IMAGE), 7.5, 1.5)
+        plain = by_the_paper(Analytic(), x, float(sigma), GuidanceInputs((now,), prompt(2), IMAGE), 7.5, 1.5)
         assert torch.allclose(guidance(x, sigma), plain, atol=1e-4), step
 
 
@@ -191,12 +198,26 @@ def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():
     for count, conditions, different in (
         (1, CONDITIONS, 2),
         (3, CONDITIONS, 6),
-        (2, Conditions((prompt(1), prompt(3, 0.5)), prompt(2), IMAGE), 4),
-        (2, Conditions((prompt(1),), prompt(2), noise(2, 4, 6, 5, seed=8)), 4),
+        (2, GuidanceInputs((prompt(1), prompt(3, 0.5)), prompt(2), IMAGE), 4),
+        (2, GuidanceInputs((prompt(1),), prompt(2), noise(2, 4, 6, 5, seed=8)), 4),
     ):
         model = Analytic()
         DualGuidance(model, conditions, Scales(7.5, 1.5), SIGMAS)(noise(count, 4, 6, 5), SIGMAS[0])
         assert model.different == [different]
+
+
+def test_what_the_model_makes_of_texts_is_made_once_for_all_steps_with_the_same_rows():
+    early, late = noise(1, 77, 6, seed=1), noise(1, 77, 6, seed=2)
+    for inputs, made in (
+        (CONDITIONS, 1),
+        (GuidanceInputs((Prompt(((1, early), (9, late))),), prompt(2), IMAGE), 2),
+        (GuidanceInputs((Prompt(((1, early), (9, early.clone()))),), prompt(2), IMAGE), 2),
+    ):
+        model = Analytic()
+        guidance = DualGuidance(model, inputs, Scales(7.5, 1.5), SIGMAS)
+        for sigma in SIGMAS[:-1]:
+            guidance(noise(2, 4, 6, 5), sigma)
+        assert len(model.conditions) == made
 
 
 # --- texts of different length ------------------------------------------------------------------------
@@ -205,7 +226,7 @@ def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():
 def test_a_row_keeps_its_value_beside_a_longer_text():
     """Through real attention: 77 tokens said three times beside 231 are still the 77 tokens."""
     model = random_model()
-    conditions = Conditions(
+    conditions = GuidanceInputs(
         (Prompt(((9, noise(1, 154, 24, seed=1)),)), Prompt(((9, noise(1, 231, 24, seed=2)),), 0.5)),
         Prompt(((9, noise(1, 77, 24, seed=3)),)),
         noise(1, 4, 8, 8, seed=4),
@@ -229,7 +250,7 @@ def test_prompts_of_a_batch_keep_their_own_schedules_and_lengths() -> None:
     short, long = torch.randn(1, 2, 4), torch.randn(1, 6, 4)
     first = Prompt(((3, short), (9, short + 1)), 0.5)
     second = Prompt(((1, long), (5, long + 1), (9, long + 2)), 0.5)
-    joined = together([first, second])
+    joined = join_prompts([first, second])
     assert joined.weight == 0.5
     for step in range(12):
         both = joined.at(step)
@@ -240,4 +261,4 @@ def test_prompts_of_a_batch_keep_their_own_schedules_and_lengths() -> None:
 def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
     text = torch.zeros(1, 2, 4)
     with pytest.raises(ValueError):
-        together([Prompt(((9, text),), 1.0), Prompt(((9, text),), 0.5)])
+        join_prompts([Prompt(((9, text),), 1.0), Prompt(((9, text),), 0.5)])

@@ -29,7 +29,7 @@ from instruct_pix2pix.engine.sampling.noise import ImageNoise
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, find_sampler
 from instruct_pix2pix.engine.sampling.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.guidance.dual import Conditions, DualGuidance, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import acceptance, scenes
@@ -100,15 +100,15 @@ def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch:
     """Edit every case with its own seed, many cases at a time -> uint8 pictures [96, 96, 3]; shows progress."""
     edited: list[np.ndarray] = []
     sampler, _ = find_sampler(settings.sampler)
-    sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, settings.sampler)
+    sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, sampler)
     for i in tqdm(range(0, len(wanted), batch), desc=describe(settings), disable=None, leave=False):
         some = wanted[i : i + batch]
         latent = model.encode_image(to_tensor(np.stack([case.before for case in some])))
         texts = [model.encode_text(case.instruction, settings.negative, settings.steps) for case in some]
         together = _stack([prompts[0] for prompts, _ in texts])
-        conditions = Conditions((together,), texts[0][1], latent)
+        inputs = GuidanceInputs((together,), texts[0][1], latent)
         scales = Scales(settings.text_cfg, settings.image_cfg)
-        guidance = DualGuidance(model, conditions, scales, sigmas, rescale=settings.rescale, speed=settings.speed)
+        guidance = DualGuidance(model, inputs, scales, sigmas, rescale=settings.rescale, speed=settings.speed)
         noise = ImageNoise([case.seed for case in some], latent.shape[1:], model.machine.device)
         x = sampler(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
         edited += [np.asarray(picture) for picture in to_images(model.decode(x))]

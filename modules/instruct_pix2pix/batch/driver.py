@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..engine.edit import canonical
+from ..engine.edit import resolved
 from ..engine.loader import find_config
 from ..errors import Remedy, UserError
 from ..files import is_part, write_whole
@@ -121,11 +121,11 @@ def run_batch(
     """
     control = control or Control()
     began = time.monotonic()
-    request = replace(request, settings=canonical(request.settings))
+    request = replace(request, settings=resolved(request.settings))
     check_folders(request)
     with Journal(request.output, {"input": str(request.input), "model": model.hash}) as journal:
         try:
-            plan = make_plan(request, journal.run_seed, model.hash, canonical)
+            plan = make_plan(request, journal.run_seed, model.hash, resolved)
         except UserError:
             if journal.fresh:
                 journal.discard()

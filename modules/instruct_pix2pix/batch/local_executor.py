@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..engine.edit_batch import Edited, Fitted, Progress, Texts, edit_batch, encode_pictures
+from ..engine.edit import plan_for
+from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, edit_batch, encode_pictures
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
 from ..errors import Interrupted, UserError, out_of_memory
@@ -33,7 +34,7 @@ Files = Mapping[Path, bytes]
 class Canvas:
     """A picture, read and fitted; one frame for a still one."""
 
-    frames: tuple[Fitted, ...]
+    frames: tuple[FittedPicture, ...]
     alphas: tuple[Image.Image | None, ...]
     """The transparency of each frame at the size and framing of the result."""
     timing: Timing
@@ -63,7 +64,7 @@ class UnitRunner:
     def __init__(self, model: EditModel, model_hash: str | None) -> None:
         self.model = model
         self.hash = model_hash
-        self.texts = Texts(model)
+        self.texts = PromptCache(model)
 
     def __call__(self, unit: Unit, files: Files | None = None) -> list[Made]:
         """Make the wanted shots of a unit; what is wrong with a picture is in its Made."""
@@ -89,7 +90,7 @@ class UnitRunner:
 
         shots = reading.unit.shots
         results: list[Sequence[Edited] | str] = [c if isinstance(c, str) else "" for c in reading.canvases]
-        stills: dict[tuple[int, int], list[tuple[int, Fitted]]] = {}
+        stills: dict[tuple[int, int], list[tuple[int, FittedPicture]]] = {}
         for place, (shot, canvas) in enumerate(zip(shots, reading.canvases, strict=True)):
             if isinstance(canvas, str):
                 continue
@@ -121,18 +122,18 @@ class UnitRunner:
         return made
 
     def _canvas(self, item: Item, files: Files) -> Canvas:
-        config = self.model.config
         mask = None if item.mask is None else open_picture(_source(item.mask, files)).image
 
-        def fitted(image: Image.Image) -> Fitted:
-            return Fitted.from_picture(image, item.settings, mask, size=config.size, factor=config.vae.factor)
+        def fitted(image: Image.Image) -> FittedPicture:
+            plan = plan_for(self.model, image, item.settings)
+            return FittedPicture.by(plan, image, mask, self.model.config.vae.factor)
 
-        def small(alpha: Image.Image | None, frame: Fitted) -> Image.Image | None:
+        def small(alpha: Image.Image | None, frame: FittedPicture) -> Image.Image | None:
             return None if alpha is None else frame.plan.framed(alpha)
 
         if item.frames > 1:
 
-            def take(frame: Frame) -> tuple[Fitted, Image.Image | None]:
+            def take(frame: Frame) -> tuple[FittedPicture, Image.Image | None]:
                 one = fitted(frame.image)
                 return one, small(frame.alpha, one)
 
@@ -156,7 +157,7 @@ class UnitRunner:
         return edited
 
     def _divided(
-        self, frames: Sequence[Fitted], settings: Sequence[EditSettings], on_step: Callable[[Progress], None]
+        self, frames: Sequence[FittedPicture], settings: Sequence[EditSettings], on_step: Callable[[Progress], None]
     ) -> list[Edited | str]:
         """Edit together; where that fails, in halves, until what fails alone gets its sentence."""
         try:

@@ -17,7 +17,7 @@ from ..batch.journal import NAME, PictureState
 from ..batch.local_executor import UnitRunner, local_executor
 from ..batch.planning import BatchRequest, check_folders
 from ..batch.units import Control, Executor, Made, Unit
-from ..engine.edit import canonical
+from ..engine.edit import resolved
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
 from ..engine.process_memory import tune_memory
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     tune_memory()
     request = request_of(args)
     check_folders(request)
-    canonical(request.settings)
+    resolved(request.settings)
     path = resolve(args.model, model_dirs(args.models_dir))
     facts = facts_of(path)
     control = Control()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.edit import Progress, canonical, edit, plan_for
+from ..engine.edit import Progress, edit, plan_for, resolved
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
 from ..engine.process_memory import tune_memory
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
     tune_memory()
-    settings = canonical(settings_of(args).require_instruction())
+    settings = resolved(settings_of(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None
     outputs = output_names(args.image, args.output, settings.count)

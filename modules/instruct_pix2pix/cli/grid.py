@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine.edit import Edited, Progress, canonical, edit_each, plan_for
+from ..engine.edit import Edited, Progress, edit_each, plan_for, resolved
 from ..engine.precision import choose_machine
 from ..engine.process_memory import tune_memory
 from ..grid import draw, values
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("text_cfg", "image_cfg")}
     scales = {name: values(text, name) for name, text in given.items()}
     args.text_cfg = args.image_cfg = None
-    settings = canonical(settings_of(args).require_instruction())
+    settings = resolved(settings_of(args).require_instruction())
     picture = open_picture(args.image)
     mask = open_picture(args.mask).image if args.mask else None
     (output,) = output_names(args.image, args.output, 1, "grid")

@@ -10,12 +10,12 @@ from PIL import Image
 
 from ..conditioning import Fit, fit
 from ..settings import EditSettings
-from .edit_batch import Edited, Fitted, OnStep, Progress, Texts, edit_batch, encode_pictures
+from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 
-__all__ = ["Edited", "OnStep", "Progress", "canonical", "edit", "edit_each", "plan_for"]
+__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "plan_for", "resolved"]
 
 
 def edit(
@@ -31,7 +31,7 @@ def edit(
     `mask` (any size, grey: white is edited, black is kept) confines the change. Raises UserError for an empty
     instruction and for names of samplers and schedules that do not exist.
     """
-    settings = canonical(settings.require_instruction())
+    settings = resolved(settings.require_instruction())
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     yield from edit_each(model, image, chosen, mask=mask, on_step=on_step)
 
@@ -44,21 +44,24 @@ def edit_each(
     mask: Image.Image | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[Edited]:
-    """Edit an RGB picture once with each of the settings, canonical and of one picture, as `edit` does.
+    """Edit an RGB picture once with each of the settings, which are resolved and of one picture, as `edit` does.
 
     They may differ in seed and scales; those of the same scales that follow each other share batches.
     """
-    one, config = settings[0], model.config
-    picture = Fitted.from_picture(image, one, mask, size=config.size, factor=config.vae.factor)
+    one = settings[0]
+    picture = FittedPicture.by(plan_for(model, image, one), image, mask, model.config.vae.factor)
     latent = encode_pictures(model, [picture])
-    texts = Texts(model)
+    prompts = PromptCache(model)
     for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
         for batch in _batches(list(same), one.batch_size):
-            yield from edit_batch(model, [picture] * len(batch), latent, batch, texts, on_step)
+            yield from edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step)
 
 
-def canonical(settings: EditSettings) -> EditSettings:
-    """Return the settings with the sampler's and the schedule's own names. Raises UserError for unknown ones."""
+def resolved(settings: EditSettings) -> EditSettings:
+    """Return settings with the sampler's and the schedule's own names, as everything behind a door takes them.
+
+    A schedule in the sampler's name ('DPM++ 2M Karras') goes first. Raises UserError for unknown names.
+    """
     sampler, named = find_sampler(settings.sampler)
     return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
 

@@ -13,14 +13,14 @@ from einops import reduce
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ..conditioning import Fit, fit, to_images, to_tensor
-from ..guidance.dual import Conditions, DualGuidance, Prompt, together
+from ..conditioning import Fit, to_images, to_tensor
+from ..guidance.dual import DualGuidance, GuidanceInputs, join_prompts
 from ..guidance.rows import Scales
 from ..infotext import build
 from ..settings import EditSettings
 from .model import EditModel
 from .sampling.noise import ImageNoise
-from .sampling.samplers import find_sampler
+from .sampling.samplers import SAMPLERS, Denoiser
 from .sampling.schedules import get_sigmas
 
 MOST_TEXTS = 64
@@ -69,7 +69,7 @@ OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPicture:
     """A picture at the size at which it is edited; made without the model."""
 
     plan: Fit
@@ -81,17 +81,8 @@ class Fitted:
     """What the mask keeps, [1, 1, h, w] in 0..1, at the latent's resolution."""
 
     @classmethod
-    def from_picture(
-        cls,
-        image: Image.Image,
-        settings: EditSettings,
-        mask: Image.Image | None = None,
-        *,
-        size: int,
-        factor: int,
-    ) -> Fitted:
-        """Fit an RGB picture and its mask (any size and mode) to a model of this `size` and VAE `factor`."""
-        plan = fit(*image.size, settings.target_size or size, factor)
+    def by(cls, plan: Fit, image: Image.Image, mask: Image.Image | None, factor: int) -> FittedPicture:
+        """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell."""
         if mask is None:
             return cls(plan, plan.apply(image), None, None)
         padded = plan.apply(mask.convert("L").resize(plan.whole, Image.Resampling.BILINEAR))
@@ -100,7 +91,7 @@ class Fitted:
         return cls(plan, plan.apply(image), plan.undo(padded), torch.from_numpy(keep)[None, None])
 
     def finish(self, edited: Image.Image) -> Image.Image:
-        """Return what the model made in the framing of the input, with the masked-off part as it was."""
+        """Return what the model made in the framing of the input, with the part outside the mask as it was."""
         shown = self.plan.undo(edited)
         if self.mask is None:
             return shown
@@ -109,49 +100,53 @@ class Fitted:
         return Image.composite(shown, self.plan.undo(self.source), inside)
 
 
-class Texts:
-    """The texts of a model's edits, each encoded once as long as it is remembered."""
+class PromptCache:
+    """The texts of a model's edits, each encoded once as long as it is kept."""
 
     def __init__(self, model: EditModel) -> None:
-        self.prompts = lru_cache(MOST_TEXTS)(model.encode_instruction)
-        """(instruction, steps) -> its sub-prompts."""
-        self.negative = lru_cache(MOST_TEXTS)(model.encode_negative)
-        """(negative prompt, steps) -> the Prompt."""
+        self._instruction = lru_cache(MOST_TEXTS)(model.encode_instruction)
+        self._negative = lru_cache(MOST_TEXTS)(model.encode_negative)
 
-    def conditions(self, settings: Sequence[EditSettings], latents: Tensor) -> Conditions:
+    def inputs(self, settings: Sequence[EditSettings], latents: Tensor) -> GuidanceInputs:
         """Return what a batch is conditioned on; its instructions have the same number of parts and weights."""
-        each = [self.prompts(one.instruction, one.steps) for one in settings]
-        prompts: tuple[Prompt, ...] = tuple(together(parts) for parts in zip(*each, strict=True))
-        return Conditions(prompts, together([self.negative(one.negative, one.steps) for one in settings]), latents)
+        instructions = [self._instruction(one.instruction, one.steps) for one in _distinct(settings, "instruction")]
+        negatives = [self._negative(one.negative, one.steps) for one in _distinct(settings, "negative")]
+        prompts = tuple(join_prompts(parts) for parts in zip(*instructions, strict=True))
+        return GuidanceInputs(prompts, join_prompts(negatives), latents)
 
 
-def encode_pictures(model: EditModel, pictures: Sequence[Fitted]) -> Tensor:
+def _distinct(settings: Sequence[EditSettings], name: str) -> Sequence[EditSettings]:
+    """Return the first alone where all have the same text: one embedding then stands for the whole batch."""
+    return settings if len({getattr(one, name) for one in settings}) > 1 else settings[:1]
+
+
+def encode_pictures(model: EditModel, pictures: Sequence[FittedPicture]) -> Tensor:
     """Return the latents [B, 4, h, w], unscaled, of pictures of one padded size."""
     return model.encode_image(torch.cat([to_tensor(picture.source) for picture in pictures]))
 
 
 def edit_batch(
     model: EditModel,
-    pictures: Sequence[Fitted],
+    pictures: Sequence[FittedPicture],
     latents: Tensor,
     settings: Sequence[EditSettings],
-    texts: Texts,
+    prompts: PromptCache,
     on_step: OnStep | None = None,
 ) -> list[Edited]:
     """Edit pictures of one padded size, all with a mask or all without, and `latents` [B or 1, 4, h, w].
 
-    There is one of `settings` for each, canonical and of one picture; they differ in seed and texts alone. A picture's
+    There is one of `settings` for each, resolved and of one picture; they differ in seed and texts alone. A picture's
     result is that of an edit by itself, up to the rounding of sums in another order.
     """
     began = time.perf_counter()
     one = settings[0]
-    sampler, _ = find_sampler(one.sampler)
-    sigmas = get_sigmas(one.schedule, one.steps, model.levels, one.sampler)[_first_step(one) :]
+    sampler = SAMPLERS[one.sampler]
+    sigmas = get_sigmas(one.schedule, one.steps, model.levels, sampler)[_first_step(one) :]
     seeds = tuple(each.seed for each in settings)
     noise = ImageNoise(seeds, latents.shape[1:], model.machine.device)
     scales = Scales(one.text_cfg, one.image_cfg)
-    conditions = texts.conditions(settings, latents)
-    guidance = DualGuidance(model, conditions, scales, sigmas, rescale=one.rescale, speed=one.speed)
+    inputs = prompts.inputs(settings, latents)
+    guidance = DualGuidance(model, inputs, scales, sigmas, rescale=one.rescale, speed=one.speed)
     start = latents * model.config.scale_factor
     keep = [picture.keep for picture in pictures if picture.keep is not None]
     denoiser = _Masked(guidance, start, torch.cat(keep).to(model.machine.device)) if keep else guidance
@@ -180,9 +175,9 @@ def _first_step(settings: EditSettings) -> int:
 
 
 class _Masked:
-    """A denoiser that holds the kept part of the picture at its own latent."""
+    """A denoiser that holds the part outside the mask at the picture's own latent."""
 
-    def __init__(self, denoiser: DualGuidance, start: Tensor, keep: Tensor) -> None:
+    def __init__(self, denoiser: Denoiser, start: Tensor, keep: Tensor) -> None:
         self.denoiser, self.start, self.keep = denoiser, start, keep
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -20,14 +20,14 @@ from .sampling.schedules import NoiseSchedule
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
-from .unet import Context, entries
+from .unet import Condition, take
 
 TILE, SMALL_TILE, OVERLAP = 1024, 512, 128
 """Pictures with a longer side go through the VAE in tiles of this many pixels, in small ones where memory is short."""
 
 
 class EditModel:
-    """An instruct-pix2pix model on a machine; as a function, the `guidance.Model` of its rows.
+    """An instruct-pix2pix model on a machine; as a function, the `guidance.dual.RowModel` of its rows.
 
     Latents that are sampled are scaled by the model's factor and float32; the picture's latent is unscaled.
     """
@@ -39,8 +39,7 @@ class EditModel:
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
         for network in (self.unet, self.vae, self.text):
             prepare(network, machine)
-        self.noise = GraphedUNet(self.unet)
-        self._contexts: list[tuple[Tensor, Context]] = []
+        self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
 
@@ -77,48 +76,48 @@ class EditModel:
         return self.encode_instruction(instruction, steps), self.encode_negative(negative, steps)
 
     @torch.inference_mode()
-    def __call__(
-        self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int] | None = None
-    ) -> Tensor:
-        """Denoise rows: x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> [N, 4, h, w] float32.
+    def condition(self, texts: Tensor) -> Condition:
+        """Texts [N, T, C] of N rows -> what is given back at every step that has these rows."""
+        return Condition(texts.to(self.machine.dtype))
 
-        `twins` tells for each row the first one with the same x and image, of the same sigma: rows that differ in text
-        alone begin as one. The UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have
-        variance 1 together (k-diffusion's CompVisDenoiser). With sigma on the CPU nothing here waits for a GPU.
+    @torch.inference_mode()
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        image: Tensor,
+        entries: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Denoise rows: x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> [N, 4, h, w] float32.
+
+        `entries` [N] says for each row which entry of x, sigma and image it has; None: each its own, and M is N. The
+        UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have variance 1 together
+        (k-diffusion's CompVisDenoiser). With sigma on the CPU nothing here waits for a GPU.
         """
-        dtype, device = self.machine.dtype, x.device
         levels = sigma.cpu().float()
-        alike = len(set(levels.tolist())) == 1  # so it is in one step of one edit
-        level = levels[0] if alike else levels.to(device).view(-1, 1, 1, 1)
-        levels = levels[:1] if alike else levels
-        t = self.levels.sigma_to_t(levels).to(device, non_blocking=True)
-        first, rows = _firsts(twins) if twins is not None and alike else (None, None)
-        scaled = join(entries(x, first) / (level**2 + 1).sqrt(), entries(image, first))
-        scaled = scaled.to(dtype, memory_format=torch.channels_last)
-        context = self._seen(text, rows)
-        if self.noise.knows(scaled, t, context) or self._is_room_for_rows(len(text), scaled):
-            noise = self.noise(scaled, t, context, lambda: self._is_room_for_rows(2 * len(text), scaled))
-        else:
-            each = zip(context.part(scaled).split(1), t.expand(len(x)).split(1), context.each(), strict=True)
-            noise = torch.cat([self.unet(*row) for row in each])
-        return x - level * noise.float()
+        one_level = len(set(levels.tolist())) == 1  # so it is in one step of one edit
+        if entries is not None and (len(entries) == len(x) or not one_level):  # nothing can be shared
+            if list(entries) != list(range(len(x))):
+                x, image, levels = (each[list(entries)] for each in (x, image, levels))
+            entries = None
+        level = levels[0] if one_level else levels.to(x.device).view(-1, 1, 1, 1)
+        t = self.levels.sigma_to_t(levels[:1] if one_level else levels).to(x.device, non_blocking=True)
+        seen = join(x / (level**2 + 1).sqrt(), image).to(self.machine.dtype, memory_format=torch.channels_last)
+        return take(x, entries) - level * self._noise(seen, t, condition, entries).float()
+
+    def _noise(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+        """Evaluate the UNet, all rows at once where they fit into memory, else one by one."""
+        count = len(condition.text)
+        if self.unet_graphs.knows(x, t, condition, entries) or self._is_room_for_rows(count, x):
+            return self.unet_graphs(x, t, condition, entries, lambda: self._is_room_for_rows(2 * count, x))
+        each = zip(take(x, entries).split(1), t.expand(count).split(1), condition.rows(), strict=True)
+        return torch.cat([self.unet(*row) for row in each])
 
     def _is_room_for_rows(self, count: int, x: Tensor) -> bool:
         """Whether so many rows like x can be computed at once; one at a time takes longer, and the least memory."""
         numbers = count * ROW * x[0, 0].numel() * self.config.unet.model_channels / 320
         return count == 1 or is_room_for(numbers, x.dtype, x.device)
-
-    def _seen(self, text: Tensor, rows: list[int] | None) -> Context:
-        """Return the context of this text; for the last two tensors that came, with what the UNet made of them.
-
-        Two, as a step may have all rows and the next one some of them.
-        """
-        context = next((context for known, context in self._contexts if known is text), None)
-        if context is None:
-            context = Context(text.to(self.machine.dtype))
-            self._contexts = [(text, context), *self._contexts[:1]]
-        context.rows = rows
-        return context
 
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
@@ -151,9 +150,3 @@ class EditModel:
                     "The model's numbers grew beyond bounds: choose precision fp32, or download the model again."
                 )
             self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on
-
-
-def _firsts(twins: Sequence[int]) -> tuple[list[int] | None, list[int] | None]:
-    """Return the rows that differ, and for each row its place among those; None for both where all differ."""
-    first = sorted(set(twins))
-    return (None, None) if len(first) == len(twins) else (first, [first.index(twin) for twin in twins])

@@ -54,51 +54,46 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Context:
-    """The text that rows are conditioned on, and what the network makes of it once for all steps."""
+class Condition:
+    """The texts that rows are conditioned on, and what the network makes of them once for all steps."""
 
-    def __init__(self, text: Tensor, rows: Sequence[int] | None = None) -> None:
-        """`text` is [N, T, D].
-
-        Where fewer pictures than texts go into the network, because some are the same, `rows` says for each text which
-        of them it belongs to: they part at the first layer that looks at the text.
-        """
+    def __init__(self, text: Tensor) -> None:
+        """`text` is [N, T, D]: one for each row."""
         self.text = text
-        self.rows = rows
-        self._seen: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
-        self._each: list[Context] = []
+        self._keys: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
+        self._rows: list[Condition] = []
 
-    def each(self) -> list[Context]:
-        """Return a context for each text alone, always the same ones."""
-        if not self._each:
-            self._each = [Context(text) for text in self.text.split(1)]
-        return self._each
+    def rows(self) -> list[Condition]:
+        """Return a condition for each row alone, always the same ones."""
+        if not self._rows:
+            self._rows = [Condition(text) for text in self.text.split(1)]
+        return self._rows
 
     def keys(self, layer: CrossAttention) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that this layer makes of the text."""
-        if layer not in self._seen:
-            self._seen[layer] = layer.keys(self.text)
-        return self._seen[layer]
+        """Return the keys and values that this layer makes of the texts."""
+        if layer not in self._keys:
+            self._keys[layer] = layer.keys(self.text)
+        return self._keys[layer]
 
-    def copy(self) -> Context:
-        """Return a context of its own memory, of which the layers have seen nothing."""
-        return Context(self.text.clone(), self.rows)
+    def copy(self) -> Condition:
+        """Return a condition of the same texts, in memory of its own."""
+        return Condition(self.text.clone())
 
-    def say(self, other: Context) -> None:
-        """Take over another text of the same shape [N, T, D], in place, for all layers that have seen this one."""
+    def overwrite(self, other: Condition) -> None:
+        """Take over other texts of the same shape, in place, with the keys and values that were made of these."""
         self.text.copy_(other.text)
-        for layer, pair in self._seen.items():
+        for layer, pair in self._keys.items():
             for mine, new in zip(pair, other.keys(layer), strict=True):
                 mine.copy_(new)
 
-    def part(self, x: Tensor) -> Tensor:
-        """Return x with one entry for each text."""
-        return x if len(x) == len(self.text) else entries(x, self.rows)
 
+def take(x: Tensor, entries: Sequence[int] | None) -> Tensor:
+    """Return the entries of x [M, ..] that rows have, [N, ..]; None stands for each its own.
 
-def entries(x: Tensor, places: Sequence[int] | None) -> Tensor:
-    """Return the entries of x [N, ..] at these places, None for all; no list of them has to be sent to a GPU."""
-    return x if places is None else torch.cat([x[i : i + 1] for i in places])
+    Rows that have an entry in common part at the first layer that looks at their texts: from there on there are N.
+    No list of entries has to be sent to a GPU.
+    """
+    return x if entries is None or len(x) == len(entries) else torch.cat([x[i : i + 1] for i in entries])
 
 
 class ResBlock(nn.Module):
@@ -136,9 +131,9 @@ class CrossAttention(nn.Module):
         self.to_v = Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(Linear(channels, channels))
 
-    def forward(self, x: Tensor, add: Tensor, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
-        k, v = self.keys(x) if context is None else context.keys(self)
+        k, v = self.keys(x) if condition is None else condition.keys(self)
         return self.to_out[0](attention(self._heads(self.to_q(x)), k, v), add=add)
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,9 +182,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = context.part(self.attn1(layer_norm(self.norm1, x), x))
-        x = self.attn2(layer_norm(self.norm2, x), x, context)
+    def forward(self, x: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+        x = take(self.attn1(layer_norm(self.norm1, x), x), entries)
+        x = self.attn2(layer_norm(self.norm2, x), x, condition)
         return self.ff(layer_norm(self.norm3, x), x)
 
 
@@ -206,7 +201,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
         height = x.shape[2]
         h = group_norm(self.norm, x)
         if not self.linear:
@@ -215,8 +210,8 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:
-            h = block(h, context)
-        x = context.part(x)
+            h = block(h, condition, entries)
+        x = take(x, entries)
         if self.linear:
             return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
         return self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height), add=x)
@@ -249,12 +244,19 @@ class Upsample(nn.Module):
 class Block(nn.Sequential):
     """A numbered entry of the key layout: layers in order, each given what it asks for."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Context, size: torch.Size | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        emb: Tensor,
+        condition: Condition,
+        entries: Sequence[int] | None,
+        size: torch.Size | None = None,
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, condition, entries)
             elif isinstance(layer, Upsample):
                 x = layer(x, size)
             else:
@@ -319,25 +321,32 @@ class UNet(nn.Module):
             nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, config.out_channels, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | Context, label: Tensor | None = None) -> Tensor:
-        """x [B, in, h, w], timesteps t [B] or [1] in 0..999, context [B, T, D], label [B, adm] -> [B, out, h, w].
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | Condition,
+        entries: Sequence[int] | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """x [M, in, h, w], timesteps t [M] or [1] in 0..999, texts [N, T, D], label [M, adm] -> [N, out, h, w].
 
-        A Context may hold more texts than there are pictures: see there.
+        `entries` [N] says for each row which entry of x it has, all of one timestep; None: each its own, and M is N.
         """
-        if isinstance(context, Tensor):
-            context = Context(context)
+        if isinstance(condition, Tensor):
+            condition = Condition(condition)
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
         if label is not None:
             emb = emb + self.label_emb(label)
         skips: list[Tensor] = []
         h = x
         for block in self.input_blocks:
-            h = block(h, emb, context)
+            h = block(h, emb, condition, entries)
             skips.append(h)
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, emb, condition, entries)
         for block in self.output_blocks:
-            h = torch.cat([h, context.part(skips.pop())], dim=1)
-            h = block(h, emb, context, skips[-1].shape[-2:] if skips else None)
+            h = torch.cat([h, take(skips.pop(), entries)], dim=1)
+            h = block(h, emb, condition, entries, skips[-1].shape[-2:] if skips else None)
         return self.out[2](norm_silu(self.out[0], h))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .cached import CachedGuidance, SamplingStep
 from .rows import Row, Scales, rescale_denoised, rows, same_length
+
+Condition = TypeVar("Condition")
+"""What a model makes of texts, once: its own type, which the guidance hands back to it as it is."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,18 @@ class Prompt:
     """(until_step, embedding [B or 1, T, C]): each holds up to and with that step, the last one to the end."""
     weight: float = 1.0
 
+    def stage(self, step: int) -> int:
+        """Return the place in the schedule of a step, counted from 0 (as AUTOMATIC1111 counts)."""
+        stages = range(len(self.schedule))
+        return next((stage for stage in stages if step <= self.schedule[stage][0]), len(self.schedule) - 1)
+
     def at(self, step: int) -> Tensor:
-        """Return the embedding [B or 1, T, C] for a step, counted from 0 (as AUTOMATIC1111 counts)."""
-        return next((e for until, e in self.schedule if step <= until), self.schedule[-1][1])
+        """Return the embedding [B or 1, T, C] of a step."""
+        return self.schedule[self.stage(step)][1]
 
 
 @dataclass(frozen=True)
-class Conditions:
+class GuidanceInputs:
     """What an edit is conditioned on."""
 
     prompts: tuple[Prompt, ...]
@@ -39,29 +46,35 @@ class Conditions:
     """The input picture's latent [B or 1, 4, h, w]: the VAE's mode, unscaled; zeros stand for 'no picture'."""
 
 
-class Model(Protocol):
-    """A network wrapped as a denoiser of rows."""
+class RowModel(Protocol[Condition]):
+    """A network wrapped as a denoiser of rows, several of which may share their latent and picture."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor, twins: Sequence[int]) -> Tensor:
-        """x [N, 4, h, w], sigma [N], text [N, T, C], image [N, 4, h, w] -> denoised [N, 4, h, w].
+    def condition(self, texts: Tensor) -> Condition:
+        """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows."""
+        ...
 
-        `twins` [N] tells for each row the first one that has the same x and image.
+    def __call__(
+        self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]
+    ) -> Tensor:
+        """x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> denoised [N, 4, h, w].
+
+        `entries` [N] says for each row which entry of x, sigma and image it has.
         """
         ...
 
 
-class DualGuidance:
+class DualGuidance(Generic[Condition]):
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
     `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
-    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `reuse.SHARES`.
+    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `cached.SHARES`.
     `rows_evaluated` counts the model rows of one picture so far.
     """
 
     def __init__(
         self,
-        model: Model,
-        conditions: Conditions,
+        model: RowModel[Condition],
+        given: GuidanceInputs,
         scales: Scales,
         sigmas: Tensor,
         *,
@@ -69,14 +82,14 @@ class DualGuidance:
         speed: str = "exact",
     ) -> None:
         self.model = model
-        self.conditions = conditions
+        self.given = given
         self.scales = scales
         self.rescale = rescale
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
-        self._pull = None if speed == "exact" else CachedGuidance(speed)
-        self._known_weights: tuple[tuple[float, ...], Tensor] | None = None
-        self._last: dict[int, tuple[list[Tensor], Tensor]] = {}
+        self._cache = None if speed == "exact" else CachedGuidance(speed)
+        self._conditions: dict[int, tuple[object, Condition]] = {}
+        self._weights: tuple[tuple[float, ...], Tensor] | None = None
 
     def step_of(self, sigma: float) -> int:
         """Return the step, from 0, that evaluates at this sigma: the last whose own level is not below it."""
@@ -84,74 +97,68 @@ class DualGuidance:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, 4, h, w], sigma [] or [B] (one level for all), best on the CPU -> denoised [B, 4, h, w]."""
-        level = float(sigma.flatten()[0])
-        step = self.step_of(level)
-        scales = self.scales
-        needed = rows(scales, [prompt.weight for prompt in self.conditions.prompts])
+        now = self._now(float(sigma.flatten()[0]))
+        needed = rows(self.scales, [prompt.weight for prompt in self.given.prompts])
         full = [row for row in needed if row.prompt is not None]
-        pull = self._pull if 0 < len(full) < len(needed) else None
-        now = SamplingStep(step, len(self._levels), level, (scales.text, scales.image), self._said(step))
-        serves = pull is not None and pull.serves(now, x.shape)
-        if serves:
-            needed = full
-        self.rows_evaluated += len(needed)
-        denoised = self._evaluate(x, sigma, step, needed)
-        own = denoised[: len(full)].mean(dim=0)
-        if pull is not None and serves:
-            guided = pull.guided(own, level)
+        cache = self._cache if 0 < len(full) < len(needed) else None
+        if cache is not None and cache.serves(now, x.shape):
+            own = self._evaluate(x, sigma, now.step, full).mean(dim=0)
+            guided = cache.guided(own, now.level)
         else:
-            guided = torch.tensordot(self._weights(needed, x), denoised, dims=1)
-            if pull is not None:
-                pull.keep(now, guided, own, level)
-        if self.rescale and full:
-            guided = rescale_denoised(x, guided, own, self.rescale)
-        return guided
+            denoised = self._evaluate(x, sigma, now.step, needed)
+            own = denoised[: len(full)].mean(dim=0)
+            guided = self._sum(denoised, needed)
+            if cache is not None:
+                cache.keep(now, guided, own, now.level)
+        return rescale_denoised(x, guided, own, self.rescale) if self.rescale and full else guided
 
-    def _said(self, step: int) -> tuple[Tensor, ...]:
-        return tuple(prompt.at(step) for prompt in (*self.conditions.prompts, self.conditions.negative))
+    def _now(self, level: float) -> SamplingStep:
+        step = self.step_of(level)
+        texts = tuple(prompt.at(step) for prompt in (*self.given.prompts, self.given.negative))
+        return SamplingStep(step, len(self._levels), level, (self.scales.text, self.scales.image), texts)
 
     def _evaluate(self, x: Tensor, sigma: Tensor, step: int, needed: Sequence[Row]) -> Tensor:
         """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
+        self.rows_evaluated += len(needed)
         batch = len(x)
-        image = self.conditions.image.to(x).expand(batch, -1, -1, -1)
-        seen = [row.image for row in needed]
+        image = self.given.image.to(x).expand(batch, -1, -1, -1)
+        kinds = list(dict.fromkeys(row.image for row in needed))  # with and without the picture
         denoised = self.model(
-            x.repeat(len(needed), 1, 1, 1),
-            sigma.reshape(-1).float().expand(batch).repeat(len(needed)),
-            self._texts(step, needed, batch),
-            torch.cat([image if row.image else torch.zeros_like(image) for row in needed]),
-            [seen.index(row.image) * batch + i for row in needed for i in range(batch)],
+            x.repeat(len(kinds), 1, 1, 1),
+            sigma.reshape(-1).float().expand(batch).repeat(len(kinds)),
+            self._condition(step, needed, batch),
+            torch.cat([image if seen else torch.zeros_like(image) for seen in kinds]),
+            [kinds.index(row.image) * batch + i for row in needed for i in range(batch)],
         )
         return denoised.unflatten(0, (len(needed), batch))
 
-    def _weights(self, needed: Sequence[Row], x: Tensor) -> Tensor:
-        """Return the weights of the rows [R], like x; the same tensor for the same ones: to make it waits for a GPU."""
-        weights = tuple(row.weight for row in needed)
-        if self._known_weights is None or self._known_weights[0] != weights:
-            self._known_weights = weights, torch.tensor(weights, dtype=x.dtype, device=x.device)
-        return self._known_weights[1]
+    def _condition(self, step: int, needed: Sequence[Row], batch: int) -> Condition:
+        """Return the condition of these rows; the last one of each number of rows is kept.
 
-    def _texts(self, step: int, needed: Sequence[Row], batch: int) -> Tensor:
-        """Return the texts of the rows [R * B, T, C]: as long as they are the same, the same tensor.
-
-        A model may remember what it made of it.
+        A step may have all rows and the next one some of them.
         """
-        negative = self.conditions.negative.at(step)
-        texts = [negative if r.prompt is None else self.conditions.prompts[r.prompt].at(step) for r in needed]
-        last = self._last.get(len(texts))
-        if last is None or any(map(operator.is_not, last[0], texts)):
-            joined = torch.cat([text.expand(batch, -1, -1) for text in same_length(texts)])
-            self._last[len(texts)] = last = texts, joined
-        return last[1]
+        prompts = [self.given.negative if row.prompt is None else self.given.prompts[row.prompt] for row in needed]
+        key = batch, tuple((row.prompt, prompt.stage(step)) for row, prompt in zip(needed, prompts, strict=True))
+        kept = self._conditions.get(len(needed))
+        if kept is None or kept[0] != key:
+            texts = same_length([prompt.at(step) for prompt in prompts])
+            made = self.model.condition(torch.cat([text.expand(batch, -1, -1) for text in texts]))
+            self._conditions[len(needed)] = kept = key, made
+        return kept[1]
+
+    def _sum(self, denoised: Tensor, needed: Sequence[Row]) -> Tensor:
+        """Rows [R, B, 4, h, w] -> their weighted sum [B, 4, h, w]."""
+        weights = tuple(row.weight for row in needed)
+        if self._weights is None or self._weights[0] != weights:  # a tensor that is sent to a GPU waits for it
+            self._weights = weights, torch.tensor(weights, dtype=denoised.dtype, device=denoised.device)
+        return torch.tensordot(self._weights[1], denoised, dims=1)
 
 
-def together(prompts: Sequence[Prompt]) -> Prompt:
+def join_prompts(prompts: Sequence[Prompt]) -> Prompt:
     """Join the prompts of several pictures, one each and all of one weight, to that of their batch."""
-    first = prompts[0]
-    if all(prompt is first for prompt in prompts):
-        return first
-    if any(prompt.weight != first.weight for prompt in prompts):
+    weight = prompts[0].weight
+    if any(prompt.weight != weight for prompt in prompts):
         raise ValueError("prompts of different weights cannot share a batch")
     ends = sorted({until for prompt in prompts for until, _ in prompt.schedule})
     stages = [(until, torch.cat(same_length([prompt.at(until) for prompt in prompts]))) for until in ends]
-    return Prompt(tuple(stages), first.weight)
+    return Prompt(tuple(stages), weight)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .names import name_key, unknown_name
 
-Model = Callable[[Tensor, Tensor], Tensor]
+Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], sigma [B] float32 on the CPU, whatever x is) -> denoised [B, C, H, W]."""
 
 Noise = Callable[[float, float], Tensor]
@@ -30,32 +30,34 @@ Callback = Callable[[int, Tensor, Tensor], None]
 """(step from 0, x, denoised), once per step after its first evaluation. What it raises ends the sampling."""
 
 
+def ignore(step: int, x: Tensor, denoised: Tensor) -> None:
+    """A callback for those who want none."""
+
+
 class SamplerFunction(Protocol):
     """What every function below is."""
 
     def __call__(
-        self, model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
+        self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore
     ) -> Tensor:
         """Take x [B, C, H, W] from noise level sigmas[0] down to the last of sigmas [n + 1]; return it."""
         ...
 
 
-def euler(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def euler(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Euler's method on the probability flow ODE (Karras et al. 2022, arXiv 2206.00364, first order)."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         x = _toward(denoised, x, sigma, sigma_next)
     return x
 
 
-def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def euler_ancestral(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Step below the next level with Euler's method, then climb back to it with new noise (k-diffusion)."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         sigma_down, sigma_up = _ancestral(sigma, sigma_next)
         x = _toward(denoised, x, sigma, sigma_down)
         if sigma_next > 0:
@@ -63,12 +65,11 @@ def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callb
     return x
 
 
-def heun(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def heun(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Heun's method: the mean of the slopes at both ends (Karras et al. 2022, arXiv 2206.00364, alg. 1)."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         slope = (x - denoised) / sigma
@@ -78,12 +79,11 @@ def heun(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callba
     return x
 
 
-def dpm_2(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def dpm_2(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """DPM-Solver-2: the slope in the middle, by log sigma (Lu et al. 2022, arXiv 2206.00927; k-diffusion)."""
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         sigma_mid = math.sqrt(sigma * sigma_next)
@@ -93,14 +93,13 @@ def dpm_2(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callb
     return x
 
 
-def lms(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def lms(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Linear multistep (Adams-Bashforth) on uneven sigmas: integrate a cubic through the last four slopes."""
     levels: list[float] = []  # newest first, as are the slopes
     slopes: list[Tensor] = []
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         levels = [sigma, *levels[:3]]
         slopes = [(x - denoised) / sigma, *slopes[:3]]
         weights = _lagrange_integrals(levels, sigma, sigma_next)
@@ -108,21 +107,20 @@ def lms(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callbac
     return x
 
 
-def ddim(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def ddim(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12): scale the predicted noise down.
 
     Both sides of eq. 12 are divided by sqrt(alpha), which turns its x into ours; it then equals Euler's step.
     """
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         predicted_noise = (x - denoised) / sigma
         x = denoised + sigma_next * predicted_noise
     return x
 
 
-def lcm(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def lcm(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Multistep consistency sampling (Luo et al. 2023, arXiv 2310.04378): jump to the image, noise it again.
 
     The denoised estimate is taken as the consistency function. Luo's boundary scalings c_skip and c_out are
@@ -130,21 +128,19 @@ def lcm(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callbac
     """
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         x = denoised
         if sigma_next > 0:
             x = x + sigma_next * noise(sigma, sigma_next)
     return x
 
 
-def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def dpmpp_2m(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, alg. 2): aim at an extrapolated estimate."""
     last, h_last = None, 0.0
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
@@ -154,7 +150,7 @@ def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Ca
     return x
 
 
-def dpmpp_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def dpmpp_sde(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """Stochastic DPM-Solver++: an ancestral half step, then the whole one aimed from there (k-diffusion).
 
     The whole step's noise continues the half step's, as one Brownian path over sigma. After 20 steps towards
@@ -162,8 +158,7 @@ def dpmpp_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: C
     """
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         # Half the step, in log sigma
@@ -180,13 +175,12 @@ def dpmpp_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: C
     return x
 
 
-def dpmpp_2m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def dpmpp_2m_sde(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """SDE-DPM-Solver++(2M), midpoint form (arXiv 2211.01095): the ancestral step, aimed as DPM++ 2M aims."""
     last, h_last = None, 0.0
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
@@ -197,13 +191,12 @@ def dpmpp_2m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback
     return x
 
 
-def dpmpp_3m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def dpmpp_3m_sde(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """SDE-DPM-Solver++(3M), k-diffusion's extension of 2M: two derivatives of the estimate by lambda."""
     past: list[tuple[Tensor, float]] = []  # (denoised, log-sigma step taken from it), newest first
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
@@ -226,7 +219,7 @@ def dpmpp_3m_sde(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback
     return x
 
 
-def unipc(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None) -> Tensor:
+def unipc(model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
     """UniPC, multistep, order 3, B(h) = exp(h) - 1 (Zhao et al. 2023, arXiv 2302.04867), on the image.
 
     Each evaluation first corrects the step that led to it, then joins the history that predicts the next one.
@@ -237,8 +230,7 @@ def unipc(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callb
     count = len(sigmas) - 1
     for step, sigma, sigma_next in _steps(sigmas):
         denoised = _evaluate(model, x, sigma)
-        if callback is not None:
-            callback(step, x, denoised)
+        callback(step, x, denoised)
         if sigma_next == 0:
             return denoised
         if past:
@@ -255,7 +247,7 @@ def _steps(sigmas: Tensor) -> Iterator[tuple[int, float, float]]:
         yield step, sigma, sigma_next
 
 
-def _evaluate(model: Model, x: Tensor, sigma: float) -> Tensor:
+def _evaluate(model: Denoiser, x: Tensor, sigma: float) -> Tensor:
     """Ask the model; in half precision sigma would blur the timestep, and on a GPU whoever reads it has to wait."""
     return model(x, torch.full([len(x)], sigma, dtype=torch.float32, device="cpu"))
 
@@ -330,7 +322,7 @@ class Sampler:
     discards_penultimate: bool = False
 
     def __call__(
-        self, model: Model, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback | None = None
+        self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore
     ) -> Tensor:
         """Take x [B, C, H, W] from noise level sigmas[0] down to the last of sigmas [n + 1]; return it."""
         with torch.no_grad():

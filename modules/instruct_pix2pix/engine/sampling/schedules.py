@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from .names import name_key, unknown_name
-from .samplers import find_sampler
+from .samplers import Sampler
 
 
 class NoiseLevels(Protocol):
@@ -140,18 +140,15 @@ def find_schedule(name: str) -> str:
     return by_key[name_key(name)]
 
 
-def get_sigmas(schedule_name: str, steps: int, noise_schedule: NoiseLevels, sampler_name: str) -> Tensor:
+def get_sigmas(schedule: str, steps: int, levels: NoiseLevels, sampler: Sampler) -> Tensor:
     """The sigmas [steps + 1] of a sampling, float32 on the CPU: from the noisiest level, descending, to 0.
 
-    'Automatic' is the sampler's own default; a schedule in the sampler's name ('DPM++ 2M Karras') goes first.
-    Raises UserError for an unknown name or number of steps.
+    `schedule` is one of SCHEDULE_NAMES; 'Automatic' is the sampler's own default. Raises UserError for a number of
+    steps that the model has no levels for.
     """
-    sampler, named = find_sampler(sampler_name)
-    schedule = find_schedule(named or schedule_name)
-    if schedule == "Automatic":
-        schedule = sampler.default_schedule
-    most = len(noise_schedule.sigmas) - 1
+    most = len(levels.sigmas) - 1
     if not 1 <= steps <= most:
         raise UserError(f"Steps must be from 1 to {most}, not {steps}.")
-    levels = _SCHEDULES[schedule](steps + sampler.discards_penultimate, noise_schedule)[:steps]
-    return torch.cat([levels.float(), torch.zeros(1, device="cpu")])
+    spaced = _SCHEDULES[sampler.default_schedule if schedule == "Automatic" else schedule]
+    sigmas = spaced(steps + sampler.discards_penultimate, levels)[:steps]
+    return torch.cat([sigmas.float(), torch.zeros(1, device="cpu")])

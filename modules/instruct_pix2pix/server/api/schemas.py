@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from ... import __version__
-from ...engine.edit import canonical
+from ...engine.edit import resolved
 from ...errors import UserError
 from ...images import Picture, open_picture
 from ...infotext import parse, settings_from
@@ -146,7 +146,7 @@ class Options:
             for key in changes
             if key not in OPTION_KNOBS and key != "sd_model_checkpoint"
         ]
-        return entry, canonical(replace(defaults, **known)), notes
+        return entry, resolved(replace(defaults, **known)), notes
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Take changes for all later requests, all or none. Names that are not ours are passed over."""
@@ -196,7 +196,7 @@ def order_of(body: Img2Img, options: Options) -> tuple[EditRequest, list[str]]:
         size = _size_of(body.width, body.height, picture.image.size)
         settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before anything is made as large
         picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
-    return EditRequest(entry.path, picture, canonical(settings.require_instruction()), mask), [*picture.notes, *notes]
+    return EditRequest(entry.path, picture, resolved(settings.require_instruction()), mask), [*picture.notes, *notes]
 
 
 def _settings_of(body: Img2Img, base: EditSettings) -> EditSettings:

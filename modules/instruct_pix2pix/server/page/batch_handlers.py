@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ...batch.planning import BatchRequest, check_folders
-from ...engine.edit import canonical
+from ...engine.edit import resolved
 from ...errors import UserError
 from ...models.catalog import Catalog
 from ..folder_access import FolderAccess
@@ -93,7 +93,7 @@ class BatchHandlers:
         request = BatchRequest(
             source,
             Path(),
-            canonical(replace(settings, batch_size=1)),
+            resolved(replace(settings, batch_size=1)),
             batch_size=_whole(fields["together"], 0, 16) or None,
             instructions=Path(table["path"]) if isinstance(table, dict) and table.get("path") else None,
             recursive=bool(fields["recursive"]) or not typed,

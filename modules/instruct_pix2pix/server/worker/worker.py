@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...engine.edit import canonical
+from ...engine.edit import resolved
 from ...engine.loader import find_config
 from ...engine.model import EditModel
 from ...engine.precision import Machine
@@ -65,7 +65,7 @@ class Worker:
         Raises UserError for settings that cannot be right (no instruction, an unknown sampler) and for an id of a job
         that has not ended, Busy when the line is too long.
         """
-        settings = canonical(order.settings.require_instruction())
+        settings = resolved(order.settings.require_instruction())
         job = EditTask(self.line, replace(order, settings=settings), id_)
         self.enqueue(job)
         return job
