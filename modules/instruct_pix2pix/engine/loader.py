@@ -159,9 +159,7 @@ def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machi
     module.eval().requires_grad_(False)
 
 
-def _infos(
-    sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], model: str
-) -> dict[str, TensorInfo]:
+def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], model: str) -> dict[str, TensorInfo]:
     """Return what the files tell of each tensor. Raises UserError for one that is missing or of another shape."""
     headers = {file: header(file) for file in {source.file for source in sources.values()} if file.is_file()}
     infos: dict[str, TensorInfo] = {}

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-def in_tiles(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float
-) -> Tensor:
+def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float) -> Tensor:
     """Apply `function` to x [B, C, H, W] tile by tile -> [B, C', H * scale, W * scale], float32.
 
     `tile` and `overlap` are in pixels of x and multiples of 1 / scale. A picture no larger than a tile is not divided.
