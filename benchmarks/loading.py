@@ -53,7 +53,7 @@ def measure_loading(checkpoint: Path, configs: Path, machine: Machine, rounds: i
 def _write_plain(checkpoint: Path, out: Path) -> None:
     """Write the tensors as torch.save does. In a process of its own, whose memory ends with it."""
     program = (
-        "import sys, torch; from instruct_pix2pix.weights_files import read_weights; "
+        "import sys, torch; from instruct_pix2pix.models.weights_files import read_weights; "
         "torch.save({'state_dict': {k: v.clone() for k, v in read_weights(sys.argv[1]).items()}}, sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", program, str(checkpoint), str(out)], check=True, env=_environment())

@@ -60,7 +60,7 @@ def test_without_the_instruction_only_pushed_halves_are_undone():
     for seed in range(80):
         scene = scenes.scene(seed)
         for edit in scenes.every_edit(scene, seed):
-            answer = train.untold(scene, edit)
+            answer = train.without_instruction(scene, edit)
             kinds = {half.kind for half in edit.halves} or {edit.kind}
             if kinds <= set(train.PUSHED):
                 assert answer == scene

@@ -119,12 +119,12 @@ def test_what_lies_between_products_is_as_the_formulas_have_it(dtype, near):
     assert is_near(fused.layer_norm(norm, x), plain, near, dtype)
     x = random(dtype, 3, 17, 320)
     value, gate = x.double().chunk(2, dim=-1)
-    assert is_near(fused.gate(x), value * F.gelu(gate), near, dtype)
+    assert is_near(fused.geglu(x), value * F.gelu(gate), near, dtype)
     x, bias, other = random(dtype, 2, 96, 7, 5), random(dtype, 96), random(dtype, 2, 96, 7, 5)
     biased = x.double() + bias.double()[:, None, None]
-    assert is_near(fused.add(x, bias, None), biased, near, dtype)
-    assert is_near(fused.add(x, bias, other), biased + other.double(), near, dtype)
-    assert torch.equal(fused.doubled(x), F.interpolate(x, scale_factor=2.0))
+    assert is_near(fused.add_bias(x, bias, None), biased, near, dtype)
+    assert is_near(fused.add_bias(x, bias, other), biased + other.double(), near, dtype)
+    assert torch.equal(fused.upsample_2x(x), F.interpolate(x, scale_factor=2.0))
 
 
 def test_an_edit_of_one_step_records_nothing(picture):

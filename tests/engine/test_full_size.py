@@ -100,7 +100,7 @@ def test_a_full_size_model_loads_in_its_own_size_and_edits(checkpoint, capsys):
     size = checkpoint.stat().st_size
     assert 3.8e9 < size < 3.9e9 if checkpoint.suffix == ".ckpt" else 2.1e9 < size < 2.2e9
     picture = "astronaut" if checkpoint.suffix == ".safetensors" else "chelsea"  # both come with scikit-image
-    call = f"from tests.test_full_size import measure; measure({str(checkpoint)!r}, {picture!r})"
+    call = f"from tests.engine.test_full_size import measure; measure({str(checkpoint)!r}, {picture!r})"
     found = json.loads(run("-c", call).splitlines()[-1])
     with capsys.disabled():
         print(

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine import layers, unet
+from instruct_pix2pix.engine import layers
+from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
 from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
-from instruct_pix2pix.engine.unet import Condition, FeedForward
-from tools.reference_networks import random_model
+from instruct_pix2pix.engine.unet import Condition, FeedForward, UNet
+from instruct_pix2pix.engine.vae import VAE
+from tools.reference_networks import DEMO, random_model
 
 CPU = torch.device("cpu")
 slow = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="bf16 is emulated here")
@@ -98,8 +100,8 @@ def test_a_large_feed_forward_in_parts_gives_what_it_gives_at_once(monkeypatch: 
     x, add = torch.randn(2, 3, 50, 16)
     with torch.inference_mode():
         at_once = layer(x, add)
-        monkeypatch.setattr(unet, "LARGE", 0)
-        monkeypatch.setattr(unet, "AT_ONCE", 1000)
+        monkeypatch.setattr(layers, "MLP_IN_PARTS_FROM", 0)
+        monkeypatch.setattr(layers, "MLP_PART", 1000)
         assert torch.allclose(layer(x, add), at_once, atol=1e-6)
 
 
@@ -126,7 +128,7 @@ def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
 
 AVX2 = """
 import torch
-from instruct_pix2pix.engine.layers import Conv2d, _layout, prepare
+from instruct_pix2pix.engine.layers import Conv2d, block_layout, prepare
 from instruct_pix2pix.engine.precision import Machine
 
 torch.set_num_threads(2)
@@ -142,7 +144,7 @@ with torch.inference_mode():
     reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
     for rows, fits in ((1, True), (2, True), (3, False)):
         wanted = reorder(weight.to_mkldnn(), [1, 1], [2, 2], [1, 1], 1, [rows, 640, 32, 32])
-        assert (_layout(wanted) == _layout(layer.weight)) == fits, rows
+        assert (block_layout(wanted) == block_layout(layer.weight)) == fits, rows
 """
 
 
@@ -164,8 +166,49 @@ def test_a_packed_layer_can_change_its_format() -> None:
         assert torch.allclose(ours.double()(x.double()).float(), before, atol=1e-5)
 
 
+RES_BLOCK, VAE_BLOCK = ("in_layers.2", "out_layers.3"), ("conv1", "conv2")
+FINE = {
+    "SD1's UNet": {
+        *(f"input_blocks.{i}.0.{conv}" for i in (1, 2, 4, 5) for conv in RES_BLOCK),
+        *(f"output_blocks.{i}.0.{conv}" for i in range(6, 12) for conv in RES_BLOCK),
+        "output_blocks.5.2.conv",
+        "output_blocks.8.2.conv",
+    },
+    "SD1's VAE": {
+        *(f"encoder.down.{i}.block.{j}.{conv}" for i in range(2) for j in range(2) for conv in VAE_BLOCK),
+        *(f"decoder.up.{i}.block.{j}.{conv}" for i in range(2) for j in range(3) for conv in VAE_BLOCK),
+        "decoder.up.1.upsample.conv",
+        "decoder.up.2.upsample.conv",
+    },
+    "the demo's UNet": {  # it has two levels
+        *(f"input_blocks.{i}.0.{conv}" for i in (1, 3) for conv in RES_BLOCK),
+        *(f"middle_block.{i}.{conv}" for i in (0, 2) for conv in RES_BLOCK),
+        *(f"output_blocks.{i}.0.{conv}" for i in range(4) for conv in RES_BLOCK),
+        "output_blocks.1.2.conv",
+    },
+    "the demo's VAE": {
+        *(f"encoder.down.{i}.block.0.{conv}" for i in range(2) for conv in VAE_BLOCK),
+        *(f"decoder.up.{i}.block.{j}.{conv}" for i in range(2) for j in range(2) for conv in VAE_BLOCK),
+        "decoder.up.1.upsample.conv",
+        "decoder.up.2.upsample.conv",
+    },
+}
+
+
+@packed_here
+@pytest.mark.parametrize("name", FINE)
+def test_the_3x3_convolutions_of_the_two_finest_levels_may_use_winograds_algorithm(name: str) -> None:
+    config = DEMO if "demo" in name else load_config(CONFIGS / "sd1.yaml")
+    with torch.device("meta"):
+        network = UNet(config.unet) if "UNet" in name else VAE(config.vae)
+    convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, Conv2d)}
+    assert not any(layer.may_use_winograd for layer in convolutions.values())
+    prepare(network, Machine(CPU, torch.float32))
+    assert {name for name, layer in convolutions.items() if layer.may_use_winograd} == FINE[name]
+
+
 def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_multiplies_heads", lambda device: True)
+    monkeypatch.setattr(layers, "multiplies_heads", lambda device: True)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, length, 3, 20).bfloat16().transpose(1, 2) for length in (600, 150, 150))
     with torch.inference_mode():

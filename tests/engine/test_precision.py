@@ -85,7 +85,7 @@ def test_with_the_instructions_the_faster_format_is_chosen(monkeypatch, fresh, c
     """A build of torch may have the instructions and not use them: then bf16 is slow."""
     for name in CAPABILITIES:
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name == capability, raising=False)
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: 1.0 if dtype == faster else 2.0)
+    monkeypatch.setattr(precision, "product_seconds", lambda dtype: 1.0 if dtype == faster else 2.0)
     assert choose_machine("cpu").dtype == faster
 
 

@@ -19,16 +19,16 @@ MACHINE = Machine(torch.device("cpu"), torch.float32)
 
 @pytest.fixture(autouse=True)
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not packs(MACHINE) or winograd._kernels() is None:
+    if not packs(MACHINE) or not winograd.available():
         pytest.skip("this processor has no AVX2, or llvmlite is not installed")
-    monkeypatch.setattr(winograd, "LEFT", 0)  # the tests' machine may have little free
+    monkeypatch.setattr(winograd, "SPARE_NUMBERS", 0)  # the tests' machine may have little free
 
 
 def layers(channels: int, out: int) -> tuple[Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     ours, plain = Conv2d(channels, out, 3, padding=1), nn.Conv2d(channels, out, 3, padding=1)
     plain.load_state_dict(ours.state_dict())
-    ours.may_spread = True
+    ours.may_use_winograd = True
     prepare(ours, MACHINE)
     return ours.requires_grad_(False), plain.requires_grad_(False).double()
 
@@ -81,11 +81,11 @@ def test_threads_are_as_good_as_one() -> None:
 
 def test_a_layer_meets_pictures_of_other_sizes() -> None:
     ours, plain = layers(128, 128)
-    for size, spread in ((7, False), (40, True), (7, True), (5, True)):
+    for size, transformed in ((7, False), (40, True), (7, True), (5, True)):
         x = picture(1, 128, size, size)
         with torch.inference_mode():
             assert difference(ours(x), plain(x.double())) < 3e-6
-        assert (ours.weight.ndim == 3) == spread
+        assert (ours.weight.ndim == 3) == transformed
 
 
 def test_its_weights_can_be_had_back() -> None:
@@ -121,9 +121,10 @@ def test_of_a_unet_the_two_finest_levels_use_it() -> None:
     with torch.device("meta"):
         unet = UNet(sd1)
     resolution = {name: level for level, size in enumerate((64, 32, 16, 8)) for name in _at(unet, size)}
+    prepare(unet, MACHINE)
     layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Conv2d)}
     wide = {name for name, level in resolution.items() if level < 2 and min(layers[name].weight.shape[:2]) >= 128}
-    assert {name for name, layer in layers.items() if layer.may_spread} == wide
+    assert {name for name, layer in layers.items() if layer.may_use_winograd} == wide
     assert {resolution[name] for name in wide} == {0, 1}
 
 

@@ -20,7 +20,7 @@ from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.precision import Machine
 from instruct_pix2pix.engine.vae import VAE
 from tools.demo_model import scenes
-from tools.demo_model.prefetch import Ahead
+from tools.demo_model.prefetch import Prefetcher
 from tools.demo_model.training_loop import fit
 
 DEMO = CONFIGS.parent / "demo" / "demo.safetensors"
@@ -146,7 +146,7 @@ def train_vae(machine: Machine, runs: Path, steps: int) -> None:
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         return _difference(y, x) + 1e-5 * kl
 
-    with Ahead(_plain_batch) as drawn:
+    with Prefetcher(_plain_batch) as drawn:
         _fit("vae", vae, loss_of, machine, runs / "vae.safetensors", steps=steps, lr=1e-3)
 
 
@@ -175,7 +175,7 @@ def train_styles(
             y = vae.decode(mean + noise * (0.5 * logvar).exp()).float()
         return _difference(y, x) + 0.03 * ((mean[:plain].float() - before) * scale).square().mean()
 
-    with Ahead(partial(_mixed_batch, mix=MIXED, times=times, sweep=2)) as drawn:
+    with Prefetcher(partial(_mixed_batch, mix=MIXED, times=times, sweep=2)) as drawn:
         _fit("styles", vae, loss_of, machine, runs / "vae-styles.safetensors", steps=steps, lr=lr, more=more)
 
 
@@ -196,7 +196,7 @@ def train_decoder(
             y = vae.decode(latents).float()
         return _difference(y, x)
 
-    with Ahead(partial(_mixed_batch, mix=FOR_DECODER, times=times, sweep=3)) as drawn:
+    with Prefetcher(partial(_mixed_batch, mix=FOR_DECODER, times=times, sweep=3)) as drawn:
         _fit("decoder", vae, loss_of, machine, runs / "vae-styles.safetensors", steps=steps, lr=lr, more=more)
 
 

@@ -151,7 +151,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
-    """Return the figures per kind of edit, for the local kinds together and for all of `world.KINDS`."""
+    """Return the figures per kind of edit, for the local kinds together and for all of `scenes.KINDS`."""
     groups = {kind: [v for v in verdicts if v.kind == kind] for kind in scenes.ALL_KINDS}
     groups["local"] = [v for v in verdicts if v.kind in LOCAL]
     groups["all"] = [v for v in verdicts if v.kind in scenes.KINDS]

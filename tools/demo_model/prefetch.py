@@ -1,4 +1,4 @@
-"""Draws what training needs in processes of its own, ahead of the steps that need it."""
+"""Draws training pictures in other processes, before the steps that need them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 Drawn = TypeVar("Drawn")
 
 
-class Ahead(Generic[Drawn]):
-    """`draw(number)` for numbers that go up by one, each made before it is asked for, in as many processes as cores.
+class Prefetcher(Generic[Drawn]):
+    """Calls `draw(number)` for numbers that go up by one before they are asked for, in a process for each core but one.
 
-    `draw` must be known to another process by its name (a function of a module, or a partial of one). Used with
-    `with`, at whose end what nobody asked for is dropped.
+    `draw` must be picklable: a function of a module, or a partial of one. A context manager; at its end what was not
+    asked for is dropped.
     """
 
     def __init__(self, draw: Callable[[int], Drawn]) -> None:
@@ -27,14 +27,14 @@ class Ahead(Generic[Drawn]):
         self._depth = 2 * workers
         self._waiting: dict[int, Future[Drawn]] = {}
 
-    def __enter__(self) -> Ahead[Drawn]:
+    def __enter__(self) -> Prefetcher[Drawn]:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, number: int) -> Drawn:
-        """Return what is drawn for this number, and have those that follow begun."""
+        """Return what is drawn for this number, and begin to draw the numbers that follow."""
         for one in range(number, number + self._depth):
             if one not in self._waiting:
                 self._waiting[one] = self._pool.submit(self._draw, one)
@@ -46,7 +46,7 @@ class Ahead(Generic[Drawn]):
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that began it does, even if that was killed."""
+    """Let this process end when its parent does, even if that was killed."""
     parent = parent_process()
     assert parent is not None
 

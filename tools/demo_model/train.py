@@ -45,7 +45,7 @@ from tools.demo_model.autoencoder import (
     train_styles,
     train_vae,
 )
-from tools.demo_model.prefetch import Ahead
+from tools.demo_model.prefetch import Prefetcher
 from tools.demo_model.training_loop import fit, save
 
 HERE = Path(__file__).parent
@@ -72,12 +72,12 @@ PUSHED_FROM = 300
 guidance adds: the answer is always the edit."""
 
 BATCH = 64
-LED = 34
-"""So many samples of these lie where guidance by the model itself leads, and are answered by the edit. A model that
-never saw what guidance does wrong answers it somewhat differently with the text and without, and guidance makes seven
-times the difference. Every other sample has no text, and below `PUSHED_FROM` is answered as the model answers it with
-the text; every fourth has no picture either, so that Image CFG does not exaggerate what the network only guesses."""
-LED_FROM, LED_TO = 50, 850
+GUIDED = 34
+"""Samples in a batch whose latents are results of the model's own guidance; their answer is the edit. A model that
+never saw the errors of guidance answers them somewhat differently with the text and without, and guidance makes that
+difference seven times as large. Every other one of these samples has no text, and below `PUSHED_FROM` its answer is the
+model's own with the text; every fourth has no picture either, so that Image CFG does not exaggerate mere guesses."""
+GUIDED_FROM, GUIDED_TO = 50, 850
 """Timesteps of these samples."""
 
 FURTHER = 0.2
@@ -110,12 +110,12 @@ def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> 
         pending.clear()
 
     began = time.perf_counter()
-    with torch.inference_mode(), Ahead(partial(_pairs_of, rounds=rounds)) as drawn:
+    with torch.inference_mode(), Prefetcher(partial(_pairs_of, rounds=rounds)) as drawn:
         for i, (pictures, found) in enumerate(drawn.each(range(scenes))):
             pending.append(pictures)
             before += [count] * len(found)
             after += [count + pair.after for pair in found]
-            without += [count + pair.untold for pair in found]
+            without += [count + pair.without_instruction for pair in found]
             kinds += [pair.kind for pair in found]
             texts += [pair.instruction for pair in found]
             count += len(pictures)
@@ -131,7 +131,7 @@ class _Pair(NamedTuple):
     """An edit of a scene, by the places of its answers among the scene's pictures: with the instruction and without."""
 
     after: int
-    untold: int
+    without_instruction: int
     kind: str
     instruction: str
 
@@ -149,19 +149,20 @@ def _pairs_of(number: int, rounds: int) -> tuple[np.ndarray, list[_Pair]]:
     known: dict[scenes.Scene, int] = {scene: 0}
     pairs = []
     for edit in [*made, *more_edits(scene, seed, rounds)]:
-        after, without = (known.setdefault(wanted, len(known)) for wanted in (edit.after, untold(scene, edit)))
+        answers = (edit.after, without_instruction(scene, edit))
+        after, without = (known.setdefault(wanted, len(known)) for wanted in answers)
         pairs.append(_Pair(after, without, edit.kind, edit.instruction))
     return np.stack([scenes.draw(wanted) for wanted in known]), pairs
 
 
 def more_edits(scene: scenes.Scene, seed: int, rounds: int) -> list[scenes.Edit]:
-    """Return what a scene is trained on beside `world.edits`, from a random stream of its own."""
+    """Return what a scene is trained on beside `scenes.edits`, from a random stream of its own."""
     rng = random.Random(f"more {seed}")
     twos = [scenes.two_edit(scene, rng) for _ in range(rounds)]
     return [*twos, scenes.style_edit(scene, rng)]
 
 
-def untold(scene: scenes.Scene, edit: scenes.Edit) -> scenes.Scene:
+def without_instruction(scene: scenes.Scene, edit: scenes.Edit) -> scenes.Scene:
     """Return the answer without the instruction: the scene with those parts of the edit that are not `PUSHED`."""
     if not edit.halves:
         return scene if edit.kind in PUSHED else edit.after
@@ -239,26 +240,27 @@ def train_unet(
         t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * CONFIG.timesteps
         t = t.long().clamp(max=CONFIG.timesteps - 1)  # a sum may round up to the end
         t = t[torch.randperm(batch, generator=generator)]  # stratified: every batch sees all noise levels
-        led = torch.nonzero(~unseen & (t >= LED_FROM) & (t < LED_TO)).flatten()[: LED * times]
-        pupils, blind = led[::2], led[::4]
+        guided = torch.nonzero(~unseen & (t >= GUIDED_FROM) & (t < GUIDED_TO)).flatten()[: GUIDED * times]
+        textless, pictureless = guided[::2], guided[::4]
         pushed = silent & ~unseen & (t >= PUSHED_FROM)
-        pushed[led] = False
-        silent[pupils] = True
+        pushed[guided] = False
+        silent[textless] = True
         words = torch.where(silent[:, None], empty, told)
         target = latents[torch.where(pushed, without[index], after[index]).to(where)].float() * scale
         alpha = alphas[t].to(where).view(-1, 1, 1, 1)
         snr = alpha / (1 - alpha)
         noise = torch.randn(target.shape, generator=generator).to(where)
         with torch.no_grad():
-            there = led.to(where)
-            astray = _lead(predict, target[there], t[led], told[led], empty, image[there], alphas, generator)
-            noise[there] += snr.sqrt()[there] * (astray - target[there])  # the way back is in it
+            there = guided.to(where)
+            given = (target[there], t[guided], told[guided], empty, image[there])
+            drifted = _guided_latents(predict, *given, alphas, generator)
+            noise[there] += snr.sqrt()[there] * (drifted - target[there])  # the answer leads back to the target
             x = torch.cat([alpha.sqrt() * target + (1 - alpha).sqrt() * noise, image], dim=1)
-            taught = predict(x[pupils.to(where)], t[pupils], told[pupils])
-            low = t[pupils] < PUSHED_FROM
-            noise[pupils[low].to(where)] = taught[low.to(where)]
-            x[blind.to(where), target.shape[1] :] = 0
-            unseen[blind] = True
+            taught = predict(x[textless.to(where)], t[textless], told[textless])
+            low = t[textless] < PUSHED_FROM
+            noise[textless[low].to(where)] = taught[low.to(where)]
+            x[pictureless.to(where), target.shape[1] :] = 0
+            unseen[pictureless] = True
             further = FURTHER * unseen.to(where).view(-1, 1, 1, 1)
             noise -= further * snr.sqrt() * (target - was * scale)
         snr = snr.flatten()
@@ -269,7 +271,7 @@ def train_unet(
     save_file({key: value.contiguous() for key, value in average.items()}, runs / "unet.safetensors")
 
 
-def _lead(
+def _guided_latents(
     predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     target: Tensor,
     t: Tensor,

@@ -1,4 +1,4 @@
-"""The text encoder of CLIP, under the key names that Stable Diffusion checkpoints use.
+"""The text encoder of CLIP, under the key names of Stable Diffusion checkpoints.
 
 References: Radford et al. 2021 (arXiv 2103.00020); the names are those of Hugging Face's `CLIPTextModel`.
 """
@@ -17,7 +17,7 @@ from .layers import Linear
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Shape of the text encoder; the defaults are CLIP ViT-L/14's, which SD1 uses."""
+    """Shape of the text encoder; the defaults are those of CLIP ViT-L/14, which SD1 uses."""
 
     width: int = 768
     layers: int = 12
@@ -26,15 +26,13 @@ class TextConfig:
     context_length: int = 77
 
 
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
+class CLIPAttention(nn.Module):
+    """Causal multi-head self-attention of x [B, T, width]."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            Linear(config.width, config.width) for _ in range(4)
-        )
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(config.width, config.width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
@@ -44,8 +42,8 @@ class Attention(nn.Module):
         return self.out_proj(rearrange(out, "b h n c -> b n (h c)"))
 
 
-class MLP(nn.Module):
-    """Four times the width and back, with CLIP's cheap GELU, x * sigmoid(1.702 x)."""
+class CLIPMLP(nn.Module):
+    """Four times the width and back, with CLIP's approximation of GELU, x * sigmoid(1.702 x)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,14 +55,14 @@ class MLP(nn.Module):
         return self.fc2(h * torch.sigmoid(1.702 * h))
 
 
-class Layer(nn.Module):
-    """One pre-norm transformer layer."""
+class CLIPLayer(nn.Module):
+    """A transformer layer: self-attention and MLP, each behind a LayerNorm, each residual."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = CLIPAttention(config)
         self.layer_norm1 = nn.LayerNorm(config.width)
-        self.mlp = MLP(config.width)
+        self.mlp = CLIPMLP(config.width)
         self.layer_norm2 = nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,8 +70,8 @@ class Layer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
-class Embeddings(nn.Module):
-    """Token plus position."""
+class CLIPEmbeddings(nn.Module):
+    """Token ids [B, T] -> the sum of token and position embeddings [B, T, width]."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -89,7 +87,7 @@ class CLIPLayers(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -97,12 +95,12 @@ class CLIPLayers(nn.Module):
         return x
 
 
-class TextModel(nn.Module):
-    """Embeddings, layers, final norm."""
+class CLIPTextModel(nn.Module):
+    """Embeddings, layers and the final norm."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config)
+        self.embeddings = CLIPEmbeddings(config)
         self.encoder = CLIPLayers(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
@@ -111,12 +109,12 @@ class TextModel(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens [B, T <= 77] int64 -> the last hidden state [B, T, width], as SD1 is conditioned on."""
+    """Token ids [B, T <= 77] int64 -> the last hidden state [B, T, width], on which SD1 is conditioned."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.text_model = TextModel(config)
+        self.text_model = CLIPTextModel(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.text_model(tokens)

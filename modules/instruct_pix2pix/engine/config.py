@@ -1,7 +1,7 @@
-"""How a model is built, read from an LDM-style yaml with OmegaConf.
+"""Model configs: the shapes of a model's networks, read from a yaml of latent diffusion (LDM) with OmegaConf.
 
-A yaml may lie beside a checkpoint, so it is hostile input: the class names in it are looked up in a fixed table,
-and nothing else in it can name Python.
+A yaml may come with a checkpoint from anywhere, so it is hostile input: the class names in it are looked up in a fixed
+table, and nothing else in it can refer to Python code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNREADABLE = (
     AttributeError,
     RecursionError,
 )
-"""What reading a config that is none can raise."""
+"""The errors that reading a file can raise that is not a config, or not one that can be used."""
 
 _CLASSES: dict[str, type] = {
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": UNetConfig,
@@ -44,7 +44,7 @@ _CLASSES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The three networks, the noise schedule and the picture size that a model was trained for."""
+    """The shapes of the three networks, the noise schedule, and the picture size that a model was trained for."""
 
     unet: UNetConfig
     vae: VAEConfig
@@ -57,7 +57,7 @@ class ModelConfig:
     """Longest side, in pixels, at which the model edits best."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for networks that could be built but not run, or not in reasonable time."""
+        """Raise ValueError for networks that could be built but not run, or not built in reasonable time."""
         unet, vae, text = self.unet, self.vae, self.text
         widths = [unet.model_channels * mult for mult in unet.channel_mult]
         depth = max(text.layers, unet.num_res_blocks, vae.num_res_blocks, *unet.transformer_depth)
@@ -88,10 +88,10 @@ class ModelConfig:
 def load_config(path: Path) -> ModelConfig:
     """Read a model config.
 
-    Raises UserError when the file is no such yaml or names a class that is not in the table.
+    Raises UserError when the file is not such a yaml or names a class that is not in the table.
     """
     try:
-        # unresolved: an interpolation could read this machine's environment
+        # not resolved: an interpolation could read the environment variables of this machine
         params: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         params = params["model"]["params"]
         unet = _build(params["unet_config"], UNetConfig)
@@ -111,7 +111,7 @@ def load_config(path: Path) -> ModelConfig:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, for a sentence: its first line, or its class where it says nothing."""
+    """Return an error's text for use in a sentence: 200 characters of its first line, or its class if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 

@@ -35,7 +35,7 @@ _VAE_ATTENTION_OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0
 
 
 def unet_name(key: str, config: UNetConfig) -> str:
-    """Name in diffusers' UNet2DConditionModel of the tensor `key` of our UNet."""
+    """Return the name in diffusers' UNet2DConditionModel of the tensor `key` of our UNet."""
     stem, kind = key.rsplit(".", 1)
     if stem in _UNET_ENDS:
         return f"{_UNET_ENDS[stem]}.{kind}"
@@ -63,7 +63,7 @@ def _resblock(inner: str) -> str:
 
 
 def vae_name(key: str, config: VAEConfig, old: bool = False) -> str:
-    """Name in diffusers' AutoencoderKL of the tensor `key` of our VAE; `old`: its attention names before 2023."""
+    """Return the name in diffusers' AutoencoderKL of the tensor `key` of our VAE; `old`: with the names before 2023."""
     last = len(config.ch_mult) - 1
     name = re.sub(r"down\.(\d+)\.block\.", r"down_blocks.\1.resnets.", key)
     name = re.sub(r"up\.(\d+)\.block\.", lambda m: f"up_blocks.{last - int(m[1])}.resnets.", name)
@@ -79,7 +79,7 @@ def vae_name(key: str, config: VAEConfig, old: bool = False) -> str:
 
 
 def read_configs(folder: Path) -> ModelConfig:
-    """Read how the networks of a diffusers folder are built. Raises UserError when a config is missing or odd."""
+    """Read the configs of a diffusers folder. Raises UserError when one is missing or cannot be used."""
     try:
         unet, vae, text = (_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
         scheduler_file = folder / "scheduler" / "scheduler_config.json"
@@ -118,7 +118,7 @@ def _unet_config(unet: dict[str, Any]) -> UNetConfig:
     widths = unet["block_out_channels"]
     levels = len(widths)
     attention = tuple(2**i for i, kind in enumerate(unet["down_block_types"]) if "CrossAttn" in kind)
-    # what diffusers calls attention_head_dim counts the heads: one number, or one a level
+    # diffusers' attention_head_dim is the number of heads, in spite of its name: one number, or one for each level
     heads = unet.get("num_attention_heads") or unet.get("attention_head_dim", 8)
     heads = [heads] * levels if isinstance(heads, int) else heads
     head_widths = {width // count for width, count in zip(widths, heads, strict=True)}

@@ -1,4 +1,4 @@
-"""How much memory is free, and how much rows of the UNet and tiles of the VAE take beside the weights."""
+"""How much memory is free, and how much the UNet's rows and the VAE's tiles need beside the weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 MEMINFO = Path("/proc/meminfo")
 ROW = 20_000
-"""Numbers for each cell of one row's latent that SD1's UNet holds at its fullest, rounded up from a measurement."""
+"""The most numbers that SD1's UNet holds at once for each cell of one row's latent, rounded up from a measurement."""
 PIXEL = 1_000
-"""The same for each pixel that SD1's VAE makes: 760 measured for a picture of 512 pixels, in float32."""
+"""The same for each pixel that SD1's VAE decodes; 760 were measured for a picture of 512 pixels in float32."""
 SPARE = 0.8
-"""The part of what is free that is counted on: other programs want memory, too."""
+"""The part of the free memory to count on: other programs need memory, too."""
 
 
 def available(device: torch.device) -> int | None:
-    """Return the bytes that can still be had on this device; None where the system does not tell."""
+    """Return the bytes of free memory on this device; None where the system does not tell."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -28,6 +28,6 @@ def available(device: torch.device) -> int | None:
 
 
 def is_room_for(numbers: float, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether so many numbers of this format can be had; taken for true where nobody knows."""
+    """Tell whether so many numbers of this format fit into free memory; true where that is not known."""
     free = available(device)
     return free is None or numbers * dtype.itemsize <= free * SPARE

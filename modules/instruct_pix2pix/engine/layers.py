@@ -1,17 +1,17 @@
-"""Convolutions and linear layers whose weights may lie as the processor multiplies them best.
+"""Layers that know devices and caches, so that the networks need not: packed weights, attention, MLPs in parts.
 
-oneDNN, which multiplies on CPUs, wants weights in blocks whose shape depends on the processor. Given plain ones it
-reorders them at every call; `prepare` lets each layer do so once, at its first call, and keep only the result. The
-additions and the activation that follow a layer are then done as its result is written.
+oneDNN, which multiplies on CPUs, wants weights packed: in blocks whose shape depends on the processor. Given plain
+weights it packs them at every call; after `prepare` each layer does so once, at its first call, and keeps the packed
+weight alone. The additions and the activation that follow a layer are then done as its result is written.
 """
 
 from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +22,27 @@ from .precision import Machine
 
 _ops: Any = torch.ops.mkldnn
 
-LONG = 128
-"""Queries and keys from which on heads are multiplied one by one."""
-AT_ONCE = 512
-"""Queries of a head at once: their products with 4096 keys still lie in the processor's caches."""
+OWN_BIAS: Any = object()
+"""Stands for the bias of the layer itself."""
 
-OWN: Any = object()
-"""The bias of the layer itself."""
+WINOGRAD_LEVELS = 2
+"""Levels, from the finest, whose 3x3 convolutions may use Winograd's algorithm: what it saves grows with the picture,
+and the memory that its weights take with the channels, of which coarser levels have more."""
 
-FINE = 2
-"""Levels, from the finest, whose 3x3 convolutions may have weights spread over more memory: what that gains grows with
-the picture, and what it takes with the channels, of which coarser levels have more."""
+HEAD_BY_HEAD_FROM, QUERIES_AT_ONCE = 128, 512
+"""Queries and keys from which on bf16 attention without AMX multiplies head by head, and the queries of a head in one
+product: their scores for 4096 keys still fit into the processor's caches."""
 
-_layouts: dict[tuple[object, ...], tuple[object, ...]] = {}
-"""The blocks that oneDNN wants for weights of a shape at pictures of a size, as far as they were met."""
+MLP_IN_PARTS_FROM, MLP_PART = 24 << 20, 8 << 20
+"""Bytes between the two layers of an MLP from which on a CPU computes it in parts, and bytes of a part: larger blocks
+come from the system and go back to it at each call, and do not stay in the processor's caches."""
+
+_wanted_layouts: dict[tuple[object, ...], tuple[object, ...]] = {}
+"""The block layouts that oneDNN wants for weights of a shape and pictures of a size, as far as they were met."""
 
 
-def _layout(weight: Tensor) -> tuple[object, ...]:
-    """Return what tells one way of lying in blocks from another, out of oneDNN's own descriptor.
+def block_layout(weight: Tensor) -> tuple[object, ...]:
+    """Return what tells the block layout of a packed weight from others, out of oneDNN's own descriptor.
 
     Padded sizes, strides and blocks begin at its byte 112; before are shape and type, and bytes that are never set.
     """
@@ -47,109 +50,74 @@ def _layout(weight: Tensor) -> tuple[object, ...]:
 
 
 class _Packable(nn.Module):
-    """A layer that packs its weight at the first call after `prepare`; `weight` is then oneDNN's own tensor."""
+    """A layer that packs its weight at the first call after `prepare`; `weight` is then oneDNN's own tensor.
 
-    weight: nn.Parameter
-    waits: bool = False
-    """Whether the next call packs the weight."""
+    A state dict holds the plain weight; a move to another device or format unpacks it.
+    """
+
+    weight: Tensor
+    pack_at_next_call: bool = False
 
     def _pack(self, x: Tensor) -> None:
-        self.waits = False
+        """Replace the weight by a packed one, for inputs like x."""
+        self.pack_at_next_call = False
         with torch.inference_mode(False), torch.no_grad():
-            self.weight = nn.Parameter(self._packed(x), requires_grad=False)
+            self.weight = nn.Parameter(self._packed_weight(x), requires_grad=False)
 
-    def _packed(self, x: Tensor) -> Tensor:
+    def _packed_weight(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     @property
-    def _lies_apart(self) -> bool:
-        """Whether the weight lies in another way than in a checkpoint."""
+    def _is_packed(self) -> bool:
+        """Whether the weight is laid out in another way than in a checkpoint."""
         return self.weight.is_mkldnn
 
-    def _plain(self) -> Tensor:
+    def _plain_weight(self) -> Tensor:
         """Return the weight as a checkpoint has it."""
         return self.weight.detach().to_dense() if self.weight.is_mkldnn else self.weight.detach()
 
+    def _unpack(self) -> None:
+        self.weight = nn.Parameter(self._plain_weight(), requires_grad=False)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:  # noqa: ANN401 - as in nn.Module
-        if self._lies_apart:  # to another format or device: only plain weights can go there
+        if self._is_packed:  # only plain weights can go to another format or device
             self._unpack()
         return super()._apply(fn, recurse)
 
-    def _unpack(self) -> None:
-        self.weight = nn.Parameter(self._plain(), requires_grad=False)
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._lies_apart:
-            destination[f"{prefix}weight"] = self._plain()
+        if self._is_packed:
+            destination[f"{prefix}weight"] = self._plain_weight()
 
 
 class Conv2d(nn.Conv2d, _Packable):
-    """A convolution; `bias` stands in for its own (None for none), `add` [B, out, h, w] is added to its result.
+    """A convolution; `bias` [out] replaces its own (None for none), `add` [B, out, h', w'] is added to its result.
 
-    Where it `may_spread`, its weight becomes that of Winograd's way at the first picture where that pays, and stays so.
+    Where it `may_use_winograd`, it packs its weight for Winograd's algorithm at the first picture for which that is
+    faster, and keeps it so.
     """
 
-    may_spread: bool = False
+    may_use_winograd: bool = False
 
     packed_for: torch.Size | None = None
     """The height and width of the pictures that the weight was packed for."""
 
     @property
-    def _is_spread(self) -> bool:
-        return self.weight.ndim == 3
-
-    @property
-    def _lies_apart(self) -> bool:
-        return self._is_spread or super()._lies_apart
-
-    def _plain(self) -> Tensor:
-        return winograd.plain_weight(self.weight.detach()) if self._is_spread else super()._plain()
-
-    def _can_spread(self, x: Tensor) -> bool:
+    def is_plain_3x3(self) -> bool:
+        """Whether it is of the kind that Winograd's algorithm computes."""
         shape = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        fits = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.bias is not None
-        return self.may_spread and fits and winograd.pays(self.weight, x)
+        return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and self.bias is not None
 
-    def _packed(self, x: Tensor) -> Tensor:
-        self.packed_for = x.shape[2:]
-        weight = self._plain()
-        if self._can_spread(x):
-            return winograd.spread_weight(weight)
-        weight = weight.contiguous().to_mkldnn()
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
-            weight, self.padding, self.stride, self.dilation, self.groups, x[: self._rows_at_once(x)].shape
-        )
-
-    def _rows_at_once(self, x: Tensor) -> int:
-        """Pictures in a call of oneDNN: with no more than AVX2 it wants other blocks for more than it has threads."""
-        alike = self.kernel_size == (1, 1) or torch.backends.cpu.get_cpu_capability() != "AVX2"
-        return len(x) if alike else torch.get_num_threads()
-
-    def _fit(self, x: Tensor) -> None:
-        """Pack anew where pictures of this size want other blocks: with the wrong ones every call reorders them."""
-        if self._can_spread(x):
-            self._pack(x)
-            return
-        key = (*self.weight.shape, *self.stride, *self.padding, self.weight.dtype, *x.shape[2:])
-        old, before = self.weight, _layout(self.weight)
-        if _layouts.get(key) != before:
-            self._pack(x)
-            _layouts[key] = _layout(self.weight)
-            if _layouts[key] == before:
-                self.weight = old
-        self.packed_for = x.shape[2:]
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, *, bias: Tensor | None = OWN, add: Tensor | None = None
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls x `input`
+        self, x: Tensor, *, bias: Tensor | None = OWN_BIAS, add: Tensor | None = None
     ) -> Tensor:
         """x [B, in, h, w] -> [B, out, h', w']."""
-        bias = self.bias if bias is OWN else bias
-        if self.waits:
+        bias = self.bias if bias is OWN_BIAS else bias
+        if self.pack_at_next_call:
             self._pack(x)
         elif self.packed_for != x.shape[2:] and self.weight.is_mkldnn:
-            self._fit(x)
-        if self._is_spread:
+            self._repack_for(x)
+        if self._has_winograd_weight:
             assert bias is not None
             return winograd.convolve(x, self.weight, bias, add)
         if not self.weight.is_mkldnn:
@@ -163,8 +131,8 @@ class Conv2d(nn.Conv2d, _Packable):
     def _plain_forward(self, x: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:
         if x.device.type == "cuda" and self.kernel_size == (1, 1):  # cuBLAS adds the bias as it writes, cuDNN does not
             y = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), bias).permute(0, 3, 1, 2)
-        elif bias is not None and fused.fuses(x):
-            return fused.add(self._conv_forward(x, self.weight, None), bias, add)
+        elif bias is not None and fused.has_kernels(x):
+            return fused.add_bias(self._conv_forward(x, self.weight, None), bias, add)
         else:
             y = self._conv_forward(x, self.weight, bias)
         return y if add is None else y + add
@@ -175,38 +143,73 @@ class Conv2d(nn.Conv2d, _Packable):
             return _ops._convolution_pointwise(x, *where, "none", [], "")
         return _ops._convolution_pointwise.binary(x, add, *where, "add", 1.0, None, [], None)
 
+    @property
+    def _has_winograd_weight(self) -> bool:
+        return self.weight.ndim == 3
 
-def norm_silu_of(
-    norm: nn.Module,
+    @property
+    def _is_packed(self) -> bool:
+        return self._has_winograd_weight or super()._is_packed
+
+    def _plain_weight(self) -> Tensor:
+        return winograd.restore_weight(self.weight.detach()) if self._has_winograd_weight else super()._plain_weight()
+
+    def _uses_winograd(self, x: Tensor) -> bool:
+        return self.may_use_winograd and winograd.applies(self.weight, x)
+
+    def _packed_weight(self, x: Tensor) -> Tensor:
+        self.packed_for = x.shape[2:]
+        weight = self._plain_weight()
+        if self._uses_winograd(x):
+            return winograd.transform_weight(weight)
+        weight = weight.contiguous().to_mkldnn()
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
+            weight, self.padding, self.stride, self.dilation, self.groups, x[: self._rows_at_once(x)].shape
+        )
+
+    def _repack_for(self, x: Tensor) -> None:
+        """Pack again if pictures of this size want another layout: with the wrong one every call reorders weights."""
+        if self._uses_winograd(x):
+            self._pack(x)
+            return
+        key = (*self.weight.shape, *self.stride, *self.padding, self.weight.dtype, *x.shape[2:])
+        old, old_layout = self.weight, block_layout(self.weight)
+        if _wanted_layouts.get(key) != old_layout:
+            self._pack(x)
+            _wanted_layouts[key] = block_layout(self.weight)
+            if _wanted_layouts[key] == old_layout:
+                self.weight = old
+        self.packed_for = x.shape[2:]
+
+    def _rows_at_once(self, x: Tensor) -> int:
+        """Pictures in a call of oneDNN: with no more than AVX2 it wants another layout for more than it has threads."""
+        alike = self.kernel_size == (1, 1) or torch.backends.cpu.get_cpu_capability() != "AVX2"
+        return len(x) if alike else torch.get_num_threads()
+
+
+def conv_norm_silu(
     conv: Any,  # noqa: ANN401 - a Conv2d, often out of a list
+    norm: nn.Module,
     x: Tensor,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """SiLU of a GroupNorm of a convolution of x, to which `shift` [B or 1, C] is added: each where it costs least."""
+    """SiLU(norm(conv(x) + shift)) for a GroupNorm and `shift` [B or 1, C], which is added where that costs least."""
     assert conv.bias is not None
-    if fused.fuses(x):
+    if fused.has_kernels(x):
         return fused.norm_silu(norm, conv(x, bias=None), conv.bias[None] if shift is None else conv.bias + shift)
     if shift is not None and len(shift) == 1:
         return fused.norm_silu(norm, conv(x, bias=conv.bias + shift[0]))
     return fused.norm_silu(norm, conv(x), shift)
 
 
-def conv3(channels: int, out_channels: int, level: int) -> Conv2d:
-    """A convolution of 3 by 3 for pictures of a level, counted from the finest."""
-    layer = Conv2d(channels, out_channels, 3, padding=1)
-    layer.may_spread = level < FINE
-    return layer
-
-
 class Linear(nn.Linear, _Packable):
     """A linear layer [.., in] -> [.., out]; `add` [.., out] is added to its result."""
 
-    def _packed(self, x: Tensor) -> Tensor:
-        return _ops._reorder_linear_weight(self.weight.detach(), x.numel() // x.shape[-1])
-
-    def forward(self, x: Tensor, *, add: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls x `input`
+        self, x: Tensor, *, add: Tensor | None = None
+    ) -> Tensor:
         """x [.., in] -> [.., out]."""
-        if self.waits:
+        if self.pack_at_next_call:
             self._pack(x)
         if not self.weight.is_mkldnn:
             y = F.linear(x, self.weight, self.bias)
@@ -215,11 +218,14 @@ class Linear(nn.Linear, _Packable):
             return _ops._linear_pointwise(x, self.weight, self.bias, "none", [], "none")
         return _ops._linear_pointwise.binary(x, add, self.weight, self.bias, "add")
 
+    def _packed_weight(self, x: Tensor) -> Tensor:
+        return _ops._reorder_linear_weight(self.weight.detach(), x.numel() // x.shape[-1])
+
 
 class GatedLinear(nn.Linear, _Packable):
     """Two linear layers under one name, [.., in] -> [.., out / 2]: the first half times a GELU of the second.
 
-    Packed, the halves part, and the GELU and the product are done as their results are written.
+    Packed, the halves are two weights, and the GELU and the product are done as their results are written.
     """
 
     gate: nn.Parameter | None
@@ -229,16 +235,25 @@ class GatedLinear(nn.Linear, _Packable):
         super().__init__(channels, out)
         self.register_parameter("gate", None)
 
-    def _pack(self, x: Tensor) -> None:
-        self.waits = False
-        with torch.inference_mode(False), torch.no_grad():
-            rows, halves = x.numel() // x.shape[-1], self.weight.detach().chunk(2)
-            packed = [_ops._reorder_linear_weight(half.contiguous(), rows) for half in halves]
-            self.weight, self.gate = (nn.Parameter(half, requires_grad=False) for half in packed)
-
-    def _plain(self) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - torch calls x `input`
+        """x [.., in] -> [.., out / 2]."""
+        if self.pack_at_next_call:
+            self._pack(x)
         if self.gate is None:
-            return super()._plain()
+            return fused.geglu(F.linear(x, self.weight, self.bias))
+        bias, gate_bias = self.bias.chunk(2)
+        gate = _ops._linear_pointwise(x, self.gate, gate_bias, "gelu", [], "none")
+        return _ops._linear_pointwise.binary(x, gate, self.weight, bias, "mul")
+
+    def _packed_weight(self, x: Tensor) -> Tensor:
+        rows, halves = x.numel() // x.shape[-1], self.weight.detach().chunk(2)
+        value, gate = (_ops._reorder_linear_weight(half.contiguous(), rows) for half in halves)
+        self.gate = nn.Parameter(gate, requires_grad=False)
+        return value
+
+    def _plain_weight(self) -> Tensor:
+        if self.gate is None:
+            return super()._plain_weight()
         return torch.cat([half.detach().to_dense() for half in (self.weight, self.gate)])
 
     def _unpack(self) -> None:
@@ -249,60 +264,79 @@ class GatedLinear(nn.Linear, _Packable):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.pop(f"{prefix}gate", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [.., in] -> [.., out / 2]."""
-        if self.waits:
-            self._pack(x)
-        if self.gate is None:
-            return fused.gate(F.linear(x, self.weight, self.bias))
-        bias, gate_bias = self.bias.chunk(2)
-        gate = _ops._linear_pointwise(x, self.gate, gate_bias, "gelu", [], "none")
-        return _ops._linear_pointwise.binary(x, gate, self.weight, bias, "mul")
+
+def mlp_in_parts(
+    widen: Callable[[Tensor], Tensor],
+    narrow: Any,  # noqa: ANN401 - a Linear, often out of a list
+    x: Tensor,
+    add: Tensor,
+) -> Tensor:
+    """narrow(widen(x)) + add for x and `add` [B, N, C]; on a CPU a part of the B * N rows at a time if it is large."""
+    inner = x.numel() // x.shape[-1] * narrow.in_features * x.element_size()
+    if x.device.type != "cpu" or torch.is_grad_enabled() or inner <= MLP_IN_PARTS_FROM:
+        return narrow(widen(x), add=add)
+    parts = -(-inner // MLP_PART)
+    xs, adds = (whole.flatten(0, 1).tensor_split(parts) for whole in (x, add))
+    return torch.cat([narrow(widen(x), add=add) for x, add in zip(xs, adds, strict=True)]).view_as(x)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(c)) v for heads q [B, H, N, c], k and v [B, H, T, c] -> [B, N, H * c].
 
-    torch's own kernel, but for bf16: with AMX ours is faster, and without it torch's multiplies at a quarter of what
-    products of whole heads reach.
+    By torch's own kernel, except in bf16 on CPUs: with AMX our kernel is faster, and without AMX torch's reaches a
+    quarter of the speed of products head by head.
     """
-    if not torch.is_grad_enabled() and amx_attention.takes(q, k, v):
+    if not torch.is_grad_enabled() and amx_attention.applies(q, k, v):
         out = amx_attention.attention(q, k, v)
         if out is not None:
             return out
-    short = min(q.shape[2], k.shape[2]) < LONG
-    if short or q.dtype != torch.bfloat16 or torch.is_grad_enabled() or not _multiplies_heads(q.device.type):
+    short = min(q.shape[2], k.shape[2]) < HEAD_BY_HEAD_FROM
+    if short or q.dtype != torch.bfloat16 or torch.is_grad_enabled() or not multiplies_heads(q.device.type):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     q = q * q.shape[-1] ** -0.5
     out = torch.empty(q.shape[0], q.shape[2], *q.shape[1::2], dtype=q.dtype)
     for b, h in itertools.product(*map(range, q.shape[:2])):
         keys, values = k[b, h].t(), v[b, h].contiguous()
-        for part, result in zip(q[b, h].split(AT_ONCE), out[b, :, h].split(AT_ONCE), strict=True):
+        for part, result in zip(q[b, h].split(QUERIES_AT_ONCE), out[b, :, h].split(QUERIES_AT_ONCE), strict=True):
             result.copy_(torch.softmax(part @ keys, dim=-1) @ values)
     return out.flatten(2)
 
 
 @lru_cache
-def _multiplies_heads(device: str) -> bool:
+def multiplies_heads(device: str) -> bool:
+    """Tell whether bf16 attention is faster head by head on this kind of device: CPUs with AVX-512 bf16 but no AMX."""
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    bf16, amx_attention = (getattr(torch.cpu, test, bool)() for test in tests)
-    return device == "cpu" and bf16 and not amx_attention
+    bf16, amx = (getattr(torch.cpu, test, bool)() for test in tests)
+    return device == "cpu" and bf16 and not amx
+
+
+@runtime_checkable
+class HasLevels(Protocol):
+    """A network that works at several resolutions."""
+
+    def by_level(self) -> Iterable[tuple[nn.Module, int]]:
+        """Return parts of the network, each with the level at which its convolutions of stride 1 work, 0 the finest."""
+        ...
 
 
 def prepare(network: nn.Module, machine: Machine) -> None:
-    """Let the layers of a network pack their weights when they are first called, where that pays.
+    """Let the layers of a network pack their weights when they are first called, if this machine packs any.
 
-    The plain weights are let go of one by one. Bits of results change a little: sums are rounded once, at their end.
+    Plain weights are freed one by one. Results change by rounding: sums are rounded once, at their end.
     """
     if not packs(machine):
         return
-    for module in network.modules():
-        if isinstance(module, _Packable):
-            module.waits = True
+    for layer in network.modules():
+        if isinstance(layer, _Packable):
+            layer.pack_at_next_call = True
+    for part, level in network.by_level() if isinstance(network, HasLevels) else ():
+        for layer in part.modules():
+            if isinstance(layer, Conv2d):
+                layer.may_use_winograd = level < WINOGRAD_LEVELS and layer.is_plain_3x3
 
 
 def packs(machine: Machine) -> bool:
-    """Whether oneDNN has packed weights for this device and format."""
+    """Tell whether oneDNN has packed weights for this device and format."""
     if machine.device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(_ops, "_linear_pointwise"):

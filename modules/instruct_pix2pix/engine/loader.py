@@ -1,8 +1,8 @@
-"""From a checkpoint to networks that run: names mapped, tensors mapped from the file, copied only to change them.
+"""Loads a checkpoint into networks that are ready to run, without reading it as a whole.
 
-The modules are made without memory (on the meta device) and take the file's tensors by assignment. A tensor that
-already has the format the machine wants stays where it is, in the file; one that does not is converted, a few
-hundred megabytes of file at a time, so that the peak stays near the size of the running weights.
+The networks are built without memory (on the meta device), and the file's tensors are assigned to their parameters. A
+tensor that already has the machine's format stays in the mapped file. Others are converted, a few hundred megabytes of
+the file at a time, so that the peak of memory stays near the size of the running weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
 from ..models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
-from ..models.weights_files import header, read_weights
+from ..models.weights_files import TensorInfo, header, read_weights
 from .clip import TextEncoder
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
@@ -28,12 +28,12 @@ from .precision import Machine
 from .unet import UNet
 from .vae import VAE
 
-_AT_A_TIME = 256 * 2**20  # bytes of file mapped while tensors are converted
+_BYTES_AT_ONCE = 256 * 2**20  # of the mapped file that are converted before it is unmapped
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where one tensor lies: the file and its name there."""
+class TensorSource:
+    """Where one tensor is stored: the file, and its name there."""
 
     file: Path
     name: str
@@ -49,8 +49,8 @@ class Networks:
     config: ModelConfig
 
 
-class _Unfilled(TorchFunctionMode):
-    """Modules made in here keep their weights as allocated: a meta tensor's random fill imports half of torch."""
+class _WithoutInit(TorchFunctionMode):
+    """Modules built in this context skip `torch.nn.init`: on meta tensors it imports half of torch, for nothing."""
 
     def __torch_function__(
         self,
@@ -63,9 +63,9 @@ class _Unfilled(TorchFunctionMode):
 
 
 def find_config(checkpoint: Checkpoint) -> ModelConfig:
-    """Return how this checkpoint is built: by the yaml beside it, its own configs, or its family.
+    """Return a checkpoint's config: from the yaml beside it, a diffusers folder's own configs, or the yaml of SD1.
 
-    Raises UserError for a checkpoint that is not an instruct-pix2pix model this engine can run.
+    Raises UserError for a checkpoint that is not an instruct-pix2pix model or that this engine cannot run.
     """
     if not checkpoint.editable:
         raise UserError(f"'{checkpoint.path.name}' cannot edit: it is {checkpoint.label}. {checkpoint.advice}")
@@ -89,7 +89,7 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     checkpoint = inspect(path)
     config = find_config(checkpoint)
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), _WithoutInit():
             networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         raise UserError(
@@ -103,52 +103,68 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     return checkpoint, networks
 
 
-def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[str, Source]]:
+def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[str, TensorSource]]:
     """Map each network's tensors to the names of the LDM layout, EMA twins preferred."""
     names = header(path).keys()
 
-    def source(part: str, key: str) -> Source:
+    def source(part: str, key: str) -> TensorSource:
         if part == "vae":
-            return Source(path, f"first_stage_model.{key}")
+            return TensorSource(path, f"first_stage_model.{key}")
         if part == "text":
             name = f"cond_stage_model.transformer.{key}"  # older transformers wrote no 'text_model'
-            return Source(path, name if name in names else name.replace(".text_model.", "."))
+            return TensorSource(path, name if name in names else name.replace(".text_model.", "."))
         name = f"model.diffusion_model.{key}"
-        return Source(path, ema_twin(name) if ema_twin(name) in names else name)
+        return TensorSource(path, ema_twin(name) if ema_twin(name) in names else name)
 
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
 
 
-def _folder_sources(path: Path, parts: Mapping[str, nn.Module], config: ModelConfig) -> dict[str, dict[str, Source]]:
+def _folder_sources(
+    path: Path, parts: Mapping[str, nn.Module], config: ModelConfig
+) -> dict[str, dict[str, TensorSource]]:
     """Map each network's tensors to the files and names of a diffusers folder."""
-    found: dict[str, dict[str, Source]] = {}
+    found: dict[str, dict[str, TensorSource]] = {}
     for part, folder in (("unet", "unet"), ("vae", "vae"), ("text", "text_encoder")):
-        where = {name: file for file in weight_files(path / folder) for name in header(file)}
-        renamed: Callable[[str], str]
+        files = {name: file for file in weight_files(path / folder) for name in header(file)}
+        keys = parts[part].state_dict()
         if part == "unet":
-            renamed = lambda key: unet_name(key, config.unet)  # noqa: E731
+            names = {key: unet_name(key, config.unet) for key in keys}
         elif part == "vae":
-            old = "encoder.mid_block.attentions.0.query.weight" in where
-            renamed = lambda key, old=old: vae_name(key, config.vae, old)  # noqa: E731
+            old = "encoder.mid_block.attentions.0.query.weight" in files
+            names = {key: vae_name(key, config.vae, old) for key in keys}
         else:  # newer transformers write no 'text_model'
-            whole = any(name.startswith("text_model.") for name in where)
-            renamed = str if whole else lambda key: key.removeprefix("text_model.")
-        names = {key: renamed(key) for key in parts[part].state_dict()}
-        found[part] = {key: Source(where.get(name, path), name) for key, name in names.items()}
+            whole = any(name.startswith("text_model.") for name in files)
+            names = {key: key if whole else key.removeprefix("text_model.") for key in keys}
+        found[part] = {key: TensorSource(files.get(name, path), name) for key, name in names.items()}
     return found
 
 
-def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, model: str) -> None:
+def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machine, model: str) -> None:
     """Give a meta module its tensors. Raises UserError naming a tensor that is missing or of another shape."""
-    infos = {file: header(file) for file in {s.file for s in sources.values()} if file.is_file()}
     shapes = {key: value.shape for key, value in module.state_dict().items()}
-    packed = packs(machine)  # then from the file's layout at the first call
+    infos = _infos(sources, shapes, model)
     dtype_name = str(machine.dtype).removeprefix("torch.")
+    kept = {
+        key
+        for key, info in infos.items()
+        if machine.device.type == "cpu" and info.dtype == dtype_name and not _wants_channels_last(shapes[key])
+    }
     state: dict[str, Tensor] = {}
-    convert: list[tuple[str, Source, int]] = []
-    keep: list[tuple[str, Source]] = []
+    for group in _groups({key: info for key, info in infos.items() if key not in kept}):
+        state.update(_converted({key: sources[key] for key in group}, shapes, machine))
+    mapped = {file: read_weights(file) for file in {sources[key].file for key in kept}}
+    for key in kept:
+        state[key] = mapped[sources[key].file][sources[key].name].reshape(shapes[key])
+    module.load_state_dict(state, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], model: str) -> dict[str, TensorInfo]:
+    """Return what the files tell of each tensor. Raises UserError for one that is missing or of another shape."""
+    headers = {file: header(file) for file in {source.file for source in sources.values()} if file.is_file()}
+    infos: dict[str, TensorInfo] = {}
     for key, source in sources.items():
-        info = infos.get(source.file, {}).get(source.name)
+        info = headers.get(source.file, {}).get(source.name)
         if info is None:
             raise UserError(
                 f"'{model}' lacks the tensor {source.name}: it is not a complete checkpoint, download another."
@@ -158,33 +174,32 @@ def _fill(module: nn.Module, sources: Mapping[str, Source], machine: Machine, mo
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
                 f"but {list(shapes[key])} was expected."
             )
-        size = torch.Size(info.shape).numel() * getattr(torch, info.dtype).itemsize
-        if machine.device.type == "cpu" and info.dtype == dtype_name and not _has_layout(shapes[key]):
-            keep.append((key, source))
+        infos[key] = info
+    return infos
+
+
+def _converted(
+    sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], machine: Machine
+) -> dict[str, Tensor]:
+    """Return copies of these tensors as the machine wants them; the files are mapped no longer than that takes."""
+    mapped = {file: read_weights(file) for file in {source.file for source in sources.values()}}
+    packed = packs(machine)  # then layers pack them at their first call, from the file's layout
+    state: dict[str, Tensor] = {}
+    for key, source in sources.items():
+        value = mapped[source.file][source.name].reshape(shapes[key])
+        if packed:
+            state[key] = _empty_on_own_pages(value.shape, machine.dtype).copy_(value)
         else:
-            convert.append((key, source, size))
-
-    for group in _groups(convert):
-        mapped = {file: read_weights(file) for file in {source.file for _, source, _ in group}}
-        for key, source, _ in group:
-            value = mapped[source.file][source.name].reshape(shapes[key])
-            if packed:
-                state[key] = _own_pages(value.shape, machine.dtype).copy_(value)
-            else:
-                layout = torch.channels_last if _has_layout(shapes[key]) else torch.contiguous_format
-                state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
-        del mapped, value  # pyright: ignore[reportPossiblyUnboundVariable] - gives the mapped pages back
-    mapped = {file: read_weights(file) for file in {source.file for _, source in keep}}
-    for key, source in keep:
-        state[key] = mapped[source.file][source.name].reshape(shapes[key])
-    module.load_state_dict(state, assign=True)
-    module.eval().requires_grad_(False)
+            layout = torch.channels_last if _wants_channels_last(shapes[key]) else torch.contiguous_format
+            state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
+    return state
 
 
-def _own_pages(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an empty tensor whose memory goes back to the system with it, whatever the allocator keeps.
+def _empty_on_own_pages(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor whose memory returns to the system when it is freed, whatever the allocator keeps.
 
-    Plain weights go one by one as they are packed; their holes would fit little that comes after.
+    Plain weights are freed one by one as layers pack them; in the allocator's heap they would leave holes that fit
+    little of what comes after.
     """
     size = shape.numel() * dtype.itemsize
     if size < mmap.PAGESIZE:
@@ -198,18 +213,19 @@ def _fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
     return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
 
 
-def _has_layout(shape: torch.Size) -> bool:
-    """Whether channels-last differs from the file's layout: a convolution wider than one pixel."""
+def _wants_channels_last(shape: torch.Size) -> bool:
+    """Whether channels-last differs from the file's layout: for a convolution wider than one pixel."""
     return len(shape) == 4 and shape[2:].numel() > 1
 
 
-def _groups(items: list[tuple[str, Source, int]]) -> Iterator[list[tuple[str, Source, int]]]:
-    group: list[tuple[str, Source, int]] = []
+def _groups(infos: Mapping[str, TensorInfo]) -> Iterator[list[str]]:
+    """Yield the keys in groups of about `_BYTES_AT_ONCE` of their files."""
+    group: list[str] = []
     size = 0
-    for item in items:
-        group.append(item)
-        size += item[2]
-        if size >= _AT_A_TIME:
+    for key, info in infos.items():
+        group.append(key)
+        size += torch.Size(info.shape).numel() * getattr(torch, info.dtype).itemsize
+        if size >= _BYTES_AT_ONCE:
             yield group
             group, size = [], 0
     if group:

@@ -1,4 +1,4 @@
-"""Which device, number format and memory layout this machine multiplies fast."""
+"""The device and the number format in which this machine runs the networks fast."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the networks run and in what number format."""
+    """Where the networks run, and in which number format."""
 
     device: torch.device
     dtype: torch.dtype
 
 
 def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
-    """Return the device and the format for it; `precision` is 'auto' or one of `DTYPES`.
+    """Return the machine to run on; `precision` is 'auto' or one of `DTYPES`, `device` 'auto' or a name of torch's.
 
-    On a GPU: bf16 where it is native, fp16 otherwise. On a CPU: bf16 where its matrix units take it, else float32.
-    Raises UserError for a device that this machine does not have.
+    The automatic format is on a GPU bf16 if that is native and fp16 otherwise, on a CPU bf16 if its matrix units
+    multiply it and float32 otherwise. Raises UserError for another precision and for a device that is not there.
     """
     if precision != "auto" and precision not in DTYPES:
         raise UserError(f"Precision {precision!r} is not known: choose auto, {', '.join(DTYPES)}.")
@@ -48,21 +48,22 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
 
 @lru_cache(maxsize=1)
 def cpu_multiplies_bf16() -> bool:
-    """Tell whether bf16 matrix products beat float32 ones here: by capability, then by a measurement.
+    """Tell whether bf16 matrix products are faster than float32 ones here: by capability, then by a measurement.
 
-    Without the instructions a bf16 product is emulated and hundreds of times slower; the measurement, a
-    tenth of a second, guards against builds of torch that do not use them.
+    Without the instructions a bf16 product is emulated, hundreds of times slower. The measurement takes a tenth of a
+    second and guards against builds of torch that do not use the instructions.
     """
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, test, bool)() for test in tests):
         return False
-    # In a thread that ends at once, and OpenMP's threads with it: where these have more threads than there are cores,
-    # because two threads of the program have used torch, libgomp's wait asleep, and all is nearly twice as slow.
+    # In a thread that ends at once, and its OpenMP threads with it. Each thread of the program that uses torch has its
+    # own; with more of them than cores, libgomp's threads sleep while they wait, and all is nearly twice as slow.
     with ThreadPoolExecutor(1) as other:
-        return other.submit(lambda: _seconds(torch.bfloat16) < _seconds(torch.float32)).result()
+        return other.submit(lambda: product_seconds(torch.bfloat16) < product_seconds(torch.float32)).result()
 
 
-def _seconds(dtype: torch.dtype) -> float:
+def product_seconds(dtype: torch.dtype) -> float:
+    """Return the least seconds that a matrix product in this format took, of those tried in a twentieth of a second."""
     a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
     best, begin = float("inf"), time.perf_counter()
     while time.perf_counter() - begin < 0.05:  # long enough to find a quiet moment on a busy machine

@@ -1,4 +1,4 @@
-"""What this process holds of the machine's memory, and giving back what it no longer needs."""
+"""How much memory this process uses, and how it returns memory to the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 
 
 def ram() -> dict[str, Any]:
-    """Bytes of main memory, in the web UI's words; where the system does not tell what is used now, the most so far."""
+    """Return bytes of main memory under the web UI's names; `used` is the peak where only that is known."""
     try:
         page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
         used = peak_memory()
@@ -39,7 +39,7 @@ def peak_memory() -> int:
 
 
 def cuda() -> dict[str, Any]:
-    """Bytes of CUDA's memory, in the web UI's words."""
+    """Return bytes of GPU memory under the web UI's names."""
     if not torch.cuda.is_available():
         return {"error": "unavailable"}
     free, total = torch.cuda.mem_get_info()
@@ -51,16 +51,13 @@ def cuda() -> dict[str, Any]:
 
 
 def give_back(beyond: int = 0) -> None:
-    """Let the system have the memory that was freed, if it is more than so many bytes.
-
-    It is what `tune_memory` keeps for the next step.
-    """
+    """Return freed memory to the system if it is more than `beyond` bytes; `tune_memory` keeps it for the next step."""
     if (trim := _glibc("malloc_trim")) and (not beyond or _freed() > beyond):
         trim(0)
 
 
 def _freed() -> int:
-    """Return the bytes that were freed and are still held, as far as the C library tells."""
+    """Return the bytes that were freed but not returned to the system, as far as the C library tells."""
     if not (tell := _glibc("mallinfo2")):  # it came with glibc 2.33
         return 0
     tell.restype = _Mallinfo2
@@ -68,7 +65,7 @@ def _freed() -> int:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """glibc's own, from its malloc.h."""
+    """glibc's `struct mallinfo2`, from its malloc.h."""
 
     _fields_ = (
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
@@ -77,13 +74,13 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def tune_memory(kept: int = 256 << 20, trimmed: int = 1 << 30) -> None:
-    """Let what one step freed serve the next, and this process hold little more than it uses all the same.
+    """Keep memory that one step freed for the next one, and yet hold little more than is used.
 
-    To be called before threads begin and before anything is multiplied. glibc, left to itself, asks the system anew for
-    every block of some megabytes, whose pages are then cleared and mapped one by one: a seventh of a step at 512
-    pixels. Now blocks of up to `kept` bytes stay until `give_back`, or until `trimmed` bytes are free at the end of the
-    heap, of which there is one and not one for each thread. oneDNN keeps what it made for the last 1024 shapes of a
-    layer, some 100 KB each: now for 512.
+    To be called before threads begin and before anything is multiplied. By default glibc asks the system for every
+    block of some megabytes, whose pages are then cleared and mapped one by one: a seventh of a step at 512 pixels. Now
+    blocks of up to `kept` bytes stay until `give_back`, or until `trimmed` bytes are free at the end of the heap, and
+    all threads share one heap. oneDNN caches its code for the last 1024 shapes of layers, some 100 KB each; now for
+    512.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     if set_option := _glibc("mallopt"):
@@ -92,5 +89,5 @@ def tune_memory(kept: int = 256 << 20, trimmed: int = 1 << 30) -> None:
 
 
 def _glibc(name: str) -> Any:  # noqa: ANN401 - a function of ctypes, or None
-    """Return a function of the C library; other systems and libraries have none of these."""
+    """Return a function of glibc; None on other systems and C libraries."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -17,7 +17,7 @@ CONTEXT = 77
 """Tokens a CLIP text encoder reads at once: BOS, 75 of text, EOS."""
 CHUNK = CONTEXT - 2
 COMMA_BACKTRACK = 20
-"""How near the end of a full chunk its last comma must be to end the chunk there (A1111's default)."""
+"""How near the end of a full chunk its last comma must be, in tokens, to end the chunk there (A1111's default)."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Chunk:
 
 
 class PromptEncoder:
-    """Turns one prompt text (no AND, no step schedule) into what the UNet attends to.
+    """Turns one prompt text (no AND, no step schedule) into the hidden states that the UNet attends to.
 
-    `encoder` maps token ids [n, 77] int64, made on `device`, to hidden states [n, 77, C]. `pad` fills a
-    chunk after its EOS: EOS itself by default, as SD1 and SDXL's first encoder have it; 0 for SDXL's second.
+    `encoder` maps token ids [n, 77] int64, made on `device`, to hidden states [n, 77, C]. Chunks are padded with EOS,
+    as in SD1.
     """
 
     def __init__(
@@ -40,20 +40,18 @@ class PromptEncoder:
         tokenizer: Tokenizer,
         encoder: Callable[[Tensor], Tensor],
         *,
-        pad: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
-        self.pad = tokenizer.eos if pad is None else pad
         self.device = device
         self._comma = tokenizer.encode(",")[0]
 
     def chunks(self, text: str) -> list[Chunk]:
         """Return the chunks of `text`, at least one.
 
-        BREAK ends a chunk. So does the 75th token; then the words after a comma among the last 20 tokens
-        move on together, so that a phrase is not torn apart.
+        BREAK ends a chunk. So does the 75th token; then the words after a comma among the last 20 tokens move on to the
+        next chunk together, so that no phrase is torn apart.
         """
         done: list[Chunk] = []
         current: list[tuple[int, float]] = []
@@ -84,7 +82,7 @@ class PromptEncoder:
                 self.tokenizer.bos,
                 *(token for token, _ in weighted),
                 self.tokenizer.eos,
-                *[self.pad] * padding,
+                *[self.tokenizer.eos] * padding,
             ),
             weights=(1.0, *(weight for _, weight in weighted), 1.0, *[1.0] * padding),
         )
@@ -92,8 +90,8 @@ class PromptEncoder:
     def encode(self, text: str) -> Tensor:
         """Return the embedding of `text`, [1, n * 77, C] for n chunks, in the encoder's dtype.
 
-        Hidden states are multiplied by the weights of their tokens, then every chunk is scaled back to the
-        mean it had (A1111's emphasis 'Original'). Raises UserError when the weights make that impossible.
+        Hidden states are multiplied by the weights of their tokens, then every chunk is scaled back to the mean that it
+        had before (A1111's emphasis 'Original'). Raises UserError when the weights make that impossible.
         """
         chunks = self.chunks(text)
         hidden = self.encoder(torch.tensor([chunk.tokens for chunk in chunks], device=self.device))
@@ -103,7 +101,7 @@ class PromptEncoder:
 
 
 def _emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
-    """Weigh hidden states [n, 77, C] by [n, 77] and restore the mean of each chunk."""
+    """Multiply hidden states [n, 77, C] by weights [n, 77] and restore the mean of each chunk."""
     before = hidden.float()
     after = before * weights[..., None]
     mean = after.mean((1, 2), keepdim=True)
@@ -119,7 +117,7 @@ def _emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
 
 
 def encode_schedule(encoder: PromptEncoder, text: str, steps: int, weight: float = 1.0) -> Prompt:
-    """Encode one sub-prompt with its step schedule, taking AND as a word: what a negative prompt is."""
+    """Encode one sub-prompt with its step schedule, AND taken as a word, as in a negative prompt."""
     return _encode(encoder, [(text, weight)], steps)[0]
 
 

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 
-def in_tiles(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float
-) -> Tensor:
+def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float) -> Tensor:
     """Apply `function` to x [B, C, H, W] tile by tile -> [B, C', H * scale, W * scale], float32.
 
-    `tile` and `overlap` are in pixels of x and multiples of 1 / scale. A picture no larger than a tile goes through
-    whole. Tiles meet in a linear ramp as wide as the overlap.
+    `tile` and `overlap` are in pixels of x and multiples of 1 / scale. A picture no larger than a tile is not divided.
+    Neighbouring tiles are blended by a linear ramp as wide as their overlap.
     """
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:
@@ -40,13 +38,13 @@ def in_tiles(
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin, the last one flush with the end."""
+    """Return where tiles begin; the last one ends where the picture ends."""
     if length <= tile:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]
 
 
 def _ramp(length: int, ramp: int) -> Tensor:
-    """Weights that rise from nearly 0 over `ramp` pixels at both ends; never 0, so that borders count."""
+    """Return weights that rise from nearly 0 over `ramp` pixels at both ends; never 0, as a border has but one tile."""
     rise = (torch.arange(length) + 1.0) / (ramp + 1)
     return torch.minimum(rise, rise.flip(0)).clamp(max=1.0)

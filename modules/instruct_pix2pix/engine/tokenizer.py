@@ -10,18 +10,18 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Pipeline
 
 FULL_VOCAB_SIZE = 49408
-"""256 bytes, 256 bytes that end a word, 48,894 merges, BOS and EOS."""
+"""Tokens of CLIP: 256 bytes, 256 bytes that end a word, 48,894 merges, BOS and EOS."""
 
 _END_OF_WORD = "</w>"
-# English contractions, runs of letters, single digits, runs of anything else that is not space.
+# English contractions, runs of letters, single digits, runs of anything else but white space
 _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def byte_alphabet() -> list[str]:
     """Return the printable stand-ins of all 256 bytes, in the order of CLIP's first 256 token ids.
 
-    Bytes that print stand for themselves and come first; the others take the code points from 256 on
-    (GPT-2's byte alphabet).
+    Printable bytes stand for themselves and come first; the others are shown as the code points from 256 on (GPT-2's
+    byte alphabet).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
@@ -61,12 +61,12 @@ def _pipeline(vocab_size: int) -> Pipeline:
 class Tokenizer:
     """CLIP's vocabulary, or a prefix of it for a smaller model.
 
-    A model with `vocab_size` tokens knows the first `vocab_size - 514` merges; its last two ids are
-    BOS and EOS. Text never turns into BOS or EOS: `<|endoftext|>` in a prompt is punctuation and letters.
+    A model with `vocab_size` tokens knows the first `vocab_size - 514` merges; its last two ids are BOS and EOS. Text
+    is never read as BOS or EOS: `<|endoftext|>` in a prompt is punctuation and letters.
     """
 
     def __init__(self, vocab_size: int = FULL_VOCAB_SIZE) -> None:
-        """Build the tokenizer; ValueError when `vocab_size` is not in 514..49408."""
+        """Build the tokenizer. Raises ValueError for a `vocab_size` outside 514..49408."""
         if not 514 <= vocab_size <= FULL_VOCAB_SIZE:
             raise ValueError(f"a CLIP vocabulary has 514 to {FULL_VOCAB_SIZE} tokens, not {vocab_size}")
         self._size = vocab_size
@@ -74,7 +74,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, BOS and EOS included."""
+        """Number of tokens, BOS and EOS included."""
         return self._size
 
     @property

@@ -8,7 +8,7 @@ label embedding and the transformer depths of SDXL.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,17 +16,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .kernels.fused import doubled, group_norm, layer_norm, norm_silu
-from .layers import Conv2d, GatedLinear, Linear, attention, conv3, norm_silu_of
-
-LARGE, AT_ONCE = 24 << 20, 8 << 20
-"""Bytes between the two halves of an MLP from which on it is made in parts, and of such a part: larger blocks come from
-the system and go back to it each time, and do not stay in the processor's caches."""
+from .kernels.fused import group_norm, layer_norm, norm_silu, upsample_2x
+from .layers import Conv2d, GatedLinear, Linear, attention, conv_norm_silu, mlp_in_parts
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of the network; the names are those of an LDM yaml."""
+    """Shape of the network, under the names of an LDM yaml; the defaults are those of instruct-pix2pix on SD1."""
 
     in_channels: int = 8
     out_channels: int = 4
@@ -47,7 +43,10 @@ class UNetConfig:
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoidal embedding [B, dim] in float32 of (possibly fractional) timesteps [B]: cosines, then sines."""
+    """Sinusoidal embedding [B, dim] in float32 of (possibly fractional) timesteps [B]: cosines, then sines.
+
+    Vaswani et al., arXiv 1706.03762, section 3.5.
+    """
     half = dim // 2
     freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * freqs[None]
@@ -99,24 +98,24 @@ def take(x: Tensor, entries: Sequence[int] | None) -> Tensor:
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding added between them, and a residual path."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int, level: int) -> None:
+    def __init__(self, channels: int, out_channels: int, emb_channels: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), conv3(channels, out_channels, level)
+            nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, out_channels),
             nn.SiLU(),
             nn.Identity(),  # the dropout of training, kept for the key names
-            conv3(out_channels, out_channels, level),
+            Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x [B, C, h, w], emb [B or 1, E]."""
+        """x [B, C, h, w], emb [B or 1, E] -> [B, out, h, w]."""
         h = norm_silu(self.in_layers[0], x)
-        h = norm_silu_of(self.out_layers[0], self.in_layers[2], h, self.emb_layers(emb))
+        h = conv_norm_silu(self.in_layers[2], self.out_layers[0], h, shift=self.emb_layers(emb))
         return self.out_layers[3](h, add=self.skip_connection(x))
 
 
@@ -164,12 +163,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:
         """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
-        inner = 4 * x.numel() * x.element_size()
-        if x.device.type != "cpu" or torch.is_grad_enabled() or inner <= LARGE:
-            return self.net[2](self.net[0](x), add=add)
-        parts = -(-inner // AT_ONCE)
-        xs, adds = (whole.flatten(0, 1).tensor_split(parts) for whole in (x, add))
-        return torch.cat([self.net[2](self.net[0](x), add=add) for x, add in zip(xs, adds, strict=True)]).view_as(x)
+        return mlp_in_parts(self.net[0], self.net[2], x, add)
 
 
 class TransformerBlock(nn.Module):
@@ -217,7 +211,7 @@ class SpatialTransformer(nn.Module):
         return self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height), add=x)
 
 
-class Downsample(nn.Module):
+class UNetDownsample(nn.Module):
     """Half the resolution by a strided convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -228,21 +222,21 @@ class Downsample(nn.Module):
         return self.op(x)
 
 
-class Upsample(nn.Module):
+class UNetUpsample(nn.Module):
     """Nearest-neighbour to the size of the next skip connection, then a convolution."""
 
-    def __init__(self, channels: int, level: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = conv3(channels, channels, level)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         # the size of the skip rather than twice ours: latents need not be multiples of 8
         twice = size in (None, (2 * x.shape[2], 2 * x.shape[3]))
-        return self.conv(doubled(x) if twice else F.interpolate(x, size=size))
+        return self.conv(upsample_2x(x) if twice else F.interpolate(x, size=size))
 
 
-class Block(nn.Sequential):
-    """A numbered entry of the key layout: layers in order, each given what it asks for."""
+class UNetBlock(nn.Sequential):
+    """The layers under one number of the key layout, in order; each is given the inputs that it takes."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -257,7 +251,7 @@ class Block(nn.Sequential):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
                 x = layer(x, condition, entries)
-            elif isinstance(layer, Upsample):
+            elif isinstance(layer, UNetUpsample):
                 x = layer(x, size)
             else:
                 x = layer(x)
@@ -278,34 +272,35 @@ class UNet(nn.Module):
                 nn.Sequential(Linear(config.adm_in_channels, emb), nn.SiLU(), Linear(emb, emb))
             )
 
-        def layers(channels: int, out: int, level: int) -> list[nn.Module]:
-            found: list[nn.Module] = [ResBlock(channels, out, emb, level)]
-            if 2**level in config.attention_resolutions and config.transformer_depth[level]:
-                found.append(transformer(out, config.transformer_depth[level]))
-            return found
-
         def transformer(channels: int, depth: int) -> SpatialTransformer:
             return SpatialTransformer(
                 channels, depth, config.context_dim, config.heads(channels), config.use_linear_in_transformer
             )
 
+        def layers(channels: int, out: int, level: int) -> list[nn.Module]:
+            attends = 2**level in config.attention_resolutions and config.transformer_depth[level]
+            return [
+                ResBlock(channels, out, emb),
+                *([transformer(out, config.transformer_depth[level])] if attends else []),
+            ]
+
         channels = width
         skips = [channels]
-        inputs = [Block(Conv2d(config.in_channels, width, 3, padding=1))]
+        inputs = [UNetBlock(Conv2d(config.in_channels, width, 3, padding=1))]
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
-                inputs.append(Block(*layers(channels, width * mult, level)))
+                inputs.append(UNetBlock(*layers(channels, width * mult, level)))
                 channels = width * mult
                 skips.append(channels)
             if level < levels - 1:
-                inputs.append(Block(Downsample(channels)))
+                inputs.append(UNetBlock(UNetDownsample(channels)))
                 skips.append(channels)
         self.input_blocks = nn.ModuleList(inputs)
 
-        self.middle_block = Block(
-            ResBlock(channels, channels, emb, levels - 1),
+        self.middle_block = UNetBlock(
+            ResBlock(channels, channels, emb),
             transformer(channels, config.transformer_depth[-1] or config.transformer_depth[-2]),
-            ResBlock(channels, channels, emb, levels - 1),
+            ResBlock(channels, channels, emb),
         )
 
         outputs = []
@@ -314,12 +309,25 @@ class UNet(nn.Module):
                 block = layers(channels + skips.pop(), width * mult, level)
                 channels = width * mult
                 if level and i == config.num_res_blocks:
-                    block.append(Upsample(channels, level - 1))
-                outputs.append(Block(*block))
+                    block.append(UNetUpsample(channels))
+                outputs.append(UNetBlock(*block))
         self.output_blocks = nn.ModuleList(outputs)
         self.out = nn.Sequential(
             nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, config.out_channels, 3, padding=1)
         )
+
+    def by_level(self) -> Iterator[tuple[nn.Module, int]]:
+        """Yield the layers between the first convolution and the last, each with its level, as `HasLevels` says.
+
+        Level 0 has the latent's resolution, each next level half of the one before.
+        """
+        per_level, last = self.config.num_res_blocks + 1, len(self.config.channel_mult) - 1
+        for i, block in enumerate(self.input_blocks[1:]):
+            yield block, i // per_level
+        yield self.middle_block, last
+        for i, block in enumerate(self.output_blocks):
+            for layer in block.children():
+                yield layer, last - i // per_level - isinstance(layer, UNetUpsample)
 
     def forward(
         self,

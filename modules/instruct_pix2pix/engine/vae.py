@@ -5,14 +5,15 @@ References: Rombach et al. 2022 (arXiv 2112.10752), CompVis/latent-diffusion for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .kernels.fused import doubled, group_norm, norm_silu
-from .layers import Conv2d, attention, conv3, norm_silu_of
+from .kernels.fused import group_norm, norm_silu, upsample_2x
+from .layers import Conv2d, attention, conv_norm_silu
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,24 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-class ResnetBlock(nn.Module):
-    """Two convolutions and a residual path."""
+class VAEResBlock(nn.Module):
+    """Two convolutions and a residual path: [B, C, h, w] -> [B, out, h, w]."""
 
-    def __init__(self, channels: int, out_channels: int, level: int) -> None:
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm1 = _norm(channels)
-        self.conv1 = conv3(channels, out_channels, level)
+        self.conv1 = Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = _norm(out_channels)
-        self.conv2 = conv3(out_channels, out_channels, level)
-        if channels != out_channels:
-            self.nin_shortcut = Conv2d(channels, out_channels, 1)
-        self.changes_width = channels != out_channels
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = norm_silu_of(self.norm2, self.conv1, norm_silu(self.norm1, x))
-        return self.conv2(h, add=self.nin_shortcut(x) if self.changes_width else x)
+        h = conv_norm_silu(self.conv1, self.norm2, norm_silu(self.norm1, x))
+        return self.conv2(h, add=self.nin_shortcut(x))
 
 
-class AttnBlock(nn.Module):
-    """One-head self-attention over all positions of the smallest feature map."""
+class VAEAttention(nn.Module):
+    """Single-head self-attention over all positions of the smallest feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,21 +68,21 @@ class AttnBlock(nn.Module):
         return self.proj_out(h, add=x)
 
 
-class Middle(nn.Module):
+class VAEMiddle(nn.Module):
     """The blocks at the smallest resolution."""
 
-    def __init__(self, channels: int, level: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, level)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels, level)
+        self.block_1 = VAEResBlock(channels, channels)
+        self.attn_1 = VAEAttention(channels)
+        self.block_2 = VAEResBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class VAEDownsample(nn.Module):
-    """Half the resolution; padded at the right and bottom only, as the weights were trained."""
+    """Half the resolution by a strided convolution, padded at the right and bottom only, as in training."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,36 +93,46 @@ class VAEDownsample(nn.Module):
 
 
 class VAEUpsample(nn.Module):
-    """Twice the resolution by nearest neighbour and a convolution."""
+    """Twice the resolution by nearest neighbour, then a convolution."""
 
-    def __init__(self, channels: int, level: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = conv3(channels, channels, level)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(doubled(x))
+        return self.conv(upsample_2x(x))
 
 
-class Level(nn.Module):
-    """The blocks at one resolution, and the change to the next; `resample` is 'downsample' or 'upsample'."""
+def _residual_blocks(channels: int, out_channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(VAEResBlock(channels if i == 0 else out_channels, out_channels) for i in range(count))
 
-    def __init__(self, channels: int, out_channels: int, blocks: int, level: int, resample: str | None) -> None:
+
+class VAEDownLevel(nn.Module):
+    """The encoder's blocks at one resolution, and the way to the next unless this is the last."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, last: bool) -> None:
         super().__init__()
-        self.block = nn.ModuleList(
-            ResnetBlock(channels if i == 0 else out_channels, out_channels, level) for i in range(blocks)
-        )
-        if resample == "downsample":
-            self.downsample = VAEDownsample(out_channels)
-        elif resample == "upsample":
-            self.upsample = VAEUpsample(out_channels, level - 1)
+        self.block = _residual_blocks(channels, out_channels, blocks)
+        self.downsample = nn.Identity() if last else VAEDownsample(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.block:
-            x = layer(x)
-        for name, layer in self.named_children():
-            if name != "block":
-                x = layer(x)
-        return x
+        for block in self.block:
+            x = block(x)
+        return self.downsample(x)
+
+
+class VAEUpLevel(nn.Module):
+    """The decoder's blocks at one resolution, and the way to the next unless this is the last."""
+
+    def __init__(self, channels: int, out_channels: int, blocks: int, last: bool) -> None:
+        super().__init__()
+        self.block = _residual_blocks(channels, out_channels, blocks)
+        self.upsample = nn.Identity() if last else VAEUpsample(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.upsample(x)
 
 
 class VAEEncoder(nn.Module):
@@ -134,10 +143,10 @@ class VAEEncoder(nn.Module):
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = Conv2d(config.in_channels, config.ch, 3, padding=1)
         self.down = nn.ModuleList(
-            Level(before, width, config.num_res_blocks, i, "downsample" if i < len(widths) - 1 else None)
+            VAEDownLevel(before, width, config.num_res_blocks, last=i == len(widths) - 1)
             for i, (before, width) in enumerate(zip([config.ch, *widths], widths, strict=False))
         )
-        self.mid = Middle(widths[-1], len(widths) - 1)
+        self.mid = VAEMiddle(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = Conv2d(widths[-1], 2 * config.z_channels, 3, padding=1)
 
@@ -155,9 +164,9 @@ class VAEDecoder(nn.Module):
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         self.conv_in = Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], len(widths) - 1)
+        self.mid = VAEMiddle(widths[-1])
         self.up = nn.ModuleList(  # numbered from the largest picture, run from the smallest
-            Level(before, width, config.num_res_blocks + 1, i, "upsample" if i else None)
+            VAEUpLevel(before, width, config.num_res_blocks + 1, last=i == 0)
             for i, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
         self.norm_out = _norm(widths[0])
@@ -171,7 +180,7 @@ class VAEDecoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Encoder and decoder with the 1x1 convolutions around the latent."""
+    """Encoder and decoder, with the 1x1 convolutions around the latent."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -180,6 +189,18 @@ class VAE(nn.Module):
         self.decoder = VAEDecoder(config)
         self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.z_channels, 1)
         self.post_quant_conv = Conv2d(config.z_channels, config.z_channels, 1)
+
+    def by_level(self) -> Iterator[tuple[nn.Module, int]]:
+        """Yield the layers between the first convolutions and the last, each with its level, as `HasLevels` says.
+
+        Level 0 has the picture's resolution, each next level half of the one before.
+        """
+        for level, (down, up) in enumerate(zip(self.encoder.down, self.decoder.up, strict=True)):
+            yield down, level
+            for layer in up.children():
+                yield layer, level - isinstance(layer, VAEUpsample)
+        for middle in (self.encoder.mid, self.decoder.mid):
+            yield middle, len(self.config.ch_mult) - 1
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Picture [B, 3, H, W] in -1..1 -> mean and log-variance of the posterior, each [B, 4, H/8, W/8]."""

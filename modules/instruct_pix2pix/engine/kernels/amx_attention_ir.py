@@ -1,10 +1,10 @@
-"""The kernel of `amx`, written as LLVM's assembly.
+"""The kernel of `amx_attention`, written in LLVM's IR.
 
-For 32 queries at a time and some keys, a tile of scores holds keys in its rows and queries in its lanes. Then a maximum
-over keys needs no step across lanes, two rows of exponentials make one row of what the second product reads, and a row
-of ones beside the values makes that product add them up. As in FlashAttention (Dao et al., arXiv 2205.14135) scores
-never leave the cache, but sums are not corrected as maxima grow: scores are taken from the maximum of the first keys,
-and float32 reaches 2^127 from there. Where that is not enough the kernel says so.
+It takes 32 queries and 64 keys at a time. A tile of scores holds keys in its rows and queries in its lanes: then a
+maximum over keys needs no step across lanes, two rows of exponentials make one row of an operand of the second product,
+and a row of ones beside the values makes that product sum the exponentials, too. As in FlashAttention (Dao et al.,
+arXiv 2205.14135) scores never leave the cache. But sums are not rescaled as maxima grow: the maximum of the first 64
+keys is subtracted from all scores, and float32 reaches 2^127 from there. Where that is not enough the kernel says so.
 """
 
 from __future__ import annotations
@@ -13,32 +13,37 @@ import itertools
 import math
 from collections.abc import Callable
 
-from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, Type, Value, Writer, has, ir
+from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, KernelWriter, Type, Value, cpu_has, ir
 
 KEYS = 64
-"""Keys at a time: their scores and exponentials, 12 KB, lie in the first cache."""
+"""Keys at a time: their scores and exponentials, 12 KB, stay in the first-level cache."""
 QUERIES = 32
-"""How many the kernel takes at a time."""
+"""Queries at a time; the kernel takes no fewer."""
 
 EXP2 = (0.99992524, 0.69583390, 0.22606605, 0.07802529)
-"""The cubic that is nearest to 2^x for x in [0, 1]: within 7.5e-5 of it."""
+"""Coefficients of the cubic that is nearest to 2^x for x in [0, 1], within 7.5e-5 of it; the constant first."""
 
 WORDS, HALVES, MASK = (ir.VectorType(of, 16) for of in (I32, I16, ir.IntType(1)))
-EVERY = ir.Constant(MASK, [1] * 16)
+ALL_LANES = ir.Constant(MASK, [1] * 16)
 
 
 def can_compile() -> bool:
-    """Whether LLVM knows this processor for one that has all that the kernel is written with."""
-    return has("amx-bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+    """Tell whether this processor has all instructions that the kernel uses, as far as LLVM knows."""
+    return cpu_has("amx-bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
 
-def compiled(width: int) -> Callable[..., int]:
-    """Return `attend` for heads of that width."""
-    return _Attend(width).compiled()
+def compile_kernel(width: int) -> Callable[..., int]:
+    """Return `attend` for heads of this width, an even number."""
+    return _AttentionWriter(width).compile()
+
+
+def assembly(width: int) -> str:
+    """Return `attend` for heads of this width as LLVM assembly, on any processor."""
+    return _AttentionWriter(width).assembly()
 
 
 def packed_bytes(width: int, keys: int) -> int:
-    """Bytes that the kernel lays out the keys and values of one head in, with some to begin at a cache line."""
+    """Bytes into which the kernel packs the keys and values of one head, with room to align them to a cache line."""
     return 64 + -(-keys // 32) * 32 * (_tiles_across(width) * 64 + _tiles_down(width) * 32)
 
 
@@ -52,30 +57,30 @@ def _tiles_down(width: int) -> int:
     return -(-(width + 1) // 16)
 
 
-class _Attend(Writer):
-    """Writes the kernel for heads of one width, for one head and some of its queries, as LLVM's assembly.
+class _AttentionWriter(KernelWriter):
+    """Writes the kernel for heads of one width; a call computes some of the queries of one head.
 
-    attend(q, k, v, out, packed, queries, keys, bytes from row to row of q, k, v and out, factor of the scores as powers
-    of two) returns 0, or another number where a sum left float32's range.
+    attend(q, k, v, out, packed, queries, keys, bytes from row to row of q, k, v and out, factor that makes scores
+    exponents of two) returns 0, or another number where a sum left float32's range.
     """
 
     def __init__(self, width: int) -> None:
         self.width, self.across, self.down = width, _tiles_across(width), _tiles_down(width)
         super().__init__("attend", I32, [*[POINTER] * 5, *[I64] * 6, F32])
 
-    def write(self) -> str:
+    def assembly(self) -> str:
         b, width, across, down = self.b, self.width, self.across, self.down
         q, k, v, out, packed, queries, keys, q_row, k_row, v_row, out_row, factor = self.function.args
-        scores, weights, sums = self.room(KEYS * 128), self.room(KEYS * 64), self.room(down * 16 * 128)
-        words, shifts, lost = self.room(across * 16 * 128), self.room(128), self.room(2)
+        scores, weights, sums = self.buffer(KEYS * 128), self.buffer(KEYS * 64), self.buffer(down * 16 * 128)
+        words, shifts, overflow = self.buffer(across * 16 * 128), self.buffer(128), self.buffer(2)
         factors = self.splat(factor)
         padded = b.and_(b.add(keys, self.n(31)), self.n(-32))
         # every tile is 16 rows of 64 bytes: palette, then bytes and rows of each
-        shape = self.room(64)
+        shape = self.buffer(64)
         every = bytearray([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
         b.store(ir.Constant(ir.ArrayType(I8, 64), every), shape)
         self.call("llvm.x86.ldtilecfg", VOID, shape)
-        b.store(ir.Constant(I16, 0), lost)
+        b.store(ir.Constant(I16, 0), overflow)
         packed = b.inttoptr(b.and_(b.add(b.ptrtoint(packed, I64), self.n(63)), self.n(-64)), POINTER)
         packed_v = self.at(packed, b.mul(padded, self.n(across * 64)))
         self.pack_keys(k, k_row, keys, padded, packed)
@@ -84,39 +89,39 @@ class _Attend(Writer):
             self.put(self.zeros, words, row * 64)
 
         with self.loop(queries, QUERIES) as n:
-            first = self.least(n, b.sub(queries, self.n(QUERIES)))  # the last ones may be done twice
+            first = self.minimum(n, b.sub(queries, self.n(QUERIES)))  # the last ones may be done twice
             self.pack_queries(self.at(q, b.mul(first, q_row)), q_row, words)
             for row in range(down * 16 * 2):
                 self.put(self.zeros, sums, row * 64)
             with self.loop(padded, KEYS) as t:
-                count = self.least(self.n(KEYS), b.sub(padded, t))
+                count = self.minimum(self.n(KEYS), b.sub(padded, t))
                 self.score(self.at(packed, b.mul(t, self.n(across * 64))), count, words, scores)
                 with b.if_then(b.icmp_signed("==", t, self.n(0))):
-                    self.find_shifts(scores, self.least(count, keys), factors, shifts)
-                self.weigh(scores, count, factors, shifts, weights)
-                self.sum_up(self.at(packed_v, b.mul(t, self.n(down * 32))), count, weights, sums)
-            self.finish(sums, self.at(out, b.mul(first, out_row)), out_row, lost)
+                    self.find_shifts(scores, self.minimum(count, keys), factors, shifts)
+                self.exponentials(scores, count, factors, shifts, weights)
+                self.accumulate(self.at(packed_v, b.mul(t, self.n(down * 32))), count, weights, sums)
+            self.finish(sums, self.at(out, b.mul(first, out_row)), out_row, overflow)
 
         self.call("llvm.x86.tilerelease", VOID)
-        b.ret(b.zext(b.load(lost, typ=I16), I32))
-        wide = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'  # llvmlite knows no such attributes
-        return str(self.module).replace("\n{\n", f" {wide}\n{{\n", 1)
+        b.ret(b.zext(b.load(overflow, typ=I16), I32))
+        attributes = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'  # llvmlite has no API for these
+        return str(self.module).replace("\n{\n", f" {attributes}\n{{\n", 1)
 
-    # ------------------------------------------------------------------------------------------- laying out
+    # --- packing ---
 
     def pack_keys(self, k: Value, row: Value, keys: Value, padded: Value, packed: Value) -> None:
-        """[T, c] -> [T, 32 * tiles], zeros behind."""
+        """[T, c] -> [T, 32 * tiles], padded with zeros."""
         with self.loop(padded, 1) as t:
             known, to = self.b.icmp_signed("<", t, keys), self.at(packed, self.b.mul(t, self.n(self.across * 64)))
             for tile in range(self.across):
-                there = min(16, self.width // 2 - tile * 16)
-                mask = self.b.select(known, ir.Constant(MASK, [i < there for i in range(16)]), ir.Constant(MASK, None))
+                used = min(16, self.width // 2 - tile * 16)
+                mask = self.b.select(known, ir.Constant(MASK, [i < used for i in range(16)]), ir.Constant(MASK, None))
                 from_ = self.at(k, self.b.add(self.b.mul(t, row), self.n(tile * 64)))
                 of = (from_, ir.Constant(I32, 4), mask, ir.Constant(WORDS, None))
                 self.put(self.call("llvm.masked.load.v16i32.p0", WORDS, *of), to, tile * 64)
 
     def pack_values(self, v: Value, row: Value, keys: Value, padded: Value, packed: Value) -> None:
-        """[T, c] -> [T / 32, c and ones and zeros, 32]."""
+        """[T, c] -> [T / 32, c and then a row of ones and rows of zeros, 32]."""
         b, both = self.b, ir.Constant(ir.VectorType(I32, 32), list(range(32)))
         ones = ir.Constant(HALVES, [0x3F80] * 16)  # 1 in bf16
         with self.loop(padded, 32) as t:
@@ -141,9 +146,9 @@ class _Attend(Writer):
         with self.loop(self.n(self.width // 2), 1) as word:
             for x in range(2):
                 from_ = self.at(q, b.add(b.mul(word, self.n(4)), b.mul(row, self.n(x * 16))))
-                self.put(self.gather(WORDS, from_, row, EVERY), self.at(words, b.mul(word, self.n(128))), x * 64)
+                self.put(self.gather(WORDS, from_, row, ALL_LANES), self.at(words, b.mul(word, self.n(128))), x * 64)
 
-    # ---------------------------------------------------------------------------------------------- the work
+    # --- the computation ---
 
     def score(self, k: Value, count: Value, words: Value, scores: Value) -> None:
         """Products of keys and queries, float32 [keys, 32]."""
@@ -162,6 +167,7 @@ class _Attend(Writer):
                 self.move("stored", 2 * y + x, to, y * 2048 + x * 64, 128)
 
     def find_shifts(self, scores: Value, count: Value, factors: Value, shifts: Value) -> None:
+        """Write -factor * the maximum score of each query, [32]: exponents are relative to it."""
         for x in range(2):
             self.put(ir.Constant(FLOATS, [-math.inf] * 16), shifts, x * 64)
         with self.loop(count, 1) as t:
@@ -171,8 +177,8 @@ class _Attend(Writer):
         for x in range(2):
             self.put(self.b.fneg(self.b.fmul(self.get(shifts, x * 64), factors)), shifts, x * 64)
 
-    def weigh(self, scores: Value, count: Value, factors: Value, shifts: Value, weights: Value) -> None:
-        """2^(factor * score - shift) in bf16, [keys / 2, 32, 2]; cut, not rounded, as are their sums."""
+    def exponentials(self, scores: Value, count: Value, factors: Value, shifts: Value, weights: Value) -> None:
+        """2^(factor * score + shift) in bf16, [keys / 2, 32, 2]; truncated, not rounded, and summed as such."""
         b, shift = self.b, [self.get(shifts, x * 64) for x in range(2)]
         with self.loop(count, 4) as t:
             from_, to = self.at(scores, b.mul(t, self.n(128))), self.at(weights, b.mul(t, self.n(64)))
@@ -183,7 +189,7 @@ class _Attend(Writer):
                 self.put(merged, to, row * 128 + x * 64)
 
     def exp2(self, x: Value) -> Value:
-        """2^x: a cubic of what lies above the whole number below, scaled by that."""
+        """2^x: a cubic of x - floor(x), times 2^floor(x)."""
         every, now = ir.Constant(I16, -1), ir.Constant(I32, 4)
         rest = self.call("llvm.x86.avx512.mask.reduce.ps.512", FLOATS, x, ir.Constant(I32, 9), x, every, now)
         power = self.floats(EXP2[-1])
@@ -191,8 +197,8 @@ class _Attend(Writer):
             power = self.fma(power, rest, self.floats(coefficient))
         return self.call("llvm.x86.avx512.mask.scalef.ps.512", FLOATS, power, x, power, every, now)
 
-    def sum_up(self, v: Value, count: Value, weights: Value, sums: Value) -> None:
-        """Add values times weights to sums, float32 [c and one, 32]."""
+    def accumulate(self, v: Value, count: Value, weights: Value, sums: Value) -> None:
+        """Add values times weights to sums, float32 [c and a row for the ones, 32]."""
         for group in range(0, self.down, 2):
             rows = range(group, min(group + 2, self.down))
             tiles = [(2 * (y - group) + x, y * 2048 + x * 64) for y in rows for x in range(2)]
@@ -210,17 +216,17 @@ class _Attend(Writer):
             for tile, at in tiles:
                 self.move("stored", tile, sums, at, 128)
 
-    def finish(self, sums: Value, out: Value, row: Value, lost: Value) -> None:
-        """Divide by the sums of the weights, turn to [32, c], round to bf16."""
+    def finish(self, sums: Value, out: Value, row: Value, overflow: Value) -> None:
+        """Divide by the sums of the weights, transpose to [32, c], round to bf16."""
         b, total = self.b, self.width * 128
         for x in range(2):
             fits = b.fcmp_ordered("<", self.get(sums, total + x * 64), self.floats(3e38))
-            b.store(b.or_(b.load(lost, typ=I16), b.bitcast(b.not_(fits), I16)), lost)
+            b.store(b.or_(b.load(overflow, typ=I16), b.bitcast(b.not_(fits), I16)), overflow)
         with self.loop(self.n(QUERIES), 1) as n:
             from_, to = self.at(sums, b.mul(n, self.n(4))), self.at(out, b.mul(n, row))
             share = self.splat(b.fdiv(ir.Constant(F32, 1.0), b.load(self.at(from_, self.n(total)), typ=F32)))
             for first in range(0, self.width, 16):
-                mean = b.fmul(self.gather(FLOATS, self.at(from_, self.n(first * 128)), self.n(128), EVERY), share)
+                mean = b.fmul(self.gather(FLOATS, self.at(from_, self.n(first * 128)), self.n(128), ALL_LANES), share)
                 bits = b.bitcast(mean, WORDS)
                 even = b.and_(b.lshr(bits, self.all(16)), self.all(1))
                 bits = b.lshr(b.add(bits, b.add(self.all(0x7FFF), even)), self.all(16))
@@ -228,7 +234,7 @@ class _Attend(Writer):
                 of = (b.trunc(bits, HALVES), self.at(to, self.n(first * 2)), ir.Constant(I32, 4), mask)
                 self.call("llvm.masked.store.v16i16.p0", VOID, *of)
 
-    # ----------------------------------------------------------------------------------------------- words
+    # --- expressions ---
 
     def all(self, value: int) -> Value:
         return ir.Constant(WORDS, [value] * 16)
@@ -251,17 +257,17 @@ class _Attend(Writer):
         self.b.store(value, self.at(pointer, self.n(offset)), align=32)
 
     def gather(self, of: Type, pointer: Value, row: Value, mask: Value) -> Value:
-        """A word of each of 16 rows; zeros where the mask is not set."""
+        """One 32-bit word of each of 16 rows; zeros where the mask is not set."""
         places = self.b.mul(self.lanes(1), self.splat(self.b.trunc(row, I32)))
         kind = "dpi" if of is WORDS else "dps"
         args = (ir.Constant(of, None), pointer, places, mask, ir.Constant(I32, 1))
         return self.call(f"llvm.x86.avx512.mask.gather.{kind}.512", of, *args)
 
     def tiles(self, what: str, *numbers: int) -> None:
-        """Set a tile to zeros, or add to it the product of two others."""
+        """An instruction on tile registers: set one to zeros, or add to it the product of two others."""
         self.call(f"llvm.x86.{what}", VOID, *(ir.Constant(I8, number) for number in numbers))
 
     def move(self, what: str, number: int, pointer: Value, offset: int, row: int) -> None:
-        """Load a tile from memory, or store it there; `row`: bytes from row to row."""
+        """Load a tile register from memory or store it there; `row`: bytes from row to row."""
         where = (self.at(pointer, self.n(offset)), self.n(row))
         self.call(f"llvm.x86.tile{what}64", VOID, ir.Constant(I8, number), *where)

@@ -1,6 +1,6 @@
-"""What lies between the products of matrices: norms, activations, biases and sums, in as few passes as there can be.
+"""Norms, activations, biases and sums between matrix products, each group of them in one pass where a kernel can.
 
-On CUDA by kernels of our own, where those can be had, and else by torch's.
+On CUDA by our own Triton kernels, if they can be compiled there, otherwise by torch's operations.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return kernels.layer_norm(x.contiguous(), norm.weight, norm.bias, norm.eps)
 
 
-def gate(x: Tensor) -> Tensor:
-    """x [.., 2 C] -> its first half times a GELU of the second, [.., C] (GEGLU: Shazeer, arXiv 2002.05202)."""
+def geglu(x: Tensor) -> Tensor:
+    """x [.., 2 C] -> its first half times a GELU of the second, [.., C] (Shazeer, arXiv 2002.05202)."""
     if (kernels := _kernels(x)) is not None:
-        return kernels.gate(x.contiguous())
+        return kernels.geglu(x.contiguous())
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
 
 
-def add(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
-    """x [B, C, h, w] + bias [C] + other like x, for an x that `fuses`."""
+def add_bias(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
+    """x [B, C, h, w] + bias [C] + other like x, by a kernel: only where `has_kernels(x)`."""
     kernels = _kernels(x)
     assert kernels is not None
     other = None if other is None else other.contiguous(memory_format=torch.channels_last)
-    return kernels.add(x.contiguous(memory_format=torch.channels_last), bias, other)
+    return kernels.add_bias(x.contiguous(memory_format=torch.channels_last), bias, other)
 
 
-def doubled(x: Tensor) -> Tensor:
-    """x [B, C, h, w] -> [B, C, 2h, 2w], each cell four times."""
-    if not fuses(x):
+def upsample_2x(x: Tensor) -> Tensor:
+    """x [B, C, h, w] -> [B, C, 2h, 2w] by nearest neighbour."""
+    if not has_kernels(x):
         return F.interpolate(x, scale_factor=2.0)
     cells = x.permute(0, 2, 3, 1)[:, :, None, :, None]  # torch's own kernel takes ten times as long as a copy
     batch, channels, height, width = x.shape
     return cells.expand(-1, -1, 2, -1, 2, -1).reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
-def fuses(x: Tensor) -> bool:
-    """Whether kernels of our own take what is on the device of x."""
+def has_kernels(x: Tensor) -> bool:
+    """Whether our own kernels run on the device of x now; they compute no gradients."""
     return _kernels(x) is not None
 
 
@@ -84,7 +84,7 @@ def _on_cuda() -> ModuleType | None:
     try:
         from . import triton_kernels  # Triton comes with torch for CUDA on Linux
 
-        triton_kernels.gate(torch.zeros(1, 32, device="cuda"))
+        triton_kernels.geglu(torch.zeros(1, 32, device="cuda"))
     except Exception as error:
         log.info("Edits are slower than they could be on this GPU: %s: %s", type(error).__name__, error)
         return None

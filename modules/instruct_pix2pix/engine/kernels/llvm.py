@@ -1,4 +1,4 @@
-"""Kernels written as LLVM's assembly, which llvmlite compiles in memory for this processor."""
+"""Kernels written in LLVM's intermediate representation (IR), which llvmlite compiles in memory for this processor."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Engine = Type = Value = Any
 I8, I16, I32, I64 = map(ir.IntType, (8, 16, 32, 64))
 F32, POINTER, VOID = ir.FloatType(), ir.PointerType(), ir.VoidType()
 FLOATS = ir.VectorType(F32, 16)
-"""Sixteen at a time: a cache line, and one vector of AVX-512 or two of AVX2."""
+"""Sixteen float32 numbers: a cache line, and one vector of AVX-512 or two of AVX2."""
 
 
-def has(*features: str) -> bool:
-    """Whether LLVM knows this processor for one that has all of these."""
+def cpu_has(*features: str) -> bool:
+    """Tell whether this processor has all of these features, in LLVM's names."""
     known = binding.get_host_cpu_features()
     return all(known.get(name) for name in features)
 
 
-def _compiled(assembly: str) -> Engine:
-    """Return what holds the machine code of a module's functions, for as long as it lives."""
+def _compile(assembly: str) -> Engine:
+    """Return the engine that holds the machine code of a module's functions; the code lives as long as the engine."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target, features = binding.Target.from_default_triple(), binding.get_host_cpu_features().flatten()
@@ -43,61 +43,61 @@ def _compiled(assembly: str) -> Engine:
 _CTYPES = {VOID: None, POINTER: ctypes.c_void_p, I32: ctypes.c_int32, I64: ctypes.c_int64, F32: ctypes.c_float}
 
 
-class Writer:
-    """Writes one function of a module: the words that all kernels are made of."""
+class KernelWriter:
+    """Writes one function in a module of its own, with the expressions that all kernels share."""
 
     def __init__(self, name: str, result: Type, arguments: list[Type]) -> None:
         self.module = ir.Module(name)
         self.function = ir.Function(self.module, ir.FunctionType(result, arguments), name)
         self.b = ir.IRBuilder(self.function.append_basic_block())
 
-    def write(self) -> str:
-        """Return the module as LLVM's assembly; it can be asked for once."""
+    def assembly(self) -> str:
+        """Write the function and return the module as LLVM assembly. To be called once."""
         raise NotImplementedError
 
-    def compiled(self) -> Callable[..., Any]:
-        """Return the function for Python to call, with addresses and numbers."""
+    def compile(self) -> Callable[..., Any]:
+        """Write the function and return it for Python to call, with addresses and numbers. To be called once."""
         kind = self.function.ftype
-        made = ctypes.CFUNCTYPE(*(_CTYPES[one] for one in (kind.return_type, *kind.args)))
-        engine = _compiled(self.write())
-        function = made(engine.get_function_address(self.function.name))
+        signature = ctypes.CFUNCTYPE(*(_CTYPES[one] for one in (kind.return_type, *kind.args)))
+        engine = _compile(self.assembly())
+        function = signature(engine.get_function_address(self.function.name))
         function.engine = engine  # pyright: ignore[reportAttributeAccessIssue] - the code lives as long as this
         return function
 
     def n(self, value: int) -> Value:
-        """A whole number."""
+        """A 64-bit integer constant."""
         return ir.Constant(I64, value)
 
     def call(self, name: str, of: Type, *args: Value) -> Value:
-        """Call one of LLVM's own functions."""
+        """Call an intrinsic of LLVM that returns the type `of`."""
         known = self.module.globals.get(name)
         return self.b.call(known or ir.Function(self.module, ir.FunctionType(of, [a.type for a in args]), name), args)
 
     def floats(self, value: float) -> Value:
-        """A number, sixteen times."""
+        """Sixteen times the same float32 constant."""
         return ir.Constant(FLOATS, [value] * 16)
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
-        """x * y + z."""
+        """x * y + z of sixteen numbers each."""
         return self.call("llvm.fma.v16f32", FLOATS, x, y, z)
 
-    def least(self, x: Value, y: Value) -> Value:
-        """The smaller of two numbers."""
+    def minimum(self, x: Value, y: Value) -> Value:
+        """The smaller of two integers."""
         return self.b.select(self.b.icmp_signed("<", x, y), x, y)
 
-    def room(self, size: int) -> Value:
-        """Memory of the call's own, in bytes."""
-        room = self.b.alloca(I8, size)
-        room.align, room.type = 64, POINTER
-        return room
+    def buffer(self, size: int) -> Value:
+        """A pointer to `size` bytes on the stack, aligned to a cache line."""
+        pointer = self.b.alloca(I8, size)
+        pointer.align, pointer.type = 64, POINTER
+        return pointer
 
     def at(self, pointer: Value, offset: Value) -> Value:
-        """The pointer so many bytes on."""
+        """The pointer plus `offset` bytes."""
         return self.b.gep(pointer, [offset], source_etype=I8)
 
     @contextmanager
     def loop(self, end: Value, step: int, first: Value | None = None) -> Iterator[Value]:
-        """From `first`, or 0, to below `end`."""
+        """A loop whose counter runs from `first`, or 0, to below `end`; the body is written in the `with` block."""
         b = self.b
         before, head, body, done = b.block, *(b.append_basic_block() for _ in range(3))
         b.branch(head)

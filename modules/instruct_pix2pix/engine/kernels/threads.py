@@ -1,4 +1,4 @@
-"""Threads for kernels of our own."""
+"""Threads that run our own kernels."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import TypeVar
 
 import torch
 
-Place = TypeVar("Place")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(work: Callable[[Place], Result], places: Iterable[Place]) -> list[Result]:
-    """Return the work's results, made by as many threads as torch uses. It may not use these itself: no operations."""
-    workers = torch.get_num_threads()
-    return list(_pool(workers).map(work, places) if workers > 1 else map(work, places))
+def parallel_map(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return the results of `work`, in order, computed by as many threads as torch uses.
+
+    `work` may call no torch operation that runs on several threads itself.
+    """
+    count = torch.get_num_threads()
+    return list(_pool(count).map(work, items) if count > 1 else map(work, items))
 
 
 @lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    # threads of their own: oneDNN remembers how it left the tiles of those it works in
-    return ThreadPoolExecutor(workers, thread_name_prefix="kernels")
+def _pool(count: int) -> ThreadPoolExecutor:
+    # not torch's own threads: oneDNN remembers how it left the AMX tiles of those
+    return ThreadPoolExecutor(count, thread_name_prefix="kernels")

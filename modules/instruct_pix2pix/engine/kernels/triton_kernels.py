@@ -1,9 +1,9 @@
-"""The kernels of `fused` for CUDA: what lies between two products of matrices, in few passes.
+"""The kernels of `fused` for CUDA, in Triton: the operations between two matrix products, in few passes over memory.
 
-torch's own group norm writes a channels-last picture out anew in the other layout, and the convolution that follows
-turns it back; activations, biases and sums are passes of their own there. An edit has to wait while a kernel is
-compiled: so each is compiled once for a number format, not anew for each size. Only `channels` and `total` are looked
-at, which sixteen divides: otherwise numbers would be read one by one.
+torch's own group norm copies a channels-last picture into the other layout, and the convolution that follows copies it
+back; activations, biases and sums are separate passes there. An edit has to wait while a kernel is compiled, so each
+kernel is compiled once for a number format and not again for each size. Triton specializes `channels` and `total` alone
+(both are multiples of sixteen): without that it would load numbers one by one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 CELLS, LANES = 32, 128
-"""Cells and channels of a picture that a program of a group norm holds at once."""
-FEW, MANY, LARGE = 32, 256, 2**14
-"""Programs among which a group's cells are shared out at most, and the cells from which on they may be many."""
+"""Cells and channels of a picture that one program of a group norm holds at once."""
+FEW_PARTS, MANY_PARTS, LARGE_PICTURE = 32, 256, 2**14
+"""The most programs that share the cells of a group: few up to this many cells, many beyond."""
 ROWS, COLUMNS = 4, 512
-"""The same for a layer norm."""
+"""Rows and columns that one program of a layer norm holds at once."""
 BLOCK = 2048
-"""Numbers that a program of the other kernels makes."""
+"""Numbers that one program of the other kernels computes."""
 
 
 @triton.jit(do_not_specialize=["cells", "part", "width", "shift_stride", "shifted"])
 def _sum_kernel(x, shift, sums, cells, part, channels, width, shift_stride, shifted,
                 CELLS: tl.constexpr, LANES: tl.constexpr):
-    """Sums and sums of squares of each channel over a part of the cells, less a number near the mean of its group."""
+    """Sums and sums of squares of each channel over a part of the cells, relative to a number near its group's mean."""
     column, picture = tl.program_id(0) * LANES + tl.arange(0, LANES), tl.program_id(2).to(tl.int64)
     inside, first = column < channels, column // width * width
     x += picture * cells * channels
@@ -53,7 +53,7 @@ def _sum_kernel(x, shift, sums, cells, part, channels, width, shift_stride, shif
 @triton.jit(do_not_specialize=["cells", "parts", "width", "shift_stride", "shifted", "eps"])
 def _scale_kernel(x, shift, sums, weight, bias, scales, cells, parts, channels, width, shift_stride,
                   shifted, eps, PARTS: tl.constexpr, LANES: tl.constexpr):
-    """What to multiply each channel of a group with, and what to add then."""
+    """The factor and the offset of each channel of a group, [2, C] for each picture."""
     lane, row, picture = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None], tl.program_id(1).to(tl.int64)
     first, inside = tl.program_id(0) * width, lane < width
     column = first + lane
@@ -99,23 +99,23 @@ def group_norm(
 ) -> Tensor:
     """x [B, C, h, w], channels-last, with its norm's weight and bias [C] -> the same shape, layout and format.
 
-    `shift` [B or 1, C] is added to x before.
+    `shift` [B or 1, C] is added to x before the norm.
     """
     y = torch.empty_like(x, memory_format=torch.channels_last)
     batch, channels, cells = len(x), x.shape[1], x.shape[2:].numel()
     width, blocks = channels // groups, triton.cdiv(channels, LANES)
-    part = CELLS * triton.cdiv(cells, CELLS * (FEW if cells <= LARGE else MANY))
+    part = CELLS * triton.cdiv(cells, CELLS * (FEW_PARTS if cells <= LARGE_PICTURE else MANY_PARTS))
     parts = triton.cdiv(cells, part)
     sums = torch.empty(batch, parts, 2, channels, dtype=torch.float32, device=x.device)
     scales = torch.empty(batch, 2, channels, dtype=torch.float32, device=x.device)
     stride = 0 if shift is None or len(shift) == 1 else channels
     shifted, shift = int(shift is not None), x if shift is None else shift.contiguous()
-    sum_up, scale = _sum_kernel[blocks, parts, batch], _scale_kernel[groups, batch]  # pyright: ignore[reportIndexIssue]
-    apply = _apply_kernel[blocks, triton.cdiv(cells, CELLS), batch]  # pyright: ignore[reportIndexIssue]
-    sum_up(x, shift, sums, cells, part, channels, width, stride, shifted, CELLS=CELLS, LANES=LANES)
-    sizes = {"PARTS": FEW, "LANES": max(LANES, triton.next_power_of_2(width))}
-    scale(x, shift, sums, weight, bias, scales, cells, parts, channels, width, stride, shifted, eps, **sizes)
-    apply(x, scales, y, cells, channels, int(silu), CELLS=CELLS, LANES=LANES)
+    launch_sum, launch_scale = _sum_kernel[blocks, parts, batch], _scale_kernel[groups, batch]  # pyright: ignore[reportIndexIssue]
+    launch_apply = _apply_kernel[blocks, triton.cdiv(cells, CELLS), batch]  # pyright: ignore[reportIndexIssue]
+    launch_sum(x, shift, sums, cells, part, channels, width, stride, shifted, CELLS=CELLS, LANES=LANES)
+    sizes = {"PARTS": FEW_PARTS, "LANES": max(LANES, triton.next_power_of_2(width))}
+    launch_scale(x, shift, sums, weight, bias, scales, cells, parts, channels, width, stride, shifted, eps, **sizes)
+    launch_apply(x, scales, y, cells, channels, int(silu), CELLS=CELLS, LANES=LANES)
     return y
 
 
@@ -147,7 +147,7 @@ def _layer_norm_kernel(x, y, weight, bias, rows, channels, eps, ROWS: tl.constex
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """x [.., C], contiguous -> the same."""
+    """x [.., C], contiguous -> the same shape and format."""
     y, channels = torch.empty_like(x), x.shape[-1]
     rows = x.numel() // channels
     launch = _layer_norm_kernel[(triton.cdiv(rows, ROWS),)]  # pyright: ignore[reportIndexIssue]
@@ -156,7 +156,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 @triton.jit
-def _gate_kernel(x, y, total, channels, BLOCK: tl.constexpr):
+def _geglu_kernel(x, y, total, channels, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask, row = at < total, at // channels
     gate = tl.load(x + at + (row + 1) * channels, mask=mask, other=0.0).to(tl.float32)
@@ -165,16 +165,16 @@ def _gate_kernel(x, y, total, channels, BLOCK: tl.constexpr):
     tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
 
 
-def gate(x: Tensor) -> Tensor:
+def geglu(x: Tensor) -> Tensor:
     """x [.., 2 C], contiguous -> its first half times a GELU of the second, [.., C]."""
     y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    launch = _gate_kernel[(triton.cdiv(y.numel(), BLOCK),)]  # pyright: ignore[reportIndexIssue]
+    launch = _geglu_kernel[(triton.cdiv(y.numel(), BLOCK),)]  # pyright: ignore[reportIndexIssue]
     launch(x, y, y.numel(), y.shape[-1], BLOCK=BLOCK)
     return y
 
 
 @triton.jit(do_not_specialize=["adds"])
-def _add_kernel(x, bias, other, y, total, channels, adds, BLOCK: tl.constexpr):
+def _add_bias_kernel(x, bias, other, y, total, channels, adds, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < total
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
@@ -184,10 +184,10 @@ def _add_kernel(x, bias, other, y, total, channels, adds, BLOCK: tl.constexpr):
     tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
 
 
-def add(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
-    """x [B, C, h, w] + bias [C] + other like x, all channels-last -> the same."""
+def add_bias(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
+    """x [B, C, h, w] + bias [C] + other like x, all channels-last -> the same shape, layout and format."""
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    launch = _add_kernel[(triton.cdiv(x.numel(), BLOCK),)]  # pyright: ignore[reportIndexIssue]
+    launch = _add_bias_kernel[(triton.cdiv(x.numel(), BLOCK),)]  # pyright: ignore[reportIndexIssue]
     more = x if other is None else other
     launch(x, bias, more, y, x.numel(), x.shape[1], int(other is not None), BLOCK=BLOCK)
     return y

@@ -1,9 +1,9 @@
-"""Convolutions of 3 by 3 in float32 by Winograd's way: a quarter of the multiplications.
+"""3x3 convolutions in float32 on CPUs by Winograd's algorithm, with a quarter of the multiplications.
 
-F(4 x 4, 3 x 3) of Lavin and Gray (arXiv 1509.09308): tiles of 6 by 6 cells become 36 numbers each, in which a
-convolution is 36 products of matrices, and those become tiles of 4 by 4. Written with torch the two changes cost as
-much as they gain; `winograd_code` writes kernels for them, which llvmlite compiles in memory. Rounding is two to four
-times the plain way's. In bf16 the numbers between would not do.
+F(4x4, 3x3) of Lavin and Gray (arXiv 1509.09308): Y = A^T [(G g G^T) * (B^T d B)] A. Input tiles d of 6x6 cells become
+36 numbers each, in which the convolution is 36 matrix products, and these become output tiles Y of 4x4 cells. Written
+with torch the two transforms cost as much as the products save; `winograd_ir` writes kernels for them, which llvmlite
+compiles in memory. The rounding error is two to four times that of a direct convolution; in bf16 it would be too large.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from ..free_memory import is_room_for
 from . import threads
 
-CELLS = 8 * 8
-"""Cells of a picture from which on it pays."""
-LEFT = 2**29
-"""Numbers that must still fit into memory when a layer's weights have grown, 2 GB of them."""
-CHANNELS = 128
-"""Channels from which on it pays."""
-AT_ONCE = 512
-"""Tiles at once: what lies between then stays in the caches, or near them."""
+LEAST_CELLS = 8 * 8
+"""Cells of a picture (h * w) from which on it is faster."""
+LEAST_CHANNELS = 128
+"""Channels, in and out, from which on it is faster."""
+SPARE_NUMBERS = 2**29
+"""Numbers (2 GB) that must still fit into memory beside a layer's transformed weight, four times as large as before."""
+TILES_AT_ONCE = 512
+"""Their transformed numbers and products stay in the caches, or near them."""
 
-_KERNEL = (
+_G = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
@@ -36,75 +36,89 @@ _KERNEL = (
 )
 
 
-def pays(weight: Tensor, x: Tensor) -> bool:
-    """Whether to convolve x [B, in, h, w] in this way with a weight [out, in, 3, 3], one cell of zeros around."""
+def available() -> bool:
+    """Tell whether there are kernels: llvmlite is installed and knows this processor to have AVX2."""
+    return _kernels() is not None
+
+
+def applies(weight: Tensor, x: Tensor) -> bool:
+    """Tell whether to convolve x [B, in, h, w] with a weight [out, in, 3, 3], padded by one cell, in this way.
+
+    It must be possible and faster, and the transformed weight must fit into memory.
+    """
     return (
         weight.dtype == x.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.shape[2:].numel() >= CELLS
-        and min(weight.shape[:2]) >= CHANNELS
+        and x.shape[2:].numel() >= LEAST_CELLS
+        and min(weight.shape[:2]) >= LEAST_CHANNELS
         and weight.shape[0] % 16 == weight.shape[1] % 16 == 0
-        and _kernels() is not None
-        and is_room_for(4 * weight.numel() + LEFT, x.dtype, x.device)
+        and available()
+        and is_room_for(4 * weight.numel() + SPARE_NUMBERS, x.dtype, x.device)
     )
 
 
-def spread_weight(weight: Tensor) -> Tensor:
-    """[out, in, 3, 3] -> [36, in, out]."""
+def transform_weight(weight: Tensor) -> Tensor:
+    """G g G^T of each kernel: [out, in, 3, 3] -> [36, in, out]."""
     flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return torch.matmul(_both_ways().to(weight.dtype), flat).view(36, *weight.shape[1::-1])
+    return torch.matmul(_weight_transform().to(weight.dtype), flat).view(36, *weight.shape[1::-1])
 
 
-def plain_weight(spread: Tensor) -> Tensor:
-    """[36, in, out] -> [out, in, 3, 3], but for rounding."""
-    back = torch.linalg.pinv(_both_ways()).to(spread.dtype)
-    flat = torch.matmul(back, spread.flatten(1)).view(3, 3, *spread.shape[1:])
+def restore_weight(transformed: Tensor) -> Tensor:
+    """The inverse of `transform_weight`, but for rounding: [36, in, out] -> [out, in, 3, 3]."""
+    back = torch.linalg.pinv(_weight_transform()).to(transformed.dtype)
+    flat = torch.matmul(back, transformed.flatten(1)).view(3, 3, *transformed.shape[1:])
     return flat.permute(3, 2, 0, 1).contiguous()
 
 
-def _both_ways() -> Tensor:
-    """[36, 9] float64: what a kernel's columns and then its rows become."""
-    kernel = torch.tensor(_KERNEL, dtype=torch.float64)
-    return torch.kron(kernel, kernel)
+def _weight_transform() -> Tensor:
+    """The matrix [36, 9], float64, that takes a flattened kernel g to the flattened G g G^T."""
+    g = torch.tensor(_G, dtype=torch.float64)
+    return torch.kron(g, g)
 
 
-def convolve(x: Tensor, spread: Tensor, bias: Tensor, add: Tensor | None = None) -> Tensor:
-    """x [B, in, h, w], weights [36, in, out], bias [out], `add` [B, out, h, w] -> [B, out, h, w]; all float32."""
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None = None) -> Tensor:
+    """Convolve x [B, in, h, w] with a transformed weight [36, in, out], one cell of zeros around -> [B, out, h, w].
+
+    `bias` [out] and `add` [B, out, h, w] are added. All are float32.
+    """
     kernels = _kernels()
     assert kernels is not None, "not without llvmlite"
-    (batch, channels, h, w), out = x.shape, spread.shape[2]
+    transform_input, transform_output = kernels
+    (batch, channels, h, w), out = x.shape, weight.shape[2]
     x, bias = x.contiguous(memory_format=torch.channels_last), bias.contiguous()
     add = None if add is None else add.contiguous(memory_format=torch.channels_last)
     y = torch.empty(batch, out, h, w, memory_format=torch.channels_last)
-    zeros, lost = torch.zeros(max(channels, out)), torch.empty(out)
+    zeros, scrap = torch.zeros(max(channels, out)), torch.empty(out)
     down, across = -(-h // 4), -(-w // 4)
     tiles = batch * down * across
-    for first in range(0, tiles, AT_ONCE):
-        count = min(AT_ONCE, tiles - first)
-        numbers, products = torch.empty(36, count, channels), torch.empty(36, count, out)
-        _run(kernels[0], numbers, (x, zeros), first, down, across, h, w)
-        torch.bmm(numbers, spread, out=products)
-        _run(kernels[1], products, (bias, add, zeros, y, lost), first, down, across, h, w)
+    for first in range(0, tiles, TILES_AT_ONCE):
+        count = min(TILES_AT_ONCE, tiles - first)
+        inputs, products = torch.empty(36, count, channels), torch.empty(36, count, out)
+        _run(transform_input, inputs, (x, zeros), first, down, across, h, w)
+        torch.bmm(inputs, weight, out=products)
+        _run(transform_output, products, (bias, add, zeros, y, scrap), first, down, across, h, w)
     return y
 
 
-def _run(kernel: Callable[..., None], of: Tensor, others: Sequence[Tensor | None], first: int, *shape: int) -> None:
-    """Let a kernel fill or read `of` [36, tiles, channels] for the tiles from the first on, in parts."""
-    count, row, parts = of.shape[1], of.shape[2] * of.element_size(), torch.get_num_threads()
-    begin, *pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (of, *others))
+def _run(
+    kernel: Callable[..., None], transformed: Tensor, others: Sequence[Tensor | None], first: int, *shape: int
+) -> None:
+    """Run a kernel on all threads for the tiles of `transformed` [36, tiles, channels], numbered from `first` on."""
+    count, row, parts = transformed.shape[1], transformed.shape[2] * transformed.element_size(), torch.get_num_threads()
+    begin, *pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (transformed, *others))
 
-    def part(number: int) -> None:
+    def run_part(number: int) -> None:
         a, b = (count * i // parts for i in (number, number + 1))
         kernel(begin + a * row, *pointers, first + a, first + b, *shape, row, count * row)
 
-    threads.each(part, range(parts))
+    threads.parallel_map(run_part, range(parts))
 
 
 @lru_cache
 def _kernels() -> tuple[Callable[..., None], Callable[..., None]] | None:
-    """Return `spread` and `gather`; None where the processor or llvmlite is not what they take."""
+    """Return the kernels of the input and output transforms; None where they cannot be compiled."""
     try:
         from . import winograd_ir
     except ImportError:
         return None
-    return winograd_ir.kernels() if winograd_ir.can_compile() else None
+    return winograd_ir.compile_kernels() if winograd_ir.can_compile() else None

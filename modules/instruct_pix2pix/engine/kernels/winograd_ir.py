@@ -1,8 +1,8 @@
-"""The two kernels of `winograd`, written as LLVM's assembly.
+"""The two kernels of `winograd`, written in LLVM's IR.
 
-`spread` turns tiles of 6 by 6 cells into 36 numbers each, `gather` turns 36 products each into tiles of 4 by 4. Both
-hold sixteen channels at a time, so that whole cache lines are read and written; where a tile reaches beyond the picture
-they read zeros and write to a place that nobody reads.
+`transform_input` turns tiles of 6x6 cells into 36 numbers each, `transform_output` turns 36 products each into tiles of
+4x4 cells. Both hold sixteen channels at a time, so that whole cache lines are read and written; where a tile reaches
+beyond the picture they read zeros and write to memory that is never read.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from .llvm import FLOATS, I64, POINTER, VOID, Value, Writer, has, ir
+from .llvm import FLOATS, I64, POINTER, VOID, KernelWriter, Value, cpu_has, ir
 
 Rows = Sequence[Sequence[float]]
 
-SPREAD: Rows = (
+B_T: Rows = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
     (0, 4, -4, -1, 1, 0),
@@ -22,27 +22,33 @@ SPREAD: Rows = (
     (0, 2, -1, -2, 1, 0),
     (0, 4, 0, -5, 0, 1),
 )
-GATHER: Rows = (
+A_T: Rows = (
     (1, 1, 1, 1, 1, 0),
     (0, 1, -1, 2, -2, 0),
     (0, 1, 1, 4, 4, 0),
     (0, 1, -1, 8, -8, 1),
 )
 STEP = 16 * 4
+"""Bytes of sixteen channels."""
 
 
 def can_compile() -> bool:
-    """Whether this processor multiplies and adds eight numbers or more at once."""
-    return has("avx2", "fma")
+    """Tell whether this processor multiplies and adds eight numbers or more at once."""
+    return cpu_has("avx2", "fma")
 
 
-def kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return `spread` and `gather`."""
-    return _Spread().compiled(), _Gather().compiled()
+def compile_kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return `transform_input` and `transform_output`."""
+    return _InputTransform().compile(), _OutputTransform().compile()
 
 
-class _Tiles(Writer):
-    """What both have: a walk over tiles, and pointers to cells of which some lie outside."""
+def assemblies() -> tuple[str, str]:
+    """Return both kernels as LLVM assembly, on any processor."""
+    return _InputTransform().assembly(), _OutputTransform().assembly()
+
+
+class _TileWriter(KernelWriter):
+    """What both kernels share: the loop over tiles, and pointers to cells, some of them outside the picture."""
 
     def __init__(self, name: str, pointers: int) -> None:
         super().__init__(name, VOID, [*[POINTER] * pointers, *[I64] * 8])
@@ -52,7 +58,7 @@ class _Tiles(Writer):
         self.pointers = arguments[:pointers]
         self.first, self.last, self.down, self.across, self.h, self.w, self.row, self.plane = arguments[pointers:]
 
-    def write(self) -> str:
+    def assembly(self) -> str:
         with self.loop(self.last, 1, self.first) as tile:
             self.tile(tile)
         self.b.ret_void()
@@ -62,7 +68,7 @@ class _Tiles(Writer):
         raise NotImplementedError
 
     def cells(self, tile: Value, begin: int, size: int) -> list[list[tuple[Value, Value]]]:
-        """For each cell of a tile, `size` from `begin` on: whether it lies inside, how many bytes from the start."""
+        """Return, for size x size cells of a tile from `begin` on, whether each lies inside and its offset in bytes."""
         b = self.b
         rest, x = b.sdiv(tile, self.across), b.mul(b.srem(tile, self.across), self.n(4))
         picture, y = b.sdiv(rest, self.down), b.mul(b.srem(rest, self.down), self.n(4))
@@ -84,10 +90,11 @@ class _Tiles(Writer):
         return found
 
     def combine(self, rows: Rows, values: Sequence[Value]) -> list[Value]:
-        """The products of a small matrix with as many vectors."""
+        """The product of a small matrix with a column of vectors."""
         return [self.sum([(c, v) for c, v in zip(row, values, strict=True) if c]) for row in rows]
 
     def sum(self, terms: Sequence[tuple[float, Value]]) -> Value:
+        """The sum of factors times vectors, with as few instructions as it takes."""
         b, total = self.b, None
         for factor, value in sorted(terms, key=lambda term: abs(term[0]) != 1 or term[0] < 0):
             if total is None:
@@ -105,11 +112,15 @@ class _Tiles(Writer):
         self.b.store(value, self.at(pointer, offset), align=16)
 
 
-class _Spread(_Tiles):
-    """spread(out, x, zeros, first tile, last, tiles down, across, h, w, bytes of a cell, bytes of all tiles' cells)."""
+class _InputTransform(_TileWriter):
+    """B^T d B of input tiles d.
+
+    transform_input(out, x, zeros, first tile, last, tiles down, across, h, w, bytes of a cell, bytes of one cell of all
+    tiles)
+    """
 
     def __init__(self) -> None:
-        super().__init__("spread", 3)
+        super().__init__("transform_input", 3)
 
     def tile(self, tile: Value) -> None:
         out, x, zeros = self.pointers
@@ -118,31 +129,34 @@ class _Spread(_Tiles):
         from_ = [[b.select(there, self.at(x, place), zeros) for there, place in line] for line in cells]
         to = self.at(out, b.mul(b.sub(tile, self.first), self.row))
         with self.loop(self.row, STEP) as at:
-            half = [self.combine(SPREAD, [self.get(from_[i][j], at) for i in range(6)]) for j in range(6)]
+            half = [self.combine(B_T, [self.get(from_[i][j], at) for i in range(6)]) for j in range(6)]
             for i in range(6):
-                for j, value in enumerate(self.combine(SPREAD, [half[k][i] for k in range(6)])):
+                for j, value in enumerate(self.combine(B_T, [half[k][i] for k in range(6)])):
                     self.put(value, to, b.add(at, b.mul(self.n(6 * i + j), self.plane)))
 
 
-class _Gather(_Tiles):
-    """gather(products, bias, add or 0, zeros, y, lost, first tile, last, and on as `spread`)."""
+class _OutputTransform(_TileWriter):
+    """A^T m A of the products m, plus the bias and what else is to be added.
+
+    transform_output(products, bias, add or 0, zeros, y, scrap, first tile, last, and so on as `transform_input`)
+    """
 
     def __init__(self) -> None:
-        super().__init__("gather", 6)
+        super().__init__("transform_output", 6)
 
     def tile(self, tile: Value) -> None:
-        products, bias, add, zeros, y, lost = self.pointers
+        products, bias, add, zeros, y, scrap = self.pointers
         b = self.b
-        has = b.icmp_unsigned("!=", add, ir.Constant(POINTER, None))
+        adds = b.icmp_unsigned("!=", add, ir.Constant(POINTER, None))
         places = list(itertools.chain(*self.cells(tile, 0, 4)))
-        plus = [b.select(b.and_(has, there), self.at(add, place), zeros) for there, place in places]
-        to = [b.select(there, self.at(y, place), lost) for there, place in places]
+        plus = [b.select(b.and_(adds, there), self.at(add, place), zeros) for there, place in places]
+        to = [b.select(there, self.at(y, place), scrap) for there, place in places]
         from_ = self.at(products, b.mul(b.sub(tile, self.first), self.row))
         with self.loop(self.row, STEP) as at:
-            found = [self.get(from_, b.add(at, b.mul(self.n(number), self.plane))) for number in range(36)]
-            half = [self.combine(GATHER, found[j::6]) for j in range(6)]
+            numbers = [self.get(from_, b.add(at, b.mul(self.n(i), self.plane))) for i in range(36)]
+            half = [self.combine(A_T, numbers[j::6]) for j in range(6)]
             biases = self.get(bias, at)
             for i in range(4):
-                for j, value in enumerate(self.combine(GATHER, [half[k][i] for k in range(6)])):
+                for j, value in enumerate(self.combine(A_T, [half[k][i] for k in range(6)])):
                     value = b.fadd(b.fadd(value, biases), self.get(plus[4 * i + j], at))
                     self.put(value, to[4 * i + j], at)

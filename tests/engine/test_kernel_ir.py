@@ -1,0 +1,36 @@
+"""The kernels that llvmlite compiles, as LLVM reads them: on any machine, whether or not it can run them."""
+
+from __future__ import annotations
+
+import pytest
+
+binding = pytest.importorskip("llvmlite.binding")
+
+from instruct_pix2pix.engine.kernels import amx_attention_ir, winograd_ir  # noqa: E402
+
+SAPPHIRE_RAPIDS, HASWELL = "sapphirerapids", "haswell"
+"""The first processors with AMX and with AVX2, in LLVM's names."""
+
+
+def code_for(cpu: str, assembly: str) -> str:
+    """Return what LLVM makes of a module for an x86 processor, if it is valid."""
+    module = binding.parse_assembly(assembly)
+    module.verify()
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple("x86_64-unknown-linux-gnu")
+    return target.create_target_machine(cpu=cpu, opt=1).emit_assembly(module)
+
+
+@pytest.mark.parametrize("width", [40, 80, 160, 64, 8, 34])  # SD1's heads, SDXL's, and widths that fill no tile
+def test_the_attention_kernel_is_valid_and_multiplies_by_amx(width: int) -> None:
+    code = code_for(SAPPHIRE_RAPIDS, amx_attention_ir.assembly(width))
+    scores = 4 * -(-width // 32)  # four products for each 32 numbers of a head
+    sums = 2 * -(-(width + 1) // 16)  # two for each 16 values, the row of ones among them
+    assert code.count("tdpbf16ps") == scores + sums
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["input", "output"])
+def test_winograds_transforms_are_valid_and_multiply_and_add_at_once(number: int) -> None:
+    code = code_for(HASWELL, winograd_ir.assemblies()[number])
+    assert "vfmadd" in code and "call" not in code
