@@ -24,7 +24,8 @@ from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.server.worker import edit_task
 from instruct_pix2pix.server.worker.edit_task import EditRequest, EditStatus, EditTask
 from instruct_pix2pix.server.worker.preview import preview
-from instruct_pix2pix.server.worker.task import QueueFull, TaskState
+from instruct_pix2pix.server.worker.queue import QueueFull, TaskQueue
+from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.server.worker.worker import Worker
 from instruct_pix2pix.settings import EditSettings
 from tests.helpers.serving import HOUSE
@@ -102,7 +103,7 @@ def test_first_come_first_served(worker):
     ended: list[str] = []
     three = [worker.submit(order(steps=5)) for _ in range(3)]
     for job in three:
-        job.done.add_done_callback(lambda _, job=job: ended.append(job.id))
+        job.last_status.add_done_callback(lambda _, job=job: ended.append(job.id))
     assert [job.status().position for job in three] in ([0, 1, 2], [0, 0, 1])  # the first may be over already
     assert three[2].wait(END, 120).state is TaskState.FINISHED
     assert ended == [job.id for job in three]
@@ -140,9 +141,9 @@ def test_skip_gives_up_one_batch_and_goes_on_with_the_next_seeds(worker, model):
 
 def test_a_reloaded_page_finds_its_job_again(worker):
     job = worker.submit(order())
-    assert worker.find(job.id) is job and worker.find("nothing") is None
+    assert worker.queue.find(job.id) is job and worker.queue.find("nothing") is None
     job.wait(END, 120)
-    assert worker.find(job.id) is job and len(job.status().results) == 1
+    assert worker.queue.find(job.id) is job and len(job.status().results) == 1
 
 
 def test_a_model_is_changed_between_jobs_and_its_loading_is_a_state(tmp_path):
@@ -187,7 +188,7 @@ def test_more_pictures_than_fit_into_memory_are_refused(worker):
 
 
 def test_the_line_has_an_end():
-    with Worker(MACHINE, most_waiting=1) as worker:
+    with Worker(MACHINE, TaskQueue(most_waiting=1)) as worker:
         accepted = [worker.submit(order(steps=50)) for _ in range(2)]
         with pytest.raises(QueueFull, match="queue"):
             worker.submit(order())
@@ -198,15 +199,15 @@ def test_the_line_has_an_end():
 
 
 def test_old_jobs_are_forgotten():
-    with Worker(MACHINE, most_kept=2) as worker:
+    with Worker(MACHINE, TaskQueue(most_kept=2)) as worker:
         four = [worker.submit(order(steps=1)) for _ in range(4)]
         four[-1].wait(END, 120)
-        assert [worker.find(job.id) is job for job in four] == [False, False, True, True]
-    with Worker(MACHINE, kept_seconds=0) as worker:
+        assert [worker.queue.find(job.id) is job for job in four] == [False, False, True, True]
+    with Worker(MACHINE, TaskQueue(kept_seconds=0)) as worker:
         job = worker.submit(order(steps=1))
         job.wait(END, 120)
         worker.submit(order(steps=1)).wait(END, 120)
-        assert worker.find(job.id) is None
+        assert worker.queue.find(job.id) is None
 
 
 def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
@@ -313,6 +314,6 @@ def test_closing_ends_every_job_and_takes_no_more():
     two = [worker.submit(order(steps=150)) for _ in range(2)]
     worker.close()
     assert [job.wait(END, 1).state for job in two] == [TaskState.INTERRUPTED, TaskState.INTERRUPTED]
-    assert all(job.done.done() for job in two)
+    assert all(job.last_status.done() for job in two)
     with pytest.raises(UserError, match="stop"):
         worker.submit(order())
