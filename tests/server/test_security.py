@@ -80,7 +80,11 @@ def ask(
 
     named = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope: dict[str, Any] = {"type": kind, "method": method, "path": "/", "headers": named}
-    asyncio.run(app(scope, receive, send))
+
+    async def call() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(call())
     return Answer(sent, len(pieces) - len(left))
 
 

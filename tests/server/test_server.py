@@ -200,7 +200,11 @@ def test_a_body_whose_last_piece_makes_it_too_large_is_refused_at_once():
             pass
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
-    asyncio.run(guarded(reads_all, most_body=LIMIT)(scope, receive, send))
+
+    async def ask():
+        await guarded(reads_all, most_body=LIMIT)(scope, receive, send)
+
+    asyncio.run(ask())
     assert answers[0]["status"] == 413
 
 
