@@ -238,7 +238,7 @@ def test_who_watches_all_the_time_gets_previews_now_and_then(worker, monkeypatch
     task = worker.submit(request(steps=40))
     began = time.monotonic()
     follow(task, lambda status: task.preview() and False)
-    assert 1 <= len(made) < 10
+    assert 1 <= len(made) <= 1 + (time.monotonic() - began) / 0.4  # however slow this machine is
     assert made[0] - began >= 0.2  # what is over sooner needs none
     assert min(np.diff(made), default=1) >= 0.4
 
