@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,14 +10,14 @@ from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, sync_playwright
+from starlette.types import ASGIApp
 
-from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.server.app import build
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page import mount
-from instruct_pix2pix.server.serve import bound_socket, make_server
 from instruct_pix2pix.server.worker.worker import Worker
+from tools.serving import serving
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,20 +29,15 @@ def served_page(
 ) -> Iterator[tuple[str, Worker]]:
     """Serve the page with the demo model, and the models of a folder; gives its address and the worker.
 
-    `options` are those of `server.build`.
+    `options` are those of `app.build`.
     """
-    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
-        catalog = Catalog([models] if models else [])
-        app = build(worker, catalog, outputs=folder, page=mount.page(worker, catalog, folder, places), **options)
-        server = make_server(app, worker)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", worker
-        finally:
-            server.should_exit = True
-            thread.join(20)
-    assert not thread.is_alive()
+
+    def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
+        page = mount.page(worker, catalog, folder, places)
+        return build(worker, catalog, outputs=folder, page=page, **options)
+
+    with serving(make_app, models) as (port, worker):
+        yield f"http://127.0.0.1:{port}", worker
 
 
 @contextmanager

@@ -91,14 +91,15 @@ class Picture:
         return self.info.get(PARAMETERS)
 
 
-def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS) -> Picture:
+def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS, name: str = "The picture") -> Picture:
     """Read a picture from a path, from bytes, or from a binary file.
 
     PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an
     animation is taken. Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1;
-    a JPEG above 50 megapixels is read at half size to save memory. Raises UserError for anything else.
+    a JPEG above 50 megapixels is read at half size to save memory. Raises UserError for anything else, whose sentence
+    calls a source without a name of its own `name`.
     """
-    return read_as(source, _to_picture, most_pixels)
+    return read_as(source, _to_picture, most_pixels, name)
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
@@ -178,13 +179,18 @@ def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
     return chosen
 
 
-def read_as(source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
-    """Open a picture, check its header, and apply `use` to (image, name); whatever goes wrong is a UserError."""
+def read_as(
+    source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int, name: str = "The picture"
+) -> Result:
+    """Open a picture, check its header, and apply `use` to (image, name); whatever goes wrong is a UserError.
+
+    `name` is what sentences call a source that has no name of its own.
+    """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "The picture", use, most_pixels)
+        return _decode(io.BytesIO(source), name, use, most_pixels)
     if not isinstance(source, (str, os.PathLike)):
         label = getattr(source, "name", None)
-        name = printable(Path(label).name) if isinstance(label, str) else "The picture"
+        name = printable(Path(label).name) if isinstance(label, str) else name
         return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
     name = printable(path.name or str(path))

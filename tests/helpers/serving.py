@@ -2,7 +2,6 @@
 
 import base64
 import io
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +11,12 @@ from typing import Any
 
 import httpx
 from PIL import Image
+from starlette.types import ASGIApp
 
-from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.server.app import build
-from instruct_pix2pix.server.serve import bound_socket, make_server
 from instruct_pix2pix.server.worker.worker import Worker
+from tools.serving import serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOUSE = EXAMPLES / "house.png"
@@ -71,17 +70,13 @@ def pictures(answer: httpx.Response) -> list[Image.Image]:
 
 @contextmanager
 def served(folder: Path, models: Path | None = None, **options: Any) -> Iterator[Served]:
-    """Serve the demo model, and those of a folder, from a thread of this process; `options` are those of `build`."""
-    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        app = build(worker, Catalog([models] if models else []), outputs=folder / "outputs", **options)
-        server = make_server(app, worker)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180, trust_env=False) as client:
-                yield Served(port, worker, folder / "outputs", client)
-        finally:
-            server.should_exit = True
-            thread.join(60)
-    assert not thread.is_alive()
+    """Serve the demo model, and those of a folder; `options` are those of `app.build`."""
+
+    def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
+        return build(worker, catalog, outputs=folder / "outputs", **options)
+
+    with (
+        serving(make_app, models) as (port, worker),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180, trust_env=False) as client,
+    ):
+        yield Served(port, worker, folder / "outputs", client)

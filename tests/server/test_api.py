@@ -145,7 +145,7 @@ def in_thread(function):
 def test_the_client_sees_progress_and_interrupts_keeping_what_is_finished(server, client):
     long = {"images": [Image.open(HOUSE)], "prompt": "make it winter", "width": 64, "height": 64, "seed": 1}
     thread, made = in_thread(lambda: webuiapi.WebUIApi(port=server.port).img2img(**long, steps=10, n_iter=50))
-    server.wait_until(lambda: server.worker.running and server.worker.running.status().batch >= 2)
+    server.wait_until(lambda: server.worker.queue.running and server.worker.queue.running.status().batch >= 2)
     shown = client.get_progress()
     assert 0 < shown["progress"] < 1 and shown["eta_relative"] > 0
     assert shown["state"]["job_count"] == 50 and shown["state"]["job_no"] >= 2
@@ -163,7 +163,7 @@ def test_the_client_sees_progress_and_interrupts_keeping_what_is_finished(server
 
 def test_the_client_skips_a_batch(server, client):
     thread, made = in_thread(lambda: server.edit(steps=12, n_iter=3, size="64", width=64, height=64))
-    server.wait_until(lambda: server.worker.running and server.worker.running.status().batch_step >= 1)
+    server.wait_until(lambda: server.worker.queue.running and server.worker.queue.running.status().batch_step >= 1)
     assert client.skip() is None
     thread.join(120)
     assert len(made[0]) == 2
@@ -179,7 +179,7 @@ def test_a_request_with_a_name_is_interrupted_by_it_and_the_others_go_on(server)
     named, answers = in_thread(lambda: server.post("img2img", **body, force_task_id="task(mine)"))
     server.wait_until(lambda: server.get("progress")["current_task"] == "task(mine)")
     other, made = in_thread(lambda: server.edit(width=64))
-    server.wait_until(lambda: server.worker.queued == 2)
+    server.wait_until(lambda: len(server.worker.queue) == 2)
     assert server.post("img2img", **body, force_task_id="task(mine)").status_code == 422
     server.client.post("/sdapi/v1/interrupt", params={"task": "task(mine)"})
     named.join(120)
@@ -204,10 +204,10 @@ def test_two_requests_at_once_are_served_in_order(server):
 
     first = threading.Thread(target=ask, args=("first", 3))
     first.start()
-    server.wait_until(lambda: server.worker.running)
+    server.wait_until(lambda: server.worker.queue.running)
     second = threading.Thread(target=ask, args=("second", 1))
     second.start()
-    server.wait_until(lambda: server.worker.queued == 2)
+    server.wait_until(lambda: len(server.worker.queue) == 2)
     assert server.get("progress")["textinfo"].endswith("1 more in the queue")
     first.join(120)
     second.join(120)
@@ -320,7 +320,7 @@ def test_a_client_that_hangs_up_ends_its_edit(server):
     body = quick(steps=150, n_iter=100)
     with pytest.raises(httpx.TimeoutException):
         httpx.post(f"http://127.0.0.1:{server.port}/sdapi/v1/img2img", json=body, timeout=1.5, trust_env=False)
-    server.wait_until(lambda: server.worker.running is None)
+    server.wait_until(lambda: server.worker.queue.running is None)
 
 
 def test_many_who_wait_do_not_keep_the_others_from_asking(server):
@@ -329,7 +329,7 @@ def test_many_who_wait_do_not_keep_the_others_from_asking(server):
         async with httpx.AsyncClient(base_url=address, timeout=180, trust_env=False) as client:
             body = quick(steps=150, n_iter=50)
             waiting = [asyncio.create_task(client.post("/sdapi/v1/img2img", json=body)) for _ in range(50)]
-            while server.worker.queued < 50:
+            while len(server.worker.queue) < 50:
                 await asyncio.sleep(0.01)
             text = (await client.get("/sdapi/v1/progress", timeout=60)).json()["textinfo"]
             assert text.endswith("49 more in the queue")
@@ -337,7 +337,7 @@ def test_many_who_wait_do_not_keep_the_others_from_asking(server):
                 task.cancel()
 
     asyncio.run(ask())
-    server.wait_until(lambda: server.worker.queued == 0)  # nobody waits for these any more
+    server.wait_until(lambda: len(server.worker.queue) == 0)  # nobody waits for these any more
 
 
 # --- what cannot be answered ---
@@ -441,7 +441,7 @@ def test_an_unknown_address_and_a_wrong_method_are_told(server):
 
 
 def test_a_full_queue_says_to_come_again(server, monkeypatch):
-    monkeypatch.setattr(server.worker, "_most_waiting", -1)
+    monkeypatch.setattr(server.worker.queue, "most_waiting", -1)
     answer = server.post("img2img", **quick())
     assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
 

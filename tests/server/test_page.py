@@ -160,7 +160,7 @@ def test_an_interrupt_keeps_what_is_finished_and_keys_begin_and_end_an_edit(at_p
     at_page.locate("#img2img_interrupt").click()
     at_page.wait_for_end()
     assert at_page.says().startswith("Interrupted")
-    assert at_page.worker.queued == 0
+    assert len(at_page.worker.queue) == 0
 
     # what is skipped makes room for the next, and does not count
     at_page.set("img2img_steps", 100)
@@ -245,17 +245,20 @@ def test_a_reload_in_the_middle_finds_the_edit_again(at_page: Visit) -> None:
     assert at_page.locate("#img2img_batch_input_dir input").input_value() == "photos"
 
 
-def test_an_edit_that_the_server_forgot_is_said_to_be_lost_and_the_page_goes_on(at_page: Visit) -> None:
+def test_an_edit_that_the_server_forgot_is_said_to_be_lost_and_the_page_goes_on(
+    at_page: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_page.drop(EXAMPLES / "house.png")
     at_page.write("make it winter")
     at_page.set("img2img_batch_count", 50)
     at_page.generate(wait=False)
     at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
-    job = at_page.worker.running
+    job = at_page.worker.queue.running
     assert job is not None
-    del at_page.worker._turns[job.id]  # as after a restart of the server
-    at_page.wait_for_end()
-    assert at_page.says() == "The server no longer knows this edit: generate again."
+    with monkeypatch.context() as patch:
+        patch.setattr(at_page.worker.queue, "find", lambda id_: None)  # as after a restart of the server
+        at_page.wait_for_end()
+        assert at_page.says() == "The server no longer knows this edit: generate again."
     job.interrupt()
     at_page.errors.clear()  # the browser reports the 404
     at_page.set("img2img_batch_count", 1)

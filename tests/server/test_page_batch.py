@@ -133,7 +133,7 @@ def test_forty_pictures_go_through_the_page(site, at_page: Visit, tmp_path: Path
     paused = table(at_page)
     done = [name for name, (state, _) in paused.items() if state == "done"]
     assert set(paused) == {*good, *BROKEN} and 2 <= len(done) < 38
-    assert at_page.worker.queued == 1
+    assert len(at_page.worker.queue) == 1
 
     # the page is loaded again in the middle
     at_page.reload()

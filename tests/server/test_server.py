@@ -20,7 +20,8 @@ from instruct_pix2pix.cli import main
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.server import serve
-from instruct_pix2pix.server.security import Credentials, Guard
+from instruct_pix2pix.server.app import guarded
+from instruct_pix2pix.server.security import Credentials
 from tests.helpers.serving import Served, encoded, quick, served
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +200,11 @@ def test_a_body_whose_last_piece_makes_it_too_large_is_refused_at_once():
             pass
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
-    asyncio.run(Guard(reads_all, most_body=LIMIT)(scope, receive, send))
+
+    async def ask():
+        await guarded(reads_all, most_body=LIMIT)(scope, receive, send)
+
+    asyncio.run(ask())
     assert answers[0]["status"] == 413
 
 

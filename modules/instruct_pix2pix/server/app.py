@@ -1,4 +1,4 @@
-"""What is served: the API and the page on one address, behind the checks that every request passes."""
+"""The app that is served: the API and the page on one address, behind the checks that every request passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from starlette.types import ASGIApp
 
 from ..models.catalog import Catalog
 from .api.routes import make_api
-from .security import MOST_BODY, Credentials, Guard
+from .security import (
+    MOST_BODY,
+    Authentication,
+    BodyLimit,
+    Credentials,
+    Faults,
+    HostCheck,
+    SameOriginCheck,
+    SecurityHeaders,
+)
 from .worker.worker import Worker
 
 Page = Callable[[FastAPI], ASGIApp]
@@ -28,13 +37,36 @@ def build(
     host_names: Collection[str] = (),
     most_body: int = MOST_BODY,
     listen: bool = False,
-) -> Guard:
-    """Make the app that is served; without a `page`, '/' leads to the list of the API."""
+) -> ASGIApp:
+    """Make the app that is served; without a `page`, '/' leads to the list of the API.
+
+    `outputs` is where the API saves results, `listen` what it tells clients of how it was started; the rest is as in
+    `guarded`.
+    """
     flags = {"api": True, "listen": listen, "auth": credentials is not None}
     api = make_api(worker, catalog, outputs, flags)
-    app: ASGIApp = api
     if page is not None:
         app = page(api)
     else:
         api.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
-    return Guard(app, credentials=credentials, host_names=host_names, most_body=most_body)
+        app = api
+    return guarded(app, credentials=credentials, host_names=host_names, most_body=most_body)
+
+
+def guarded(
+    app: ASGIApp,
+    *,
+    credentials: Credentials | None = None,
+    host_names: Collection[str] = (),
+    most_body: int = MOST_BODY,
+) -> ASGIApp:
+    """Return an app behind all checks of `security`; the last one added sees a request first.
+
+    `host_names` are names of this machine, besides localhost and any IP address; `most_body` is in bytes.
+    """
+    app = BodyLimit(app, most_body)
+    if credentials is not None:
+        app = Authentication(app, credentials)
+    app = SameOriginCheck(app)
+    app = HostCheck(app, host_names)
+    return SecurityHeaders(Faults(app))

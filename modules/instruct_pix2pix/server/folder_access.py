@@ -1,4 +1,4 @@
-"""Which folders a person at the page may name, and what they are called in front of that person."""
+"""Which folders a visitor of the page may name, and by which names that visitor knows them."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from pathlib import Path
 from ..errors import UserError
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-"""Headers by which a proxy tells that it speaks for somebody else."""
+"""Headers by which a proxy says that it forwards for somebody else."""
 
 
 @dataclass(frozen=True)
 class FolderAccess:
-    """The folders of a server, and how far those who visit it may go."""
+    """The folders of a server, and which of them its visitors may name."""
 
     home: Path
-    """What a relative name begins from; it holds outputs/ and inputs/."""
+    """Relative names begin here; it holds outputs/ and inputs/."""
     allowed: tuple[Path, ...]
-    """All that visitors from elsewhere may name, with what is below."""
+    """The folders that visitors from other machines may name, with everything below."""
     private: bool
     """Whether the server listens to this machine alone, so that a visitor may sit at it."""
 
     @classmethod
     def beside(cls, outputs: Path, more: tuple[Path, ...] = (), *, private: bool = True) -> FolderAccess:
-        """Return those of a server that saves in `outputs`: that, inputs/ beside it, and `more` are for everybody."""
+        """Return the access to a server that saves in `outputs`: all may name that, inputs/ beside it, and `more`."""
         home = outputs.absolute().parent.resolve()
         return cls(home, (home / outputs.name, home / "inputs", *(folder.absolute() for folder in more)), private)
 
     def is_here(self, client: str | None, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from somebody at this machine, as far as can be told.
 
-        A tunnel or a proxy connects from here too; it gives itself away by the name it calls, or by its headers.
+        A tunnel or a proxy connects from here too; the name that it calls, or its headers, show that.
         """
         if not self.private or any(name in headers for name in FORWARDED):
             return False
         return _is_loopback(client or "") and _is_loopback(_name_in(headers.get("host", "")))
 
     def find(self, text: str, *, here: bool) -> Path:
-        """Return the folder that was typed, links followed; it need not exist. Raises UserError for one not allowed."""
+        """Return the folder of a typed name, links followed; it need not exist. Raises UserError where not allowed."""
         typed = text.strip().strip('"')
         try:
             if here:
                 return (self.home / Path(typed).expanduser()).resolve()
-            # Twice: what is not allowed by its mere name is not even looked at, since it may be another machine's.
+            # Twice: a path that is not allowed by its mere name is not even looked at; it may be another machine's.
             path = Path(os.path.normpath(self.home / typed))
-            if sound := any(path.is_relative_to(one) for folder in self.allowed for one in (folder, folder.resolve())):
+            roots = [root for folder in self.allowed for root in (folder, folder.resolve())]
+            if allowed := any(path.is_relative_to(root) for root in roots):
                 path = path.resolve()
-                sound = any(path.is_relative_to(folder.resolve()) for folder in self.allowed)
-        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL, a user who is not
+                allowed = any(path.is_relative_to(folder.resolve()) for folder in self.allowed)
+        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL, an unknown user
             raise UserError("This is no name of a folder: check it.") from error
-        if not sound:
+        if not allowed:
             names = ", ".join(f"{folder.name}/" for folder in self.allowed)
             raise UserError(
                 f"From another machine only folders in {names} can be used: put the pictures there, or start the "
@@ -62,7 +63,7 @@ class FolderAccess:
         return path
 
     def name_of(self, path: Path, *, here: bool) -> str:
-        """Return what a folder is called in front of a visitor: without what is above it, unless that is known."""
+        """Return the name by which a visitor knows a folder; visitors from other machines see no path above it."""
         if path.is_relative_to(self.home):
             return path.relative_to(self.home).as_posix()
         if here:
@@ -81,5 +82,5 @@ def _is_loopback(name: str) -> bool:
 
 
 def _name_in(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,8 +1,10 @@
-"""What every request passes before anything else sees it: who asks, from where, with how much.
+"""What every request passes before anything else sees it: who asks, from where, with how much. One job a middleware.
 
 A page of another site can make a browser send requests to a server on the same machine. It cannot choose the Origin
-and Host headers that the browser writes, so those tell: another Origin is a request forged by a page (CSRF), and a Host
-that is some domain is a page whose domain was made to point here (DNS rebinding).
+and Host headers that the browser writes, so the server can trust them: another Origin is a request forged by a page
+(CSRF), and a Host of some foreign domain is a page whose domain was made to point here (DNS rebinding).
+
+Each check refuses a request with one sentence, and closes a websocket; `app.guarded` puts them in order.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import binascii
 import hmac
 import ipaddress
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -20,13 +22,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api.routes import error_answer
+from .responses import FAULT, error_answer
 
 MOST_BODY = 64 * 2**20
 """Bytes of a request's body."""
 
 DRAINED = 4
 """A body too large is read up to this many times the limit, and thrown away, so that its sender hears why."""
+
+POLICY_VIOLATION = 1008
+"""The code of RFC 6455 with which a refused websocket is closed."""
 
 # The browser itself is told to load nothing from elsewhere. Scripts in the page, because gradio's page has them.
 POLICY = "; ".join(
@@ -52,6 +57,9 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+CHECKED = ("http", "websocket")
+"""The kinds of ASGI connections that are requests; the other one is the server's own start and end."""
+
 log = logging.getLogger(__name__)
 
 
@@ -72,59 +80,51 @@ class Credentials:
         return hmac.compare_digest(given, f"{self.user}:{self.password}".encode())
 
 
-class Guard:
-    """The outermost ASGI app: checks requests, adds headers to answers, and turns any error into one sentence."""
+class SecurityHeaders:
+    """Adds headers to every answer that tell the browser to be careful; those that the app set stay."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        credentials: Credentials | None = None,
-        host_names: Collection[str] = (),
-        most_body: int = MOST_BODY,
-    ) -> None:
-        """`host_names` are names of this machine by which it may be called, besides localhost and any IP address."""
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.credentials = credentials
-        self.host_names = frozenset({"localhost", *(name.lower() for name in host_names)})
-        self.most_body = most_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if scope["type"] == "websocket":
-            if refusal is None:
-                await self.app(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008})
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_on)
+
+
+class Faults:
+    """Turns what an app raises into an answer of one sentence, unless its answer has begun. Websockets pass."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
         started = False
 
         async def send_on(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                answer = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    answer.setdefault(name, value)
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
-        if refusal is not None:
-            status, sentence = refusal
-            if status == 413:
-                await _drain(receive, DRAINED * self.most_body)
-            more = {"WWW-Authenticate": 'Basic realm="instruct-pix2pix", charset="UTF-8"'} if status == 401 else None
-            await error_answer(status, sentence, more)(scope, receive, send_on)
-            return
         try:
-            await self.app(scope, _limited(receive, self.most_body), send_on)
+            await self.app(scope, receive, send_on)
         except HTTPException as error:
             if not started:
-                await error_answer(error.status_code, error.detail)(scope, receive, send_on)
+                await error_answer(error.status_code, error.detail)(scope, receive, send)
         except Exception as error:
             log.error(
                 "%s %s failed: %s: %s",
@@ -135,23 +135,27 @@ class Guard:
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
             if not started:
-                sentence = "Something went wrong in this program: its log says what."
-                await error_answer(500, sentence)(scope, receive, send_on)
+                await error_answer(500, FAULT)(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        """The status and sentence for a request that goes no further."""
-        host = headers.get("host", "")
-        if not self._is_here(host):
-            name = ascii(host[:100])
-            return 403, f"This server is not called {name}: use its address, or start it with --allow-host NAME."
-        if not _is_same_origin(scope, headers, host):
-            return 403, "Requests from the pages of other sites are refused: use this server's own page, or a program."
-        if self.credentials is not None and not self.credentials.match(headers.get("authorization", "")):
-            return 401, "Say who you are: send the user name and password of --auth (HTTP basic)."
-        length = headers.get("content-length", "0")
-        if len(length) > 15 or (length.isdecimal() and int(length) > self.most_body):
-            return 413, _too_large(self.most_body)
-        return None
+
+class HostCheck:
+    """Refuses requests to other names than those of this machine."""
+
+    def __init__(self, app: ASGIApp, host_names: Collection[str] = ()) -> None:
+        """`host_names` are names by which it may be called, besides localhost and any IP address."""
+        self.app = app
+        self.host_names = frozenset({"localhost", *(name.lower() for name in host_names)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        host = Headers(scope=scope).get("host", "") if scope["type"] in CHECKED else "localhost"
+        if self._is_here(host):
+            await self.app(scope, receive, send)
+            return
+        sentence = (
+            f"This server is not called {host[:100]!a}: use its address, or start it with --allow-host NAME."
+        )
+        await _refuse(scope, receive, send, 403, sentence)
 
     def _is_here(self, host: str) -> bool:
         try:
@@ -165,9 +169,25 @@ class Guard:
         return True
 
 
-def _is_same_origin(scope: Scope, headers: Headers, host: str) -> bool:
+class SameOriginCheck:
+    """Refuses requests that the page of another site made a browser send. Programs, which send no Origin, pass."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] not in CHECKED or _is_same_origin(scope):
+            await self.app(scope, receive, send)
+            return
+        sentence = "Requests from the pages of other sites are refused: use this server's own page, or a program."
+        await _refuse(scope, receive, send, 403, sentence)
+
+
+def _is_same_origin(scope: Scope) -> bool:
     """Whether no page of another origin is behind the request, as far as the browser tells; programs tell nothing."""
-    origin = headers.get("origin")
+    headers = Headers(scope=scope)
+    origin, host = headers.get("origin"), headers.get("host", "")
     if origin is not None:
         scheme, _, place = origin.partition("://")
         standard = {"http": ":80", "https": ":443"}.get(scheme, "")
@@ -178,21 +198,76 @@ def _is_same_origin(scope: Scope, headers: Headers, host: str) -> bool:
     return scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """Pass the body on and raise 413 when it grows beyond `most`: not every body says its length beforehand."""
-    came = 0
+class Authentication:
+    """Refuses requests without the user's name and password (HTTP basic)."""
 
-    async def receive_some() -> Message:
-        nonlocal came
-        message = await receive()
-        came += len(message.get("body", b""))
-        if came > most:
-            if message.get("more_body"):  # after the last piece there is nothing to wait for but a client that hangs up
-                await _drain(receive, DRAINED * most)
-            raise HTTPException(413, _too_large(most))
-        return message
+    def __init__(self, app: ASGIApp, credentials: Credentials) -> None:
+        self.app, self.credentials = app, credentials
 
-    return receive_some
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        checked = scope["type"] in CHECKED
+        if not checked or self.credentials.match(Headers(scope=scope).get("authorization", "")):
+            await self.app(scope, receive, send)
+            return
+        sentence = "Say who you are: send the user name and password of --auth (HTTP basic)."
+        ask = {"WWW-Authenticate": 'Basic realm="instruct-pix2pix", charset="UTF-8"'}
+        await _refuse(scope, receive, send, 401, sentence, ask)
+
+
+class BodyLimit:
+    """Refuses a body of more than `most` bytes.
+
+    One that says its length is refused at once. Reading one that grows too large raises HTTPException 413 in the app:
+    what the app does not answer itself, `Faults` does.
+    """
+
+    def __init__(self, app: ASGIApp, most: int = MOST_BODY) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] not in CHECKED:
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        if len(length) > 15 or (length.isdecimal() and int(length) > self.most):
+            if scope["type"] == "http":
+                await _drain(receive, DRAINED * self.most)
+            await _refuse(scope, receive, send, 413, self._sentence())
+        elif scope["type"] == "http":
+            await self.app(scope, self._limited(receive), send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Return a `receive` that counts: not every body says its length beforehand."""
+        came = 0
+
+        async def receive_some() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.most:
+                if message.get("more_body"):  # after the last piece nothing comes but the end of the connection
+                    await _drain(receive, DRAINED * self.most)
+                raise HTTPException(413, self._sentence())
+            return message
+
+        return receive_some
+
+    def _sentence(self) -> str:
+        return f"The request is larger than {self.most / 2**20:.3g} MB: send a smaller picture."
+
+
+async def _refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, sentence: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Answer with an error, or close a websocket, which has no room for a sentence."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+    else:
+        await error_answer(status, sentence, headers)(scope, receive, send)
 
 
 async def _drain(receive: Receive, most: int) -> None:
@@ -203,7 +278,3 @@ async def _drain(receive: Receive, most: int) -> None:
         came += len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body"):
             return
-
-
-def _too_large(most: int) -> str:
-    return f"The request is larger than {most / 2**20:.3g} MB: send a smaller picture."

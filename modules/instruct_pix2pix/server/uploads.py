@@ -1,4 +1,4 @@
-"""Pictures that were dropped onto the page, each drop a folder in the cache, until they are a day old."""
+"""Pictures that were dropped onto the page: each drop is a folder in the cache, kept for a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import part_beside
 
 ID = re.compile(r"[0-9a-f]{16}")
 ENDINGS = (*PICTURES, *UNREADABLE, ".txt")
-"""A text of a picture's name is its instruction."""
+"""A text file with the name of a picture holds its instruction."""
 MOST_FILES = 20_000
 MOST_DEEP = 8
 KEPT_SECONDS = 24 * 3600.0
@@ -25,16 +25,16 @@ ROOM = 256 << 20
 
 
 class Uploads:
-    """The folders of dropped pictures, by an id that the page makes up."""
+    """The folders of dropped pictures, by ids that the page makes up."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made when it is needed."""
+        """`folder` is created when it is needed."""
         self.folder = folder
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
 
     def find(self, drop_id: str) -> Path:
-        """Return the folder of a drop. Raises UserError for one that is not, or no longer, there."""
+        """Return the folder of a drop. Raises UserError for one that is not here, or no longer."""
         folder = self._of(drop_id)
         if not folder.is_dir():
             raise UserError("The dropped pictures are no longer here: drop them again.")
@@ -46,7 +46,7 @@ class Uploads:
             return self._counts.get(drop_id, 0)
 
     def begin(self, drop_id: str, name: str) -> PartialUpload:
-        """Begin a file of a drop, of this name, with '/' where it lies in a folder. Raises UserError."""
+        """Begin a file of a drop; its `name` may have folders in it, with '/'. Raises UserError."""
         folder, place = self._of(drop_id), _place(name)
         with self._lock:
             if drop_id not in self._counts:
@@ -60,7 +60,7 @@ class Uploads:
             raise UserError(f"{place.name} cannot be kept ({error.strerror}): give it another name.") from error
 
     def keep(self, drop_id: str, part: Path, path: Path) -> str:
-        """Give a whole file its name, another one where that is taken; return it."""
+        """Give a complete file its name, or another where that is taken; return the name inside the drop."""
         with self._lock:
             number, wanted = 1, path
             while path.exists():
@@ -77,7 +77,7 @@ class Uploads:
         return self.folder / drop_id
 
     def _forget(self) -> None:
-        """Remove what is a day old."""
+        """Remove drops that are a day old."""
         with contextlib.suppress(OSError):
             for old in self.folder.iterdir():
                 if ID.fullmatch(old.name) and old.stat().st_mtime < time.time() - KEPT_SECONDS:
@@ -86,15 +86,15 @@ class Uploads:
 
 
 class PartialUpload:
-    """A file on its way."""
+    """A file that is being sent."""
 
-    def __init__(self, drops: Uploads, drop_id: str, path: Path) -> None:
-        self._drops, self._id, self._path = drops, drop_id, path
+    def __init__(self, uploads: Uploads, drop_id: str, path: Path) -> None:
+        self._uploads, self._id, self._path = uploads, drop_id, path
         self._part = part_beside(path)
         self._file = self._part.open("xb")
 
     def write(self, chunk: bytes) -> None:
-        """Take some more. Raises UserError when the disk is full."""
+        """Write the next bytes. Raises UserError when the disk is full."""
         try:
             if shutil.disk_usage(self._part.parent).free < len(chunk) + ROOM:
                 raise UserError("The disk of the server is full: remove something there, then drop the rest again.")
@@ -103,19 +103,19 @@ class PartialUpload:
             raise UserError(f"{self._path.name} cannot be kept ({error.strerror}): drop it again.") from error
 
     def finish(self) -> str:
-        """The file is whole: return the name that it got."""
+        """The file is complete: return the name that it got."""
         self._file.close()
-        return self._drops.keep(self._id, self._part, self._path)
+        return self._uploads.keep(self._id, self._part, self._path)
 
     def give_up(self) -> None:
-        """The file will not be whole."""
+        """The file will not be completed: remove what there is of it."""
         self._file.close()
         with contextlib.suppress(OSError):
             self._part.unlink()
 
 
 def _place(name: str) -> PurePosixPath:
-    """Return where a file of this name goes in its folder: nowhere else. Raises UserError."""
+    """Return the path of a file of this name inside its folder, which it cannot leave. Raises UserError."""
     parts = []
     for part in name.replace("\\", "/").split("/"):
         clean = "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in part).strip().lstrip(".")

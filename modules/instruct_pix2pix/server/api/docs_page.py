@@ -1,4 +1,4 @@
-"""The page that lists the API, made from its OpenAPI description, complete in itself."""
+"""The page that lists the API, made from its OpenAPI description; it loads nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ td, th { text-align: left; vertical-align: top; padding: 0.2rem 1rem 0.2rem 0; b
 
 
 def docs_page(openapi: Mapping[str, Any]) -> str:
-    """Return HTML with every path of an OpenAPI document and the fields it takes; without scripts."""
+    """Return HTML, without scripts, with every path of an OpenAPI document and the fields that it takes."""
     schemas = openapi.get("components", {}).get("schemas", {})
     parts = [
         _path(path, method, operation, schemas)

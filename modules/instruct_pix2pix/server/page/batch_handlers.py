@@ -50,13 +50,13 @@ class BatchHandlers:
         try:
             checkpoint = self.catalog.find(str(data[ui.checkpoint] or "")).path
             request = self._request(data, here)
-            job = FolderTask(self.worker.line, checkpoint, request)
+            job = FolderTask(self.worker.queue, checkpoint, request)
             names = wording.names_for(request, self.places, here=here)
             try:
                 check_folders(request)
             except UserError as error:
                 raise UserError(names.said(str(error))) from error
-            self.worker.enqueue(job)
+            self.worker.queue.enqueue(job)
         except UserError as error:
             return {ui.progress: html.line(str(error), "problem")}
         return self._begun(job)
@@ -67,9 +67,9 @@ class BatchHandlers:
         if job is None:
             text = "This folder is no longer known here: Generate goes on with it."
             return {ui.progress: html.line(text, "problem")}
-        again = FolderTask(self.worker.line, job.checkpoint, replace(job.request, retry_failed=True))
+        again = FolderTask(self.worker.queue, job.checkpoint, replace(job.request, retry_failed=True))
         try:
-            self.worker.enqueue(again)
+            self.worker.queue.enqueue(again)
         except UserError as error:
             return {ui.progress: html.line(str(error), "problem")}
         return self._begun(again)
@@ -118,7 +118,7 @@ class BatchHandlers:
 
     def found(self, job_id: object) -> FolderTask | None:
         """Return the job of this id if it is a folder's."""
-        job = self.worker.find(job_id) if isinstance(job_id, str) and job_id else None
+        job = self.worker.queue.find(job_id) if isinstance(job_id, str) and job_id else None
         return job if isinstance(job, FolderTask) else None
 
     def show(self, job: FolderTask, here: bool) -> Updates:

@@ -78,7 +78,7 @@ def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAcces
     thumbs = Thumbs()
 
     def found(job_id: str) -> FolderTask:
-        job = worker.find(job_id)
+        job = worker.queue.find(job_id)
         if not isinstance(job, FolderTask):
             raise HTTPException(404)
         return job

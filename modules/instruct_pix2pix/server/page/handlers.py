@@ -16,7 +16,7 @@ from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
 from ...settings import EditSettings
-from ..api.schemas import read_picture
+from ..pictures import read_picture
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
@@ -104,7 +104,7 @@ class EditHandlers:
 
     def interrupt(self, job_id: str | None) -> None:
         """Stop the job of this page, an edit or a folder, within one step."""
-        if turn := self.worker.find(job_id or ""):
+        if turn := self.worker.queue.find(job_id or ""):
             turn.interrupt()
 
     def skip(self, job_id: str | None) -> None:
@@ -113,7 +113,7 @@ class EditHandlers:
             job.skip()
 
     def _job(self, job_id: object) -> EditTask | None:
-        turn = self.worker.find(job_id) if isinstance(job_id, str) else None
+        turn = self.worker.queue.find(job_id) if isinstance(job_id, str) else None
         return turn if isinstance(turn, EditTask) else None
 
     def _found(self, job_id: object) -> tuple[EditTask | None, ShownEdit | None]:

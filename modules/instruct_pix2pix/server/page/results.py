@@ -11,7 +11,7 @@ from gradio.processing_utils import save_bytes_to_cache
 
 from ...conditioning import fit
 from ...images import Picture, encode_picture, open_picture
-from ..api.schemas import MOST_PIXELS
+from ..pictures import MOST_PIXELS
 from ..worker.edit_task import EditStatus
 
 MOST_REMEMBERED = 64

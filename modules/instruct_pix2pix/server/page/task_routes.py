@@ -26,12 +26,12 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
     @app.get("/jobs/{job_id}", include_in_schema=False)
     async def progress(job_id: str, request: Request, live: bool = False, again: bool = False) -> dict[str, object]:
         """Say how a job stands; when asked `again` only after a moment, or at once when it has ended."""
-        turn = worker.find(job_id)
+        turn = worker.queue.find(job_id)
         if turn is None:
             raise HTTPException(404)
         if again:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, turn.status().seconds / 10))
-            await asyncio.wait([asyncio.wrap_future(turn.done)], timeout=pause)
+            await asyncio.wait([asyncio.wrap_future(turn.last_status)], timeout=pause)
         here = places.is_here(request.client.host if request.client else None, request.headers)
         return {"kind": turn.kind, **await asyncio.to_thread(_described, turn, live, places, here, results)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -17,21 +17,19 @@ from ...files import write_whole
 from ...images import Picture, encode_picture
 from ...settings import EditSettings
 from .preview import preview
-from .task import LoadedModel, Task, TaskQueue, TaskState, TaskStatus
+from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
-MOST_RESULT_PIXELS = 300_000_000
-"""Pixels of the results that one job may make, and of those that are kept, all together."""
 PREVIEW_PAUSE = 40
-"""How many times as long as a preview took until the next: the edit is to be hardly slower for being watched."""
+"""Pause before the next preview, in times that the last one took: watching an edit shall hardly slow it."""
 PREVIEW_FROM, PREVIEW_LEFT = 2.0, 1.0
-"""Seconds that an edit runs before its first preview, and that are left at its last: what is over soon needs none."""
+"""Seconds that an edit has run at its first preview, and has left at its last: a short one needs none."""
 PREVIEW_PATIENCE = 1.0
-"""Seconds that who asks for a preview waits for the step to end."""
+"""Seconds that a caller who asks for a preview waits for the step to end."""
 
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What is to be edited, by which model and how; `settings` says how many pictures and how many at once."""
+    """The picture to edit, by which model and how; `settings` says how many results, and how many at once."""
 
     checkpoint: Path
     picture: Picture
@@ -55,10 +53,16 @@ class EditResult:
     """Its share of the batch's time."""
     exif: bytes | None = None
     icc: bytes | None = None
+    _encoded: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def png(self) -> bytes:
-        """Return the bytes of a PNG with the infotext in it."""
-        return encode_picture(self.image, "PNG", self.infotext, exif=self.exif, icc=self.icc)
+        """Return the bytes of a PNG with the infotext in it, encoded when they are first asked for and then kept.
+
+        Two threads that ask for them first at once may both encode them, to the same bytes.
+        """
+        if not self._encoded:
+            self._encoded.append(encode_picture(self.image, "PNG", self.infotext, exif=self.exif, icc=self.icc))
+        return self._encoded[0]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class EditStatus(TaskStatus):
     batch_steps: int = 0
     results: tuple[EditResult, ...] = ()
     saved: str = ""
-    """The folder of today in the order's `outputs`, once a result is saved there."""
+    """The folder of the day in the request's `outputs`, once a result is saved there."""
     unsaved: str = ""
     """Why a result could not be saved, a sentence for a person; the result itself is not lost by that."""
 
@@ -82,20 +86,20 @@ class _Skipped(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class EditTask(Task[EditStatus]):
-    """An edit on its way, for those who wait for it."""
+    """An edit: its steps, its results, its previews."""
 
     kind = "img2img"
 
-    def __init__(self, line: TaskQueue, order: EditRequest, id_: str | None = None) -> None:
-        """Made by `Worker.submit`."""
-        count, steps = order.settings.count, order.settings.steps
-        super().__init__(line, order.checkpoint, EditStatus(steps=count * steps, batch_steps=steps), id_)
-        self.settings = order.settings
-        self.seeds = tuple(order.settings.seeds())
-        """The seeds of all pictures asked for, drawn when there was none."""
-        self._order: EditRequest | None = order
+    def __init__(self, queue: OwnQueue, request: EditRequest, id_: str | None = None) -> None:
+        """`Worker.submit` makes it, with settings that have been checked."""
+        count, steps = request.settings.count, request.settings.steps
+        super().__init__(queue, request.checkpoint, EditStatus(steps=count * steps, batch_steps=steps), id_)
+        self.settings = request.settings
+        self.seeds = tuple(request.settings.seeds())
+        """The seeds of all pictures asked for; drawn where the request has none."""
+        self._request: EditRequest | None = request
         self._stepped = 0.0  # time.monotonic()
-        self._computed = 0  # picture-steps computed, that is without the skipped
+        self._computed = 0  # steps of pictures, without those that were skipped
         self._skip: int | None = None  # the batch to skip, by the pictures before it
         self._preview: Image.Image | None = None
         self._preview_wanted = False
@@ -104,12 +108,12 @@ class EditTask(Task[EditStatus]):
     @property
     def pixels(self) -> int:
         """Pixels of its picture, or of its results once it has ended."""
-        order = self._order
-        images = [order.picture.image] if order else [result.image for result in self._status.results]
+        request = self._request
+        images = [request.picture.image] if request else [result.image for result in self._status.results]
         return sum(image.width * image.height for image in images)
 
     @property
-    def rounds(self) -> tuple[int, int]:
+    def parts(self) -> tuple[int, int]:
         """Batches done, and in all."""
         size = self.settings.batch_size
         return self._status.batch // size, -(-self.settings.count // size)
@@ -139,20 +143,20 @@ class EditTask(Task[EditStatus]):
         return max(0.0, each * (self._status.steps - self._status.step) - (time.monotonic() - self._stepped))
 
     def _forget(self) -> None:
-        self._order = self._preview = None  # pictures are large
+        self._request = self._preview = None  # pictures are large
         self._preview_wanted = False
 
     def carry_out(self, loaded: LoadedModel) -> None:
         """Make all pictures. Raises UserError, Interrupted, or whatever went wrong."""
-        order = self._order
-        assert order is not None  # only an ended job has none
-        model, settings = loaded.model, order.settings
-        plan = plan_for(model, order.picture.image, settings)
+        request = self._request
+        assert request is not None  # only a task that has ended has none
+        model, settings = loaded.model, request.settings
+        plan = plan_for(model, request.picture.image, settings)
         pixels = settings.count * plan.size[0] * plan.size[1]
         if pixels > MOST_RESULT_PIXELS:
             most = max(1, MOST_RESULT_PIXELS // (plan.size[0] * plan.size[1]))
             raise UserError(f"{settings.count} pictures of this size are too many for one job: make {most} at most.")
-        alpha = order.picture.alpha and plan.framed(order.picture.alpha)
+        alpha = request.picture.alpha and plan.framed(request.picture.alpha)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
 
@@ -162,13 +166,13 @@ class EditTask(Task[EditStatus]):
         while (passed := self._status.batch) < settings.count:
             rest = replace(settings, seed=self.seeds[passed], count=settings.count - passed)
             try:
-                for edited in edit(model, order.picture.image, rest, mask=order.mask, on_step=on_step):
-                    result = _result(edited, order, alpha, loaded)
-                    places = {} if order.outputs is None else _save(result, self, order.outputs)
+                for edited in edit(model, request.picture.image, rest, mask=request.mask, on_step=on_step):
+                    result = _result(edited, request, alpha, loaded)
+                    saved = {} if request.outputs is None else _save(result, self, request.outputs)
                     with self._changed:
                         self._preview = None
                         results, passed = (*self._status.results, result), self._status.batch + 1
-                        self._change(results=results, batch=passed, batch_step=0, **places)
+                        self._change(results=results, batch=passed, batch_step=0, **saved)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
@@ -208,18 +212,18 @@ class EditTask(Task[EditStatus]):
             self._changed.notify_all()
 
 
-def _result(edited: Edited, order: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
+def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
     text = edited.infotext(loaded.model.name, loaded.hash)
     if alpha is not None:
         edited.image.putalpha(alpha)
-    return EditResult(edited.image, edited.settings, text, edited.seconds, order.picture.exif, order.picture.icc)
+    return EditResult(edited.image, edited.settings, text, edited.seconds, request.picture.exif, request.picture.icc)
 
 
-def _save(result: EditResult, job: EditTask, outputs: Path) -> dict[str, str]:
-    """Save a result in the folder of its day; return what is to be told of that."""
-    day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(job.submitted_at)).split()
+def _save(result: EditResult, task: EditTask, outputs: Path) -> dict[str, str]:
+    """Save a result in the folder of its day; return the fields of the status that say so."""
+    day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(task.submitted_at)).split()
     try:
-        write_whole(outputs / day / f"{moment}-{job.id[:6]}-{result.settings.seed}.png", result.png())
+        write_whole(outputs / day / f"{moment}-{task.id[:6]}-{result.settings.seed}.png", result.png())
     except UserError as error:
         return {"unsaved": str(error)}
     return {"saved": day}

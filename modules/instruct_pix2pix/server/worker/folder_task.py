@@ -15,7 +15,7 @@ from ...batch.local_executor import UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
 from ...errors import Interrupted
-from .task import LoadedModel, Task, TaskQueue, TaskState, TaskStatus
+from .task import LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
 MOST_ROWS = 200
 """Pictures that are told of one by one; of the rest there are counts."""
@@ -107,9 +107,9 @@ class FolderTask(Task[FolderStatus]):
 
     kind = "batch"
 
-    def __init__(self, line: TaskQueue, checkpoint: Path, request: BatchRequest, id_: str | None = None) -> None:
-        """To be given to `Worker.enqueue` of the worker that `line` is of."""
-        super().__init__(line, checkpoint, FolderStatus(), id_)
+    def __init__(self, queue: OwnQueue, checkpoint: Path, request: BatchRequest, id_: str | None = None) -> None:
+        """To be given to `TaskQueue.enqueue` of this queue."""
+        super().__init__(queue, checkpoint, FolderStatus(), id_)
         self.request = request
         self._control = Control()
         self._table = FolderTable()
@@ -126,7 +126,7 @@ class FolderTask(Task[FolderStatus]):
         return 0
 
     @property
-    def rounds(self) -> tuple[int, int]:
+    def parts(self) -> tuple[int, int]:
         """Results made, and all that are to be made."""
         return self._status.step, self._status.steps
 
@@ -164,7 +164,7 @@ class FolderTask(Task[FolderStatus]):
 
     def _paused_long(self) -> None:
         with self._changed:
-            if self._status.paused and not self._status.state.ended and len(self._line.turns) > 1:
+            if self._status.paused and not self._status.state.ended and len(self._queue) > 1:
                 self.stop()
 
     def _unpause(self) -> None:

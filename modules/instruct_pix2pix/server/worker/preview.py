@@ -1,4 +1,4 @@
-"""A picture of an edit that is not finished: cheap enough to look at after every step."""
+"""A picture of an unfinished edit, cheap enough to be made after every step."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ SD1_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264),
 SD1_SCALE = 0.18215
 
 MOST_CELLS = 32
-"""Longest side, in latent cells, of what goes through a VAE for a preview."""
+"""Longest side, in cells of the latent, that goes through a VAE for a preview."""
 LONGEST_SIDE = 512
+"""Pixels of a preview's longest side."""
 
 
 @torch.inference_mode()
 def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
-    """Scaled latents [B, 4, h, w] -> one RGB picture: the batch in rows, each in its own framing.
+    """Return one RGB picture of scaled latents [B, 4, h, w]: the batch in rows, each picture in the input's framing.
 
-    In SD1's latent space by a linear map, one pixel a cell. Other models share no such map and are small: theirs go,
-    shrunk to 32 cells, through their own VAE. Raises UserError where `EditModel.decode` does.
+    SD1's latents become colours by a linear map, one pixel a cell. Other models have no such map and are small: their
+    latents are shrunk to 32 cells and go through the VAE. Raises UserError where `EditModel.decode` does.
     """
     config = model.config
     if config.vae == VAEConfig() and math.isclose(config.scale_factor, SD1_SCALE, rel_tol=1e-3):
@@ -45,7 +46,7 @@ def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
 
 
 def _framed(picture: Image.Image, plan: Fit) -> Image.Image:
-    """Cut off the share of the picture that `plan` filled up."""
+    """Return the picture without the sides that `plan` padded."""
     part = [round(a * b / c) for a, b, c in zip(picture.size, plan.size, plan.padded, strict=True)]
     return picture.crop((0, 0, max(1, part[0]), max(1, part[1])))
 

@@ -1,4 +1,4 @@
-"""What waits in the line of the worker: a turn has the loaded model to itself until it has ended."""
+"""A task: work for the worker's thread, which has the loaded model to itself until it has ended."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -20,15 +19,14 @@ from PIL import Image
 from ...engine.model import EditModel
 from ...errors import Interrupted, UserError, out_of_memory
 
+MOST_RESULT_PIXELS = 300_000_000
+"""Pixels of the results that one task may make, and of those that are kept, all together."""
+
 log = logging.getLogger(__name__)
 
 
-class QueueFull(UserError):  # noqa: N818 - what it says
-    """There is no room for another job now: try again later."""
-
-
 class TaskState(str, Enum):
-    """Where a turn is. It goes from one to a later one, never back."""
+    """How far a task is. It moves on to a later state, never back."""
 
     QUEUED = "queued"
     LOADING = "loading"  # also for the moment in which a loaded model is found to be the right one
@@ -56,15 +54,15 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """How a turn stands, whatever it is for."""
+    """How a task stands, of whatever kind it is."""
 
     version: int = 0
-    """Grows with every change, except that of `position`: see `Turn.wait`."""
+    """Grows with every change, except that of `position`: see `Task.wait`."""
     state: TaskState = TaskState.QUEUED
     position: int = 0
-    """Turns before this one; 0 when it is its own or over."""
+    """Tasks before this one; 0 when it runs or has ended."""
     step: int = 0
-    """Work done, in the unit that the kind of turn counts in."""
+    """Work done, in the unit that the kind of task counts in."""
     steps: int = 0
     """Work in all."""
     seconds: float = 0.0
@@ -86,12 +84,23 @@ class TaskStatus:
         return "" if self.problem is None else str(self.problem)
 
 
-@dataclass
-class TaskQueue:
-    """The turns that have not ended, the present one first, and the lock on all that happens to them."""
+class OwnQueue(Protocol):
+    """The queue as one of its tasks sees it."""
 
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    turns: deque[Task[Any]] = field(default_factory=deque)
+    changed: threading.Condition
+    """The lock on all that happens to the tasks of the queue, and the signal that something did."""
+
+    def position(self, task: Task[Any]) -> int:
+        """Return how many tasks are before this one; 0 for one that has ended."""
+        ...
+
+    def remove(self, task: Task[Any]) -> None:
+        """Take a task out: it has ended. Called with the lock."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many tasks have not ended."""
+        ...
 
 
 S = TypeVar("S", bound=TaskStatus)
@@ -103,21 +112,22 @@ class Task(ABC, Generic[S]):
     kind: ClassVar[str]
     """What the API calls it."""
 
-    def __init__(self, line: TaskQueue, checkpoint: Path, status: S, id_: str | None = None) -> None:
-        """`line` is that of the worker which will be given it."""
+    def __init__(self, queue: OwnQueue, checkpoint: Path, status: S, id_: str | None = None) -> None:
+        """`queue` is the one that will be given it."""
         self.id = id_ or secrets.token_hex(8)
         self.checkpoint = checkpoint
         self.submitted_at = time.time()
-        self.done: Future[S] = Future()
-        """Gets the last status. In asyncio, `await asyncio.wrap_future(turn.done)`."""
-        self.done.set_running_or_notify_cancel()  # nobody who waits can cancel it for the others
+        self.last_status: Future[S] = Future()
+        """Done when the task has ended. In asyncio, `await asyncio.wrap_future(task.last_status)`."""
+        self.last_status.set_running_or_notify_cancel()  # nobody who waits can cancel it for the others
         self.ended_at = float("inf")
-        self._line = line
-        self._changed = line.changed
+        """`time.monotonic()` of its end."""
+        self._queue = queue
+        self._changed = queue.changed
         self._status = status
         self._began = 0.0  # time.monotonic()
 
-    # --- what a kind of turn says ---
+    # --- what each kind of task defines ---
 
     @abstractmethod
     def carry_out(self, loaded: LoadedModel) -> None:
@@ -130,8 +140,8 @@ class Task(ABC, Generic[S]):
 
     @property
     @abstractmethod
-    def rounds(self) -> tuple[int, int]:
-        """How many of the parts that a person counts are over, and how many there are."""
+    def parts(self) -> tuple[int, int]:
+        """How many of the parts that a person counts are done, and how many there are."""
 
     def preview(self) -> Image.Image | None:
         """Return what is being made; None where there is nothing to see. Costs the caller's time."""
@@ -141,7 +151,7 @@ class Task(ABC, Generic[S]):
         """Give up the present part and go on with the next, where that can be."""
 
     def _left(self) -> float | None:
-        """Seconds left of work that is under way; called with the lock."""
+        """Return the seconds left of work that is under way; called with the lock."""
         return None
 
     def _stop(self) -> None:
@@ -157,13 +167,13 @@ class Task(ABC, Generic[S]):
         with self._changed:
             status = self._status
             if status.state is TaskState.QUEUED:
-                return replace(status, position=self._line.turns.index(self) if self in self._line.turns else 0)
+                return replace(status, position=self._queue.position(self))
             if status.state is not TaskState.RUNNING:
                 return status
             return replace(status, seconds=time.monotonic() - self._began, eta=self._left())
 
     def wait(self, after: int = -1, timeout: float | None = None) -> S:
-        """Wait until the version is above `after`, the turn has ended, or the seconds have passed; return the status.
+        """Wait until the version is above `after`, the task has ended, or the seconds have passed; return the status.
 
         `wait(status.version, 10)` in a loop follows it; `wait(10**9)` waits for its end.
         """
@@ -172,20 +182,19 @@ class Task(ABC, Generic[S]):
             return self.status()
 
     def interrupt(self) -> None:
-        """Stop within one step; what is finished stays. What waits never begins."""
+        """Stop within one step; what is finished stays. A task that still waits never begins."""
         with self._changed:
             if self._status.state.ended:
                 return
             self._change(interrupted=True)
             self._stop()
             if self._status.state is TaskState.QUEUED:
-                self._line.turns.remove(self)
-                self._end(TaskState.INTERRUPTED)
+                self._end_as(TaskState.INTERRUPTED)
 
     # --- the worker's side ---
 
-    def called(self) -> None:
-        """Its turn has come."""
+    def start(self) -> None:
+        """The worker has taken it from the queue, and sees to its model."""
         self._change(state=TaskState.LOADING)
 
     def run(self, loaded: LoadedModel) -> None:
@@ -194,39 +203,41 @@ class Task(ABC, Generic[S]):
             raise Interrupted
         self.carry_out(loaded)
 
-    def over(self, problem: BaseException | None) -> None:
-        """It has ended, well or with a problem."""
+    def end(self, problem: BaseException | None) -> None:
+        """`run` returned, or raised this problem."""
         with self._changed:
-            self._line.turns.remove(self)
             if problem is None:
-                self._end(TaskState.FINISHED)
+                self._end_as(TaskState.FINISHED)
             elif isinstance(problem, Interrupted):
-                self._end(TaskState.INTERRUPTED)
+                self._end_as(TaskState.INTERRUPTED)
             elif isinstance(problem, UserError):
-                self._end(TaskState.FAILED, problem)
+                self._end_as(TaskState.FAILED, problem)
             else:
-                self._end(TaskState.FAILED, *_explained(problem))
+                self._end_as(TaskState.FAILED, *_explained(problem))
 
     def _begin(self, loaded: LoadedModel, **values: object) -> None:
+        """The work itself begins; `values` change the status too."""
         with self._changed:
             self._began = time.monotonic()
             self._change(state=TaskState.RUNNING, model=loaded.model.name, model_hash=loaded.hash, **values)
 
     def _change(self, **values: object) -> None:
+        """Change fields of the status, and tell those who wait."""
         with self._changed:
             self._status = replace(self._status, version=self._status.version + 1, **values)
             self._changed.notify_all()
 
-    def _end(self, state: TaskState, problem: UserError | None = None, unexpected: bool = False) -> None:
+    def _end_as(self, state: TaskState, problem: UserError | None = None, unexpected: bool = False) -> None:
+        self._queue.remove(self)
         seconds = time.monotonic() - self._began if self._began else 0.0
         self._forget()
         self.ended_at = time.monotonic()
         self._change(state=state, problem=problem, unexpected=unexpected, seconds=seconds)
-        self.done.set_result(self._status)
+        self.last_status.set_result(self._status)
 
 
 def _explained(error: BaseException) -> tuple[UserError, bool]:
-    """A sentence for an error that was not meant for a person, and whether it is a fault of this program."""
+    """Return a sentence for an error that was not meant for a person, and whether it is a fault of this program."""
     if short := out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

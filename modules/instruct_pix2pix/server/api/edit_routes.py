@@ -1,0 +1,63 @@
+"""Edits: a picture and an instruction in, pictures out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from ...errors import UserError
+from ..responses import Json
+from ..worker.edit_task import EditStatus, EditTask
+from ..worker.task import TaskState
+from ..worker.worker import Worker
+from .answer import answer_of
+from .options import Options
+from .request import request_of
+from .schemas import Img2Img, Img2ImgAnswer
+
+
+def edit_routes(worker: Worker, options: Options, outputs: Path) -> APIRouter:
+    """Return the routes; `outputs` is where save_images saves."""
+    router = APIRouter()
+
+    def submitted(body: Img2Img) -> tuple[EditTask, list[str]]:
+        request, notes = request_of(body, options, outputs)  # the worker alone keeps the picture
+        return worker.submit(request, body.force_task_id), notes
+
+    @router.post("/sdapi/v1/img2img", response_model=Img2ImgAnswer)
+    async def img2img(body: Img2Img, request: Request) -> Response:
+        """Edit a picture. Waits for its turn and for all its pictures; an interrupted request returns those finished.
+
+        A client that hangs up interrupts its request, unless save_images is set.
+        """
+        task, notes = await run_in_threadpool(submitted, body)
+        status = await _last_status(task, request, give_up=not body.save_images)
+        if status.state is TaskState.FAILED and not status.results:
+            if status.unexpected:
+                raise HTTPException(500, status.error)
+            raise UserError(status.error)
+        if body.override_settings and body.override_settings_restore_afterwards is False:
+            options.change(body.override_settings)
+        return Json(await run_in_threadpool(answer_of, body, task, status, notes))
+
+    @router.post("/sdapi/v1/txt2img")
+    def txt2img() -> None:
+        """Refused: an instruct-pix2pix model changes a picture, it does not make one from nothing."""
+        raise UserError(
+            "An instruct-pix2pix model changes a picture and needs one: send it to /sdapi/v1/img2img, in init_images."
+        )
+
+    return router
+
+
+async def _last_status(task: EditTask, request: Request, *, give_up: bool) -> EditStatus:
+    """Wait for the end of a task, which comes soon when its client has gone and `give_up` is set."""
+    last = asyncio.wrap_future(task.last_status)
+    while not last.done():
+        await asyncio.wait([last], timeout=1.0)
+        if give_up and not last.done() and await request.is_disconnected():
+            task.interrupt()
+    return last.result()
