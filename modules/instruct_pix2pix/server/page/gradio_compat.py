@@ -210,6 +210,9 @@ class HeadScript:
             if message["type"] == "http.response.start":
                 start.append(message)
                 return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
