@@ -44,7 +44,7 @@ class BatchHandlers:
         outputs: Path,
     ) -> None:
         self.worker, self.catalog = worker, catalog
-        self.layout, self.page, self.tab, self.pane = layout, layout.memory, layout.batch, layout.batch_results
+        self.layout, self.memory, self.tab, self.pane = layout, layout.memory, layout.batch, layout.batch_results
         self.uploads, self.folder_access, self.outputs = uploads, folder_access, outputs.resolve()
 
     def is_here(self, request: gr.Request) -> bool:
@@ -86,8 +86,8 @@ class BatchHandlers:
         return {self.layout.progress: html.line(sentence, "problem")}
 
     def _begun(self, task: FolderTask) -> Updates:
-        page = self.page
-        return {page.followed: task.id, page.last_task: task.id, self.layout.progress: "", **self._table(task)}
+        memory = self.memory
+        return {memory.followed: task.id, memory.last_task: task.id, self.layout.progress: "", **self._table(task)}
 
     def _request(self, data: Mapping[Block, Any], here: bool) -> BatchRequest:
         """Return what the controls ask for. Raises UserError."""
@@ -175,9 +175,9 @@ class BatchHandlers:
 
     # --- the page ---
 
-    def opened(self, memory: object, task_id: object) -> Updates:
+    def opened(self, stored: object, task_id: object) -> Updates:
         """The page was opened, perhaps again: restore what was said of a folder, and find its task."""
-        remembered = memory.get("batch") if isinstance(memory, dict) else None
+        remembered = stored.get("batch") if isinstance(stored, dict) else None
         updates: Updates = {}
         if isinstance(remembered, dict):
             for name, control in self.tab.fields.items():
@@ -191,7 +191,7 @@ class BatchHandlers:
             **updates,
             self.layout.pictures.modes: gr.Tabs(selected="batch"),
             **self.entered("batch"),
-            self.page.followed: task.id,
+            self.memory.followed: task.id,
             **self._table(task),
         }
 

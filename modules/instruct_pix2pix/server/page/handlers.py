@@ -45,21 +45,21 @@ class EditHandlers:
         outputs: Path,
     ) -> None:
         self.worker, self.catalog, self.form, self.results = worker, catalog, form, results
-        self.layout, self.page, self.pane = layout, layout.memory, layout.results
+        self.layout, self.memory, self.pane = layout, layout.memory, layout.results
         self.examples, self.outputs = examples, outputs
 
     # --- an edit ---
 
     def submit(self, data: Mapping[Block, Any]) -> Updates:
         """Submit an edit; the page then follows its task."""
-        layout, page = self.layout, self.page
+        layout, memory = self.layout, self.memory
         try:
             request = self._request(data)
             task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
         self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
-        return {page.followed: task.id, page.last_task: task.id, layout.progress: "", self.pane.selected: None}
+        return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
 
     def _request(self, data: Mapping[Block, Any]) -> EditRequest:
         """Return what the controls ask for. Raises UserError."""
@@ -172,7 +172,7 @@ class EditHandlers:
         return {
             pictures.picture: str(self.examples / name),
             self.layout.prompts.instruction: instruction,
-            pictures.examples: gr.update(selected_index=None),  # so that it can be clicked again
+            pictures.examples: gr.update(selected_index=None),  # none stays marked
         }
 
     def _as_png(self, picture: Picture) -> str:
@@ -187,15 +187,15 @@ class EditHandlers:
 
         def handler() -> Updates:
             values = values_of(EditSettings(count=count))
-            known = {self.page.settings: {}, preferences.live: True, preferences.save: True}
+            known = {self.memory.settings: {}, preferences.live: True, preferences.save: True}
             return {**self.form.set(values), **self.form.choices(None), **known}
 
         return handler
 
-    def opened(self, memory: object, task_id: object) -> Updates:
+    def opened(self, stored: object, task_id: object) -> Updates:
         """The page was opened, perhaps again: restore its settings, and find its task so that it is followed."""
         layout, preferences = self.layout, self.layout.preferences
-        remembered = memory if isinstance(memory, dict) else {}
+        remembered = stored if isinstance(stored, dict) else {}
         updates = self.form.choices(remembered.get("checkpoint"))
         updates[preferences.live] = remembered.get("live") is not False
         updates[preferences.save] = remembered.get("save") is not False
@@ -210,4 +210,4 @@ class EditHandlers:
             return updates
         if Path(shown.picture).is_file():
             updates[layout.pictures.picture] = shown.picture
-        return {**updates, self.page.followed: task.id, self.pane.selected: None}
+        return {**updates, self.memory.followed: task.id, self.pane.selected: None}
