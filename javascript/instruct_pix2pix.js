@@ -1,6 +1,6 @@
-// What the browser does for instruct-pix2pix, in a host's tab and on the page of its own.
+// What the browser does for instruct-pix2pix, in a host's tab and on the stand-alone page.
 
-/** Write an instruction template into the prompt and select its first blank. Returns what gradio expects: nothing. */
+/** Write an instruction template into the prompt and select its first blank. Returns no outputs, as gradio expects. */
 function ip2pUseTemplate(text) {
     const prompt = document.querySelector("#img2img_prompt textarea");
     if (!prompt || !text) return [];

@@ -1,4 +1,4 @@
-"""The page of a real server on loopback in headless Chromium, for its tests and for its pictures in docs/."""
+"""Serves the page on loopback and opens it in headless Chromium, for tests and for the pictures in docs/."""
 
 import io
 import shutil
@@ -25,15 +25,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @contextmanager
 def served_page(
-    folder: Path, models: Path | None = None, places: FolderAccess | None = None, **options: Any
+    folder: Path, models: Path | None = None, folder_access: FolderAccess | None = None, **options: Any
 ) -> Iterator[tuple[str, Worker]]:
-    """Serve the page with the demo model, and the models of a folder; gives its address and the worker.
+    """Serve the page with the demo model and those of the folder `models`; yield its address and the worker.
 
-    `options` are those of `app.build`.
+    Results are saved in `folder`; `options` are those of `server.app.build`.
     """
 
     def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
-        page = mount.page(worker, catalog, folder, places)
+        page = mount.page(worker, catalog, folder, folder_access)
         return build(worker, catalog, outputs=folder, page=page, **options)
 
     with serving(make_app, models) as (port, worker):
@@ -51,14 +51,14 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """Somebody looks at the page."""
+    """One visitor on the page, in a browser without a past."""
 
     page: Page
     worker: Worker
     elsewhere: list[str] = field(default_factory=list)
     """Requests that would have left this machine."""
     errors: list[str] = field(default_factory=list)
-    """What the browser's console complains of."""
+    """Exceptions of scripts, and errors in the browser's console."""
 
     def locate(self, selector: str) -> Any:
         return self.page.locator(selector)
@@ -68,15 +68,16 @@ class Visit:
 
     def drop(self, file: Path, onto: str = "#img2img_image") -> None:
         """Drop a file with the mouse, as the browser reports that."""
-        self.locate(onto).dispatch_event("drop", {"dataTransfer": self._transfer(file)})
+        self.locate(onto).dispatch_event("drop", {"dataTransfer": self.transfer(file)})
         self.locate(f"{onto} .image-frame img").wait_for()
 
     def paste(self, file: Path) -> None:
         """Paste a file."""
         event = "new ClipboardEvent('paste', { clipboardData: data, bubbles: true })"
-        self.page.evaluate(f"(data) => document.body.dispatchEvent({event})", self._transfer(file))
+        self.page.evaluate(f"(data) => document.body.dispatchEvent({event})", self.transfer(file))
 
-    def _transfer(self, file: Path) -> Any:
+    def transfer(self, file: Path) -> Any:
+        """Return a file as a drop or a paste carries it."""
         script = """([bytes, name]) => {
             const data = new DataTransfer();
             data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
@@ -106,26 +107,26 @@ class Visit:
         return self.locate("#img2img_prompt textarea").input_value()
 
     def generate(self, wait: bool = True) -> None:
-        """Press Generate and wait for the end, or for the beginning."""
+        """Press Generate and wait for the end, or only for the beginning."""
         self.locate("#img2img_generate").click()
         self.locate("#img2img_interrupt").wait_for()
         if wait:
             self.wait_for_end()
 
     def wait_for_end(self) -> None:
-        self.locate("#img2img_generate").wait_for(timeout=60_000)
+        self.locate("#img2img_generate").wait_for(timeout=180_000)  # on a busy machine
 
     def says(self) -> str:
-        """What the page says of the edit."""
+        """Return what the page says about the edit."""
         return self.locate("#img2img_progress").inner_text()
 
     def results(self) -> list[Image.Image]:
-        """The pictures in the gallery."""
+        """Return the pictures in the gallery."""
         urls = self.locate("#img2img_gallery img").evaluate_all("(all) => all.map((one) => one.src)")
         return [self.fetch(url) for url in urls]
 
     def fetch(self, url: str) -> Image.Image:
-        """Fetch a picture of the page, its texts included."""
+        """Return a picture of the page, its metadata included."""
         answer = self.page.request.get(url)
         assert answer.ok, url
         picture = Image.open(io.BytesIO(answer.body()))
@@ -138,7 +139,7 @@ class Visit:
     def reload(self) -> None:
         self.page.reload()
         self.ready()
-        self.errors.clear()  # the page that went complains of its cut connection
+        self.errors.clear()  # the old page complains that its connection was cut
 
     def ready(self) -> None:
         self.locate("#img2img_token_counter").get_by_text("/75").wait_for()
@@ -146,7 +147,7 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, address: str, worker: Worker, **context: Any) -> Iterator[Visit]:
-    """Open the page as somebody who was never there; nothing but the address can be reached."""
+    """Open the page as a new visitor; the browser reaches nothing but the address."""
     with browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}) as made:
         visited = Visit(made.new_page(), worker)
 

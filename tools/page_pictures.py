@@ -1,4 +1,4 @@
-"""Takes the pictures of the page that are in docs/: `python -m tools.page_pictures`. Needs Chromium and playwright."""
+"""Takes the screenshots of the page in docs/: `python -m tools.page_pictures`. Needs Chromium and playwright."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
-    """Edit an example and look at it: in the light, in the dark while it works, and on a narrow screen."""
+    """Take four: an edit in light colours, one in dark colours while it runs, a narrow screen, and a folder."""
     with (
         tempfile.TemporaryDirectory() as folder_name,
         served_page(Path(folder_name) / "outputs") as (address, worker),
@@ -31,7 +31,7 @@ def main() -> None:
             edit(visited, "ball.png", "remove the ball")
             visited.open_tab("Inpaint")
             paint(visited)
-            visited.set("img2img_steps", 100)  # long enough to be looked at on any machine
+            visited.set("img2img_steps", 100)  # long enough for a screenshot on any machine
             visited.generate(wait=False)
             visited.locate("#img2img_progress").get_by_text("Picture 3 of 4").first.wait_for(timeout=60_000)
             settle(visited, images="#img2img_gallery img")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def folder(visited: Visit, pictures: Path) -> None:
-    """Edit a folder of drawn landscapes, one of them cut short, up to its middle."""
+    """Edit a folder of drawn landscapes, one of them truncated, until six are done."""
     pictures.mkdir(parents=True)
     drawn = (scene for scene in map(scenes.scene, itertools.count(30)) if scene.season != "winter")
     for number, scene in enumerate(itertools.islice(drawn, 24)):
@@ -74,7 +74,7 @@ def folder(visited: Visit, pictures: Path) -> None:
 
 
 def edit(visited: Visit, name: str, instruction: str) -> None:
-    """Set up an edit that comes out the same each time."""
+    """Set up an edit with a fixed seed."""
     visited.drop(EXAMPLES / name)
     visited.write(instruction)
     visited.set("img2img_seed", 7)
@@ -93,7 +93,7 @@ def paint(visited: Visit) -> None:
 
 
 def settle(visited: Visit, images: str = "#ip2p_compare img") -> None:
-    """Wait until all pictures are there."""
+    """Wait until all pictures are loaded."""
     visited.locate(images).first.wait_for()
     visited.page.wait_for_function("[...document.images].every((one) => one.complete)")
     visited.page.wait_for_timeout(300)

@@ -1,13 +1,8 @@
-"""Instructions to start from: sentences with blanks, each with an example."""
+"""Instructions to start from: sentences with blanks, each with an example; javascript/ writes them into the prompt."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-
-from .errors import UserError
-
-BLANK = re.compile(r"\{[^{}]+\}")
 
 
 @dataclass(frozen=True)
@@ -36,21 +31,3 @@ TEMPLATES = (
     Template("Make the {something in the photo} out of {a material}", "Make the jacket out of leather"),
     Template("What would it look like {in some event}?", "What would it look like in a flood?"),
 )
-
-
-def blanks(template: Template | str) -> list[tuple[int, int]]:
-    """The (start, end) of each blank in the text, braces included, so that a door can select it."""
-    text = template if isinstance(template, str) else template.text
-    return [found.span() for found in BLANK.finditer(text)]
-
-
-def fill(template: Template, *words: str) -> str:
-    """The sentence with its blanks filled in order; raises UserError when the number does not match."""
-    wanted = len(blanks(template))
-    if len(words) != wanted:
-        raise UserError(
-            f"'{template.text}' has {wanted} blank{'s' if wanted > 1 else ''}, but {len(words)} were filled: "
-            "give one phrase for each."
-        )
-    left = iter(words)
-    return BLANK.sub(lambda _: next(left), template.text)

@@ -253,13 +253,13 @@ def test_an_edit_that_the_server_forgot_is_said_to_be_lost_and_the_page_goes_on(
     at_page.set("img2img_batch_count", 50)
     at_page.generate(wait=False)
     at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
-    job = at_page.worker.queue.running
-    assert job is not None
-    with monkeypatch.context() as patch:
-        patch.setattr(at_page.worker.queue, "find", lambda id_: None)  # as after a restart of the server
+    task = at_page.worker.queue.running
+    assert task is not None
+    with monkeypatch.context() as forgetful:
+        forgetful.setattr(at_page.worker.queue, "find", lambda _: None)  # as after a restart of the server
         at_page.wait_for_end()
         assert at_page.says() == "The server no longer knows this edit: generate again."
-    job.interrupt()
+    task.interrupt()
     at_page.errors.clear()  # the browser reports the 404
     at_page.set("img2img_batch_count", 1)
     at_page.generate()

@@ -238,7 +238,7 @@ def test_dropped_pictures_are_edited_with_the_texts_beside_them(site, at_page: V
     at_page.locate("#ip2p_pick_files").set_input_files(files)
     at_page.locate(".ip2p-dropped").get_by_text("4 pictures ready").wait_for()
     at_page.locate(".ip2p-dropped").get_by_text("1 refused: tool.exe is not a picture").wait_for()
-    at_page.locate(".ip2p-dropzone").dispatch_event("drop", {"dataTransfer": at_page._transfer(EXAMPLES / "car.png")})
+    at_page.locate(".ip2p-dropzone").dispatch_event("drop", {"dataTransfer": at_page.transfer(EXAMPLES / "car.png")})
     at_page.locate(".ip2p-dropped").get_by_text("5 pictures ready").wait_for()
     at_page.errors.clear()  # the browser's console names the refused one
     at_page.generate()
@@ -255,8 +255,8 @@ def test_a_visitor_from_elsewhere_reaches_only_what_is_allowed(site, tmp_path: P
     few(tmp_path / "secret")
     (tmp_path / "home" / "inputs" / "link").symlink_to(tmp_path / "secret")
     outputs = tmp_path / "home" / "outputs"
-    places = FolderAccess.beside(outputs, private=False)
-    with served_page(outputs, places=places) as (address, worker), visit(site[0], address, worker) as visited:
+    access = FolderAccess.beside(outputs, private=False)
+    with served_page(outputs, folder_access=access) as (address, worker), visit(site[0], address, worker) as visited:
         for wrong in (str(tmp_path / "secret"), "inputs/link", "inputs/../../secret", str(tmp_path / "nothing")):
             ask(visited, wrong)
             refused(visited, "only folders in outputs/, inputs/")
@@ -316,7 +316,7 @@ def test_folders_from_elsewhere_are_confined_with_links_followed(tmp_path: Path)
     (tmp_path / "home" / "inputs" / "out").symlink_to(tmp_path / "real")
     (tmp_path / "home" / "inputs" / "circle").symlink_to(tmp_path / "home" / "inputs" / "circle")
     (tmp_path / "allowed").symlink_to(tmp_path / "more")
-    places = FolderAccess.beside(tmp_path / "home" / "outputs", (tmp_path / "allowed",), private=False)
+    access = FolderAccess.beside(tmp_path / "home" / "outputs", (tmp_path / "allowed",), private=False)
     for text in (
         "inputs",
         "inputs/a/b",
@@ -325,7 +325,7 @@ def test_folders_from_elsewhere_are_confined_with_links_followed(tmp_path: Path)
         str(tmp_path / "allowed"),
         "inputs/../inputs",
     ):
-        assert places.find(text, here=False) == (tmp_path / "home" / text).resolve()
+        assert access.find(text, here=False) == (tmp_path / "home" / text).resolve()
     for text in (
         "/",
         ".",
@@ -340,16 +340,16 @@ def test_folders_from_elsewhere_are_confined_with_links_followed(tmp_path: Path)
         "a\0b",
     ):
         with pytest.raises(UserError) as refused:
-            places.find(text, here=False)
+            access.find(text, here=False)
         assert str(tmp_path) not in str(refused.value)
-    assert places.find(str(tmp_path / "real"), here=True) == tmp_path / "real"
-    assert places.find("~", here=True) == Path.home().resolve()
+    assert access.find(str(tmp_path / "real"), here=True) == tmp_path / "real"
+    assert access.find("~", here=True) == Path.home().resolve()
 
 
 def test_sentences_for_somebody_elsewhere_hold_no_path_and_the_pages_own_words(tmp_path: Path) -> None:
-    places = FolderAccess.beside(tmp_path / "outputs", (tmp_path / "more",), private=False)
+    access = FolderAccess.beside(tmp_path / "outputs", (tmp_path / "more",), private=False)
     request = BatchRequest(tmp_path / "more" / "in", tmp_path / "outputs" / "batch" / "x", EditSettings())
-    names = names_for(request, places, here=False)
+    names = names_for(request, access, here=False)
     said = names.said(
         f"{request.output}/a.png is there already: --overwrite replaces it. {tmp_path}/inputs and {request.input}."
     )
@@ -399,7 +399,7 @@ def test_a_zip_holds_only_results_under_names_that_lead_nowhere_else(tmp_path: P
 
 
 def test_dropped_files_lie_in_their_own_folder_whatever_they_are_called(tmp_path: Path) -> None:
-    drops, drop = Uploads(tmp_path / "drops"), "0123456789abcdef"
+    uploads, drop = Uploads(tmp_path / "drops"), "0123456789abcdef"
     for name in (
         "../../up.png",
         "/root.png",
@@ -409,18 +409,18 @@ def test_dropped_files_lie_in_their_own_folder_whatever_they_are_called(tmp_path
         ".hidden.png",
         "ä" * 300 + ".png",
     ):
-        part = drops.begin(drop, name)
+        part = uploads.begin(drop, name)
         part.write(b"12")
         part.finish()
     found = {path.relative_to(tmp_path / "drops" / drop).as_posix() for path in (tmp_path / "drops").rglob("*.*")}
     long = next(name for name in found if name.startswith("ä"))
     assert found - {long} == {"up.png", "root.png", "back.png", "trip/day 1/p.jpg", "trip/day 1/p~2.jpg", "hidden.png"}
     assert long.endswith(".png") and len(long.encode()) <= 200
-    assert drops.count(drop) == 7
+    assert uploads.count(drop) == 7
     for drop_id, name in ((drop, "a.exe"), (drop, "..."), (drop, "a/" * 9 + "a.png"), ("../x", "a.png")):
         with pytest.raises(UserError):
-            drops.begin(drop_id, name)
-    drops.begin(drop, "half.png").give_up()
+            uploads.begin(drop_id, name)
+    uploads.begin(drop, "half.png").give_up()
     assert {path.name for path in (tmp_path / "drops" / drop).iterdir()} == {
         "up.png",
         "root.png",

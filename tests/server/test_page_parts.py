@@ -19,7 +19,7 @@ from instruct_pix2pix.images import save_picture
 from instruct_pix2pix.models.registry import ModelEntry
 from instruct_pix2pix.server.page import html
 from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
-from instruct_pix2pix.server.page.gradio_gate import GradioGate
+from instruct_pix2pix.server.page.gradio_compat import GradioGate
 from instruct_pix2pix.server.worker.edit_task import EditStatus
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.settings import SPEEDS, EditSettings
@@ -194,7 +194,7 @@ def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how:
 
 
 def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GradioGate, "_is_ours", lambda self, path: True)
+    monkeypatch.setattr(GradioGate, "is_uploaded", lambda self, path: True)
     with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
         status, told = read_info(client, file_data(str(secret)))
     assert status == 200

@@ -1,4 +1,4 @@
-// The Batch tab: sends dropped pictures one by one, and keeps the table of the folder up to date.
+// The Batch tab: uploads dropped pictures one by one, and keeps the table of the folder up to date.
 (() => {
     "use strict";
 
@@ -8,35 +8,36 @@
 
     // --- the table ---
 
-    let job = null; // whose rows are shown
-    let version = -1; // of the rows that are shown
-    let wanted = "-1"; // of the rows that there are
+    let task = null; // the id of the one whose rows are shown
+    let version = -1; // the table's, as it is shown
+    let wanted = "-1"; // the table's, on the server
     let fetching = false;
-    let rows = new Map(); // place -> <tr>
+    let rows = new Map(); // place of a picture in the folder -> <tr>
 
-    /** Fetch what is new when the progress tells of a newer version. */
+    /** Fetch what is new if the progress names a newer version of the table. */
     function look() {
         restore();
         const board = byId("ip2p_board");
         if (!board) return;
-        if (board.dataset.job !== job || (rows.size && !rows.values().next().value.isConnected)) {
-            job = board.dataset.job;
+        if (board.dataset.job !== task || (rows.size && !rows.values().next().value.isConnected)) {
+            task = board.dataset.job;
             version = -1;
             rows = new Map();
             board.querySelector("tbody").replaceChildren();
         }
         wanted = document.querySelector("#img2img_progress [data-version]")?.dataset.version ?? "-1";
-        if (!fetching && Number(wanted) > version) update(board, job);
+        if (!fetching && Number(wanted) > version) update(board, task);
     }
 
+    /** Fetch the rows of a task; meanwhile the page may have turned to another. */
     async function update(board, of) {
         fetching = true;
         try {
             const answer = await fetch(`folders/${of}?after=${version}`);
-            if (answer.ok && of === job) fill(board, await answer.json());
+            if (answer.ok && of === task) fill(board, await answer.json());
             else wanted = "-1";
         } catch {
-            wanted = "-1"; // the next news asks again
+            wanted = "-1"; // the next change of the progress asks again
         }
         fetching = false;
         if (Number(wanted) > version) look();
@@ -90,7 +91,7 @@
             image.loading = "lazy";
             image.alt = `${told.name}, ${side}`;
             image.addEventListener("error", () => image.remove());
-            image.src = `folders/${job}/${told.place}/${side}`;
+            image.src = `folders/${task}/${told.place}/${side}`;
             cell.append(image);
         });
         const texts = [told.name, told.stage, told.seconds ? told.seconds.toFixed(1) : "", told.reason];
@@ -101,10 +102,10 @@
 
     // --- pictures from this computer ---
 
-    let drop = ""; // the server's name for them
-    let sent = 0;
-    let refused = [];
-    let queue = [];
+    let drop = ""; // the id under which the server keeps them
+    let sent = 0; // pictures
+    let refused = []; // sentences of the server
+    let queue = []; // [name, File] each
     let sending = 0;
 
     const field = (id) => document.querySelector(`#${id} :is(textarea, input)`);
@@ -128,7 +129,7 @@
         place.querySelector(".ip2p-undrop").hidden = !sent && !left;
     }
 
-    /** Take up the drop that the server remembered for this page. */
+    /** Show the uploads that the page had before it was loaded again. */
     async function restore() {
         const known = field("ip2p_drop")?.value ?? "";
         if (known === drop || sending || queue.length) return;
@@ -152,7 +153,7 @@
         say();
     }
 
-    /** Send files, [name, File] each. */
+    /** Upload files, each given as [name, File]. */
     function add(files) {
         if (!files.length) return;
         if (!drop) drop = [...crypto.getRandomValues(new Uint8Array(8))].map((b) => b.toString(16).padStart(2, "0")).join("");
@@ -182,7 +183,7 @@
         say();
     }
 
-    /** Every file below what was dropped, with its name from there on. */
+    /** Return every file in a dropped file or folder, as [path from there, File]. */
     async function below(entry) {
         if (entry.isFile) {
             const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
@@ -198,7 +199,7 @@
         return found;
     }
 
-    /** Take what was dropped or pasted if the Batch tab is open; tell whether it did. */
+    /** Take what was dropped or pasted if the Batch tab is open; return whether it was taken. */
     window.ip2pDropped = (data) => {
         if (!zone()?.offsetParent || !data?.files?.length) return false;
         const entries = [...(data.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);

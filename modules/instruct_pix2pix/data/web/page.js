@@ -1,4 +1,4 @@
-// What the browser does on the page of its own, besides what it does in a host's tab.
+// What the browser does on the stand-alone page only: theme, keys, drops, tooltips.
 (() => {
     "use strict";
 
@@ -9,7 +9,7 @@
 
     const dark = matchMedia("(prefers-color-scheme: dark)");
 
-    /** Store a choice if one is given, show what is chosen, and return it. */
+    /** Store a choice if one is given; apply the stored one and return it. */
     window.ip2pTheme = (choice) => {
         if (choice) localStorage.setItem("ip2p_theme", choice);
         const chosen = localStorage.getItem("ip2p_theme") || "System";
@@ -32,7 +32,7 @@
         }
     }, true);
 
-    // --- where the results are below the settings, go there ---
+    // --- on a narrow screen, go down to the results ---
 
     document.addEventListener("click", (event) => {
         const results = byId("img2img_results");
@@ -41,7 +41,7 @@
         }
     });
 
-    // --- a picture that is dropped or pasted anywhere, also over another picture ---
+    // --- a picture that is dropped or pasted anywhere, even over another picture, which gr.Image would ignore ---
 
     const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
 
@@ -77,7 +77,7 @@
         }
     }, true);
 
-    // --- what is on the page changes: tool buttons get their tooltips ---
+    // --- whenever the page changes: the mask, the table, and tooltips, since gr.Button has none ---
 
     function look() {
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
@@ -102,7 +102,7 @@
         });
     }
 
-    // gradio puts what belongs into the head there when it pleases.
+    // gradio may run this script before or after the document has been read.
     if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
     else begin();
 })();

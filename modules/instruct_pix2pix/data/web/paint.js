@@ -1,16 +1,16 @@
-// The mask of the Inpaint tab: strokes over the picture to edit, sent to the server as a black and white PNG.
+// The mask of the Inpaint tab: strokes over the picture to edit, sent as a black and white PNG.
 (() => {
     "use strict";
 
     const LONGEST = 1024; // pixels of the mask's longest side
     let strokes = []; // { erase, width, points: [[x, y], …] } in pixels of the mask
-    let source = null; // address of the picture that they are painted on
+    let source = null; // address of the picture under the strokes
     let canvas = null;
 
     const part = (selector) => document.querySelector(`#ip2p_paint ${selector}`);
     const picture = () => document.querySelector("#img2img_image .image-frame img");
 
-    /** Show the picture that is to be edited now; another picture begins with no strokes. */
+    /** Show the picture to edit; a new one starts without strokes. */
     function look() {
         const shown = part("img");
         if (!shown) return;
@@ -25,7 +25,7 @@
         if (canvas !== part("canvas")) begin();
     }
 
-    /** Take up the canvas that is on the page: gradio may have made a new one. */
+    /** Use the canvas that is on the page now: gradio may have made a new one. */
     function begin() {
         canvas = part("canvas");
         const shown = part("img");
@@ -100,7 +100,7 @@
         pen.globalCompositeOperation = "source-over";
     }
 
-    /** Put the mask where the server reads it: white where there is paint. */
+    /** Put the mask into the hidden field: white where there is paint. */
     function send() {
         const target = document.querySelector("#ip2p_mask textarea");
         if (!target) return;

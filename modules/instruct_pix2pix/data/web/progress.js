@@ -1,12 +1,12 @@
-// How the job of this page stands: asked for by this script, since gradio's own events cost the browser far more.
+// The progress of this page's task. A script asks for it, because gradio's own events cost the browser far more.
 (() => {
     "use strict";
 
-    const AFTER_A_LOSS = 2000; // milliseconds until a server that did not answer is asked again
-    const BETWEEN_RESULTS = 5000; // milliseconds from one change of the gallery to the next: each costs the edit time
+    const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
+    const BETWEEN_RESULTS = 5000; // milliseconds between two changes of the gallery: each takes time from the edit
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-    /** Put HTML there; where there is a bar already, only its parts that differ: a new layout takes time too. */
+    /** Show HTML in a place. If the elements are the same, change only what differs: a new layout takes time too. */
     function show(place, html) {
         const wanted = document.createElement("template");
         wanted.innerHTML = html;
@@ -26,47 +26,47 @@
         });
     }
 
-    let title = ""; // of the window when nothing is under way; not there yet when this script is read
-    let turns = 0; // a later call takes over from the one before
-    let followed = ""; // the job
-    let news = ""; // of it
-    let results = []; // images of those that gradio was told of, fetched while it makes up its mind to show them
-    let over = false;
+    let title = ""; // the window's when nothing is under way; unknown when this script is read
+    let calls = 0; // of ip2pFollow: a later one takes over from the one before
+    let followed = ""; // the id of the task
+    let news = ""; // what the server last said is new about it
+    let results = []; // images of the results, fetched before gradio shows them
+    let over = false; // whether it has ended
 
-    /** A file of the server's cache, by the address that gradio will give it. */
+    /** Fetch a file of the server's cache from the address at which gradio will show it. */
     function fetched(file) {
         const image = new Image();
         image.src = `gradio_api/file=${file}`;
         return image;
     }
 
-    // What page.css shows goes by these: where gradio shows and hides parts of a page, it makes them anew each time.
+    // page.css shows and hides by these marks on <body>: gradio would make each part anew.
     const mark = (name, value) => {
         if (value) document.body.dataset[name] = value;
         else delete document.body.dataset[name];
     };
 
-    /** Show how a job stands until it has ended, and tell the server's page when there is something to show.
-        `begun`: it is new; else it is that of a page which was opened again, and may have ended long ago. */
-    window.ip2pFollow = async (job, live, begun) => {
-        if (!job || job === followed) return; // nothing was begun
-        const turn = ++turns;
-        [followed, news, results, over] = [job, "", [], false];
+    /** Show the progress of a task until it has ended, and click News when there is something new to show.
+        `begun`: whether the task is new; otherwise the page was opened again, and it may have ended long ago. */
+    window.ip2pFollow = async (task, live, begun) => {
+        if (!task || task === followed) return; // nothing was begun
+        const call = ++calls;
+        [followed, news, results, over] = [task, "", [], false];
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
         mark("ip2pGoing", begun ? "yes" : "");
         mark("ip2pResults", "");
         let shown = Date.now();
-        for (let again = false; turn === turns; again = true) {
+        for (let again = false; call === calls; again = true) {
             let answer;
             try {
-                answer = await fetch(`jobs/${job}?live=${live && !document.hidden}&again=${again}`);
+                answer = await fetch(`jobs/${task}?live=${live && !document.hidden}&again=${again}`);
             } catch {
                 await pause(AFTER_A_LOSS);
                 continue;
             }
-            if (turn !== turns) return;
+            if (call !== calls) return;
             const told = answer.ok ? await answer.json() : { html: "", news: "lost", ended: true };
             const more = told.results?.length > results.length && Date.now() - shown >= BETWEEN_RESULTS;
             if (told.news !== news || more) {
@@ -84,7 +84,7 @@
         }
     };
 
-    /** What was told of the job is on the page now. */
+    /** The page shows what was new. */
     window.ip2pShown = () => {
         mark("ip2pResults", results.length ? "yes" : "");
         if (over) mark("ip2pGoing", "");

@@ -1,1 +1,1 @@
-"""The page, in the manner of the AUTOMATIC1111 web UI."""
+"""The page of the stand-alone program, in the manner of the AUTOMATIC1111 web UI."""

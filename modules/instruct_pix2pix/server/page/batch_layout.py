@@ -1,15 +1,13 @@
-"""The sub-tab Batch: where a folder and what is asked of it are named, and where its table fills in."""
+"""The panes of a folder: the sub-tab Batch, where it is named and set up, and the table of its results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from ...images import WRITABLE
-
-Component = Any  # gradio's own classes get their events when it is imported
 
 AS_EACH = "As each picture"
 FORMATS = (AS_EACH, *(ending.removeprefix(".") for ending in WRITABLE if ending not in (".jpeg", ".tiff")))
@@ -25,30 +23,24 @@ DROP_ZONE = """
     <input type="file" id="ip2p_pick_folder" aria-label="Folder" webkitdirectory hidden>
 </div>
 """
-"""What batch.js fills: it sends each picture on its own, so that their number has no limit of a request's."""
+"""Filled by batch.js, which sends each picture in a request of its own, so that their number has no limit."""
+
+
+# --- the sub-tab ---
 
 
 @dataclass(frozen=True)
-class BatchLayout:
-    """The components that something is done with."""
+class BatchTab:
+    """Which folder, and what is asked for it."""
 
-    tab: Component
+    tab: gr.Tab
     fields: dict[str, Component]
-    """What a person says of the folder, by the names that are remembered in the browser."""
-    instructions: Component
-    board: Component
-    steering: Component
-    pause: Component
-    resume: Component
-    stop: Component
-    after: Component
-    """What can be done once it is over."""
-    retry: Component
-    download: Component
+    """What is remembered in the browser, by the names under which it is."""
+    instructions: gr.File
 
 
-def build_tab() -> dict[str, Any]:
-    """Make the sub-tab inside the tabs that are open; return parts of a BatchLayout."""
+def build_batch_tab() -> BatchTab:
+    """Make the sub-tab inside the tabs that are open."""
     fields: dict[str, Component] = {}
     with gr.Tab("Batch", id="batch", elem_id="img2img_batch_tab") as tab:
         gr.HTML(DROP_ZONE, elem_id="ip2p_drop_zone")
@@ -103,23 +95,41 @@ def build_tab() -> dict[str, Any]:
                 '<p class="ip2p-hint">A text file of a picture’s name beside it is its instruction too. The prompt '
                 "holds where nothing nearer says one. Each picture gets Batch count × Batch size results.</p>"
             )
-    return {"tab": tab, "fields": fields, "instructions": instructions}
+    return BatchTab(tab, fields, instructions)
 
 
-def _check(value: bool, label: str, name: str) -> Component:
+def _check(value: bool, label: str, name: str) -> gr.Checkbox:
     return gr.Checkbox(value, label=label, elem_id=f"ip2p_batch_{name}", min_width=130)
 
 
-def build_results() -> dict[str, Any]:
-    """Make the place of the table; return the other parts of a BatchLayout."""
-    made: dict[str, Any] = {}
+# --- the table ---
+
+
+@dataclass(frozen=True)
+class BatchResults:
+    """The table of a folder, and the buttons that steer it."""
+
+    steering: gr.Row
+    """Around `pause`, `resume` and `stop`, while it runs."""
+    pause: gr.Button
+    resume: gr.Button
+    stop: gr.Button
+    after: gr.Row
+    """Around `retry` and `download`, once it has ended."""
+    retry: gr.Button
+    download: gr.HTML
+    board: gr.HTML
+
+
+def build_batch_results() -> BatchResults:
+    """Make the place of the table inside the block that is open."""
     with gr.Column(elem_id="ip2p_batch_results"):
-        with gr.Row(visible=False, elem_id="ip2p_steering") as made["steering"]:
-            made["pause"] = gr.Button("Pause", elem_id="ip2p_pause", size="md", min_width=90)
-            made["resume"] = gr.Button("Resume", elem_id="ip2p_resume", size="md", min_width=90, visible=False)
-            made["stop"] = gr.Button("Stop after this picture", elem_id="ip2p_stop", size="md", min_width=170)
-        with gr.Row(visible=False, elem_id="ip2p_batch_after") as made["after"]:
-            made["retry"] = gr.Button("Retry failed", elem_id="ip2p_retry", size="md", min_width=110)
-            made["download"] = gr.HTML("", elem_id="ip2p_zip")
-        made["board"] = gr.HTML("", elem_id="ip2p_batch_board")
-    return made
+        with gr.Row(visible=False, elem_id="ip2p_steering") as steering:
+            pause = gr.Button("Pause", elem_id="ip2p_pause", size="md", min_width=90)
+            resume = gr.Button("Resume", elem_id="ip2p_resume", size="md", min_width=90, visible=False)
+            stop = gr.Button("Stop after this picture", elem_id="ip2p_stop", size="md", min_width=170)
+        with gr.Row(visible=False, elem_id="ip2p_batch_after") as after:
+            retry = gr.Button("Retry failed", elem_id="ip2p_retry", size="md", min_width=110)
+            download = gr.HTML("", elem_id="ip2p_zip")
+        board = gr.HTML("", elem_id="ip2p_batch_board")
+    return BatchResults(steering, pause, resume, stop, after, retry, download, board)

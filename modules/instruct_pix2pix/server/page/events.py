@@ -1,116 +1,265 @@
-"""Which event on the page calls which handler, and what it may change."""
+"""Which event on the page calls which handler, and what it may change: a function for each part of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from .batch_handlers import BatchHandlers
 from .form import settings_of
-from .handlers import EditHandlers, Updates
-from .layout import Layout
+from .form_handlers import FormHandlers, PngInfoHandlers
+from .gradio_compat import UNREAD, no_progress, unordered
+from .handlers import EditHandlers
+from .layout import Layout, Updates
+
+Arguments = dict[str, Any]
+"""Those of an event, as `gr.Button.click` takes them."""
 
 
-def connect(page: gr.Blocks, ui: Layout, desk: EditHandlers, folders: BatchHandlers, count: int) -> None:
-    """Connect the components with the handlers, inside the page that is open."""
-    form, batch = ui.form, ui.batch
-    # Where gradio 6.31 shows an event's progress, even hidden, a clock may run at every frame of the browser from then
-    # on. A state has nothing to show.
-    hidden: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": ui.selected, "api_visibility": "private"}
-    quick: dict[str, Any] = {**hidden, "concurrency_limit": None}
-    unread: dict[str, Any] = {**quick, "preprocess": False}  # gradio must not open pictures: our limits come first
-    at_once: dict[str, Any] = {**hidden, "queue": False}
-    browser: dict[str, Any] = {**hidden, "fn": None}
+@dataclass(frozen=True)
+class Handlers:
+    """All handlers of a page."""
 
-    sides = {ui.by_hand, ui.swap, form["longest"], form["width"], form["height"]}
-    details = {ui.compare, ui.infotext, ui.download, ui.selected}
-    steering = {batch.steering, batch.pause, batch.resume, batch.after, batch.retry, batch.download}
-    board = {batch.board, *steering}
-    model = {ui.checkpoint, ui.status, ui.chosen}
-    settings = {*form.values(), *sides, *model}
+    edit: EditHandlers
+    batch: BatchHandlers
+    form: FormHandlers
+    png_info: PngInfoHandlers
 
-    # An edit or a folder: what is submitted is told by the sub-tab, what is followed by its job.
 
-    def submit(data: Mapping[Any, Any], request: gr.Request) -> Updates:
-        folder = data[ui.mode] == "batch"
-        updates = folders.submit(data, folders.is_here(request)) if folder else desk.submit(data)
-        return {**updates, ui.memory: remembered(ui, data)} if ui.following in updates else updates
+def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> None:
+    """Connect the components with the handlers, inside the page that is open; `count` is what a reset sets."""
+    events = _Events(layout)
+    _task_events(page, layout, events, handlers.edit, handlers.batch)
+    _result_events(layout, events, handlers.edit, handlers.form)
+    _number_events(layout, events)
+    _picture_events(layout, events, handlers.edit, handlers.batch)
+    _model_events(layout, events, handlers.form)
+    _png_info_events(layout, events, handlers.png_info)
+    _form_events(page, layout, events, handlers.form)
+    _preference_events(page, layout, events, handlers.edit, count)
 
-    def show(job_id: str, selected: int | None, request: gr.Request) -> Updates:
-        folder = folders.found(job_id)
-        return folders.show(folder, folders.is_here(request)) if folder else desk.show(job_id, selected)
 
-    def opened_again(memory: object, job_id: object) -> Updates:
-        return {**desk.opened(memory, job_id), **folders.opened(memory, job_id)}
+class _Events:
+    """What several events have in common: their arguments, and the components that they change together."""
 
-    about_folder = {*batch.fields.values(), batch.instructions}
-    wanted = {*form.values(), ui.checkpoint, ui.picture, ui.mask, ui.mode, ui.live, ui.save, *about_folder}
-    submitted = {ui.following, ui.job_id, ui.memory, ui.progress, ui.selected, *board}
-    again = {ui.modes, ui.mode, ui.examples, *batch.fields.values()}
-    # gradio takes sets here too, but its types do not say so
-    opened: Any = {ui.following, ui.live, ui.save, ui.models, ui.picture, *again, *settings, ui.selected, *board}
+    def __init__(self, layout: Layout) -> None:
+        common: Arguments = {**no_progress(layout.results.selected), "api_visibility": "private"}
+        self.queued: Arguments = {**common, "concurrency_limit": None}
+        self.unread: Arguments = {**self.queued, **UNREAD}
+        self.at_once: Arguments = {**common, "queue": False}
+        self.browser: Arguments = {**common, "fn": None}
+
+        settings, results, batch = layout.settings, layout.results, layout.batch_results
+        self.sides: set[Block] = {
+            settings.side_row,
+            settings.swap,
+            settings.longest,
+            settings.width,
+            settings.height,
+        }
+        self.model: set[Block] = {layout.top.checkpoint, layout.top.status, layout.top.chosen}
+        self.form: set[Block] = {*layout.form.values(), *self.sides, *self.model}
+        self.details: set[Block] = {results.compare, results.infotext, results.download, results.selected}
+        self.board: set[Block] = {
+            batch.board,
+            batch.steering,
+            batch.pause,
+            batch.resume,
+            batch.after,
+            batch.retry,
+            batch.download,
+        }
+
+
+def _task_events(
+    page: gr.Blocks, layout: Layout, events: _Events, edit_handlers: EditHandlers, batch_handlers: BatchHandlers
+) -> None:
+    """Begin, follow and steer a task: an edit or a folder."""
+    memory, prompts, pictures, results = layout.memory, layout.prompts, layout.pictures, layout.results
+    preferences, batch, batch_results = layout.preferences, layout.batch, layout.batch_results
+
+    # The open sub-tab says what is submitted; the task itself says what is followed.
+
+    def submit(data: Mapping[Block, Any], request: gr.Request) -> Updates:
+        if data[pictures.mode] == "batch":
+            updates = batch_handlers.submit(data, batch_handlers.is_here(request))
+        else:
+            updates = edit_handlers.submit(data)
+        return {**updates, memory.settings: remembered(layout, data)} if memory.followed in updates else updates
+
+    def show(task_id: str, selected: int | None, request: gr.Request) -> Updates:
+        folder = batch_handlers.found(task_id)
+        if folder:
+            return batch_handlers.show(folder, batch_handlers.is_here(request))
+        return edit_handlers.show(task_id, selected)
+
+    def opened_again(remembered: object, task_id: object) -> Updates:
+        return {**edit_handlers.opened(remembered, task_id), **batch_handlers.opened(remembered, task_id)}
+
+    wanted: set[Block] = {
+        *layout.form.values(),
+        layout.top.checkpoint,
+        pictures.picture,
+        pictures.mask,
+        pictures.mode,
+        preferences.live,
+        preferences.save,
+        *batch.fields.values(),
+        batch.instructions,
+    }
+    submitted = unordered(
+        memory.followed, memory.last_task, memory.settings, layout.progress, results.selected, *events.board
+    )
+    restored = unordered(
+        memory.followed,
+        preferences.live,
+        preferences.save,
+        layout.models.table,
+        pictures.picture,
+        pictures.modes,
+        pictures.mode,
+        pictures.examples,
+        *batch.fields.values(),
+        *events.form,
+        results.selected,
+        *events.board,
+    )
     begun = [
-        ui.generate.click(submit, wanted, submitted, preprocess=False, **at_once),
-        batch.retry.click(folders.retry, ui.following, submitted, **quick),
+        prompts.generate.click(submit, wanted, submitted, **UNREAD, **events.at_once),
+        batch_results.retry.click(batch_handlers.retry, memory.followed, submitted, **events.queued),
     ]
-    found = page.load(opened_again, [ui.memory, ui.job_id], opened, **quick)
+    found = page.load(opened_again, [memory.settings, memory.last_task], restored, **events.queued)
     for event, new in [*((event, "true") for event in begun), (found, "false")]:
-        event.then(**browser, js=f"(job, live) => {{ ip2pFollow(job, live, {new}); }}", inputs=[ui.following, ui.live])
-    shown = {ui.progress, ui.gallery, *details, *board}
-    told = ui.news.click(show, [ui.following, ui.selected], shown, trigger_mode="always_last", **at_once)
-    told.then(**browser, js="() => { ip2pShown(); }")
-    ui.interrupt.click(desk.interrupt, ui.following, None, **at_once)
-    ui.skip.click(desk.skip, ui.following, None, **at_once)
-    for button, handler in ((batch.pause, folders.pause), (batch.resume, folders.resume), (batch.stop, folders.stop)):
-        button.click(handler, ui.following, None, **at_once)
+        follow = f"(job, live) => {{ ip2pFollow(job, live, {new}); }}"
+        event.then(**events.browser, js=follow, inputs=[memory.followed, preferences.live])
+    told = memory.news.click(
+        show,
+        [memory.followed, results.selected],
+        unordered(layout.progress, results.gallery, *events.details, *events.board),
+        trigger_mode="always_last",
+        **events.at_once,
+    )
+    told.then(**events.browser, js="() => { ip2pShown(); }")
+    for button, handler in (
+        (prompts.interrupt, edit_handlers.interrupt),
+        (prompts.skip, edit_handlers.skip),
+        (batch_results.pause, batch_handlers.pause),
+        (batch_results.resume, batch_handlers.resume),
+        (batch_results.stop, batch_handlers.stop),
+    ):
+        button.click(handler, memory.followed, None, **events.at_once)
 
-    ui.gallery.select(desk.select, ui.following, {*details, ui.progress}, **quick)
-    ui.use_as_input.click(desk.use_as_input, [ui.following, ui.selected], {ui.picture, ui.progress}, **quick)
-    ui.reuse.click(desk.reuse, ui.infotext, settings, **quick)
-    ui.recycle.click(desk.recycle, ui.infotext, {form["seed"]}, **quick)
-    ui.dice.click(**browser, js="() => -1", outputs=form["seed"])
-    ui.swap.click(
-        **browser,
-        js="(width, height) => [height, width]",
-        inputs=[form["width"], form["height"]],
-        outputs=[form["width"], form["height"]],
+
+def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers, form_handlers: FormHandlers) -> None:
+    """Select a result, and go on from it."""
+    results, followed = layout.results, layout.memory.followed
+    results.gallery.select(edit_handlers.select, followed, unordered(*events.details, layout.progress), **events.queued)
+    results.use_as_input.click(
+        edit_handlers.use_as_input,
+        [followed, results.selected],
+        unordered(layout.pictures.picture, layout.progress),
+        **events.queued,
+    )
+    results.reuse.click(form_handlers.reuse, results.infotext, unordered(*events.form), **events.queued)
+    layout.settings.recycle.click(
+        form_handlers.recycle, results.infotext, unordered(layout.settings.seed), **events.queued
     )
 
-    for place in (ui.picture, ui.arrival):
-        admit = desk.admit if place is ui.picture else desk.arrive
-        place.upload(admit, place, {ui.picture, ui.progress, ui.arrival}, **unread)
-    ui.examples.select(desk.example, None, {ui.picture, form["instruction"], ui.examples}, **quick)
-    for mode, tab in (("inpaint", ui.inpaint_tab), ("img2img", ui.img2img_tab), ("batch", batch.tab)):
-        tab.select(partial(folders.entered, mode), None, {ui.mode, ui.examples}, **quick)
 
-    ui.checkpoint.input(desk.choose, [ui.checkpoint, ui.chosen], model, **quick)
-    for button in (ui.refresh, ui.models_refresh):
-        button.click(desk.refresh, ui.checkpoint, {*model, ui.models}, **quick)
-
-    ui.info_picture.change(desk.read_info, ui.info_picture, {ui.info_picture, ui.info_text}, **unread)
-    ui.send.click(desk.send, [ui.info_picture, ui.info_text], {*settings, ui.picture, ui.tabs}, **unread)
-    ui.send_settings.click(desk.send_settings, ui.info_text, {*settings, ui.tabs}, **quick)
-
-    form["sizing"].input(desk.sizing, form["sizing"], sides, **quick)
-    form["from_noise"].input(desk.start, form["from_noise"], {form["denoise"]}, **quick)
-    for text, shown in ((form["instruction"], ui.prompt_count), (form["negative"], ui.negative_count)):
-        text.change(desk.tokens, [text, form["steps"]], shown, trigger_mode="always_last", **at_once)
-        page.load(desk.tokens, [text, form["steps"]], shown, **at_once)
-    ui.theme.input(**browser, js="(choice) => ip2pTheme(choice)", inputs=ui.theme)
-    page.load(**browser, js="() => ip2pTheme()", outputs=ui.theme)
-    ui.reset.click(desk.reset(count), None, {*settings, ui.models, ui.memory, ui.live, ui.save}, **quick)
+def _number_events(layout: Layout, events: _Events) -> None:
+    """Set numbers of the form in the browser."""
+    settings = layout.settings
+    settings.dice.click(**events.browser, js="() => -1", outputs=settings.seed)
+    sides = [settings.width, settings.height]
+    settings.swap.click(**events.browser, js="(width, height) => [height, width]", inputs=sides, outputs=sides)
 
 
-def remembered(ui: Layout, data: Mapping[Any, Any]) -> dict[str, Any]:
-    """What a browser keeps of the controls until the page is opened again."""
+def _picture_events(
+    layout: Layout, events: _Events, edit_handlers: EditHandlers, batch_handlers: BatchHandlers
+) -> None:
+    """Take what is to be edited."""
+    pictures = layout.pictures
+    for place, handler in ((pictures.picture, edit_handlers.admit), (pictures.arrival, edit_handlers.arrive)):
+        changed = unordered(pictures.picture, layout.progress, pictures.arrival)
+        place.upload(handler, place, changed, **events.unread)
+    pictures.examples.select(
+        edit_handlers.example,
+        None,
+        unordered(pictures.picture, layout.prompts.instruction, pictures.examples),
+        **events.queued,
+    )
+    for mode, tab in (
+        ("inpaint", pictures.inpaint_tab),
+        ("img2img", pictures.img2img_tab),
+        ("batch", layout.batch.tab),
+    ):
+        entered = partial(batch_handlers.entered, mode)
+        tab.select(entered, None, unordered(pictures.mode, pictures.examples), **events.queued)
+
+
+def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
+    """Choose a model, or look for more."""
+    top, models = layout.top, layout.models
+    top.checkpoint.input(form_handlers.choose, [top.checkpoint, top.chosen], unordered(*events.model), **events.queued)
+    for button in (top.refresh, models.refresh):
+        button.click(form_handlers.refresh, top.checkpoint, unordered(*events.model, models.table), **events.queued)
+
+
+def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfoHandlers) -> None:
+    """Read a picture's settings, and send them to the form."""
+    pane = layout.png_info
+    pane.picture.change(png_info_handlers.read_info, pane.picture, unordered(pane.picture, pane.text), **events.unread)
+    pane.send.click(
+        png_info_handlers.send,
+        [pane.picture, pane.text],
+        unordered(*events.form, layout.pictures.picture, layout.tabs),
+        **events.unread,
+    )
+    pane.send_settings.click(
+        png_info_handlers.send_settings, pane.text, unordered(*events.form, layout.tabs), **events.queued
+    )
+
+
+def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
+    """Show what has an effect, and count tokens."""
+    prompts, settings = layout.prompts, layout.settings
+    settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)
+    settings.from_noise.input(form_handlers.start, settings.from_noise, unordered(settings.denoise), **events.queued)
+    for text, shown in (
+        (prompts.instruction, prompts.instruction_tokens),
+        (prompts.negative, prompts.negative_tokens),
+    ):
+        inputs = [text, settings.steps]
+        text.change(form_handlers.tokens, inputs, shown, trigger_mode="always_last", **events.at_once)
+        page.load(form_handlers.tokens, inputs, shown, **events.at_once)
+
+
+def _preference_events(
+    page: gr.Blocks, layout: Layout, events: _Events, edit_handlers: EditHandlers, count: int
+) -> None:
+    """Light or dark, and everything back to its default."""
+    preferences = layout.preferences
+    preferences.theme.input(**events.browser, js="(choice) => ip2pTheme(choice)", inputs=preferences.theme)
+    page.load(**events.browser, js="() => ip2pTheme()", outputs=preferences.theme)
+    preferences.reset.click(
+        edit_handlers.reset(count),
+        None,
+        unordered(*events.form, layout.models.table, layout.memory.settings, preferences.live, preferences.save),
+        **events.queued,
+    )
+
+
+def remembered(layout: Layout, data: Mapping[Block, Any]) -> dict[str, Any]:
+    """Return what a browser keeps of the controls until the page is opened again."""
     return {
-        "settings": asdict(settings_of({name: data[control] for name, control in ui.form.items()})),
-        "checkpoint": data[ui.checkpoint],
-        "live": data[ui.live],
-        "save": data[ui.save],
-        "batch": {name: data[control] for name, control in ui.batch.fields.items()},
+        "settings": asdict(settings_of({name: data[control] for name, control in layout.form.items()})),
+        "checkpoint": data[layout.top.checkpoint],
+        "live": data[layout.preferences.live],
+        "save": data[layout.preferences.save],
+        "batch": {name: data[control] for name, control in layout.batch.fields.items()},
     }

@@ -1,4 +1,4 @@
-"""What the controls of the page say, as settings of an edit, and the way back."""
+"""From the values of the page's controls to the settings of an edit, and back."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ SAME = (
 """Settings that have a control of the same name and meaning."""
 
 NAMES = (*SAME, "from_noise", "denoise", "sizing", "longest", "width", "height", "batches", "batch_size")
-"""All controls."""
+"""All controls of an edit's settings."""
 
 
 def settings_of(values: Mapping[str, Any]) -> EditSettings:
-    """Return what the controls say; an empty one means the default. Raises UserError."""
+    """Return the settings of an edit from the value of each control in NAMES; an empty one means the default.
+
+    Raises UserError.
+    """
     size = {
         LONGEST: f"{_whole(values['longest'])}",
         BY_HAND: f"{_whole(values['width'])}x{_whole(values['height'])}",
@@ -49,7 +52,7 @@ def settings_of(values: Mapping[str, Any]) -> EditSettings:
 
 
 def values_of(settings: EditSettings) -> dict[str, Any]:
-    """Return what the controls must say for these settings; a control that would have no effect is left out."""
+    """Return values of controls for these settings; a control that would have no effect is left out."""
     values = {name: getattr(settings, name) for name in SAME}
     values["batches"], values["batch_size"] = math.ceil(settings.count / settings.batch_size), settings.batch_size
     values["from_noise"] = settings.denoise >= 1

@@ -1,4 +1,4 @@
-"""What the page says of a job, a result and a model: text and small pieces of HTML, everything escaped."""
+"""What the page says about a task, a result and a model: text and small pieces of HTML, everything escaped."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ PREVIEW_QUALITY = 80
 
 
 def escape(text: object) -> str:
-    """Text that is nothing but text in HTML and in the page's templates."""
+    """Return text without meaning in HTML or in the templates of `gr.HTML`."""
     return html.escape(str(text)).replace("{", "&#123;").replace("`", "&#96;")
 
 
 def line(text: str, kind: str = "") -> str:
-    """A sentence; `kind` is 'problem' for one that must be noticed."""
+    """Return a sentence as HTML; `kind` is 'problem' for one that must be noticed."""
     role = "alert" if kind == "problem" else "status"
     return f'<p class="ip2p-line {kind}" role="{role}">{escape(text)}</p>'
 
 
-# --- a job ---
+# --- an edit ---
 
 
 def progress(status: EditStatus, model: str, waited: float, preview: Image.Image | None = None) -> str:
-    """How a job stands: a bar and what it says, and what the pictures are becoming; `waited` is in seconds."""
+    """Return how an edit stands: a bar with its text, and a preview of the pictures; `waited` is in seconds."""
     if status.state is TaskState.FAILED:
         return line(status.error, "problem")
     if status.state.ended:
@@ -50,7 +50,7 @@ def progress(status: EditStatus, model: str, waited: float, preview: Image.Image
 
 
 def bar(share: float | None, says: str, left: str, shown: str = "") -> str:
-    """A bar with a share of it filled, None where that is not known, what it says, and HTML below."""
+    """Return a bar filled to `share`, from 0 to 1 or None if unknown, with two texts below it, and then HTML."""
     known = "" if share is None else f' aria-valuenow="{share * 100:.0f}"'
     inside = (
         '<div class="ip2p-bar waiting">'
@@ -90,7 +90,7 @@ def _ended(status: EditStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'0.8 s', '12 s' or '3 min 5 s'."""
+    """Return '0.8 s', '12 s' or '3 min 5 s'."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -122,9 +122,9 @@ def folder_progress(
     where: str,
     said: Callable[[str], str],
 ) -> str:
-    """How a folder stands, with the version of its table for the script that shows it.
+    """Return how a folder stands, with the version of its table for batch.js; `waited` is in seconds.
 
-    `where` is what the output folder is called, `said` puts a sentence of the command into the page's words.
+    `where` is the name of the output folder, `said` turns a sentence of the command into one of the page.
     """
     mark = f'<span hidden data-version="{version}"></span>'
     if status.state is TaskState.FAILED:
@@ -177,29 +177,29 @@ def _folder_ended(status: FolderStatus, where: str) -> str:
     return text
 
 
-def board(job_id: str) -> str:
-    """The table of a folder, which batch.js fills."""
+def board(task_id: str) -> str:
+    """Return the empty table of a folder, which batch.js fills."""
     heads = "".join(
         f'<th scope="col" role="columnheader">{name}</th>'
         for name in ("Before", "After", "Name", "State", "Seconds", "Reason")
     )
     return (
-        f'<div class="ip2p-scroll" id="ip2p_board" data-job="{job_id}" tabindex="0" role="region" '
+        f'<div class="ip2p-scroll" id="ip2p_board" data-job="{task_id}" tabindex="0" role="region" '
         'aria-label="Pictures of the folder"><table class="ip2p-board" role="table"><caption></caption>'
         f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead><tbody role="rowgroup"></tbody></table></div>'
     )
 
 
-def zip_link(job_id: str) -> str:
-    """Where a browser gets the results of a folder."""
-    return f'<a class="ip2p-button" href="folders/{job_id}/results.zip" download>Download as zip</a>'
+def zip_link(task_id: str) -> str:
+    """Return the link to all results of a folder."""
+    return f'<a class="ip2p-button" href="folders/{task_id}/results.zip" download>Download as zip</a>'
 
 
 # --- a result, a prompt, a model ---
 
 
 def caption(settings: EditSettings) -> str:
-    """What tells one result from the next."""
+    """Return the caption of a result: what differs from the next."""
     return f"seed {settings.seed}\nText {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
 
 
@@ -211,7 +211,7 @@ class TokenCounter:
         self._encoder = PromptEncoder(self._tokenizer, lambda tokens: tokens)
 
     def __call__(self, text: str, steps: int) -> str:
-        """Return HTML such as '5/75'; of a prompt that changes, the longest it becomes."""
+        """Return HTML such as '5/75'; for a prompt that changes during the steps, that of its longest form."""
         try:
             texts = {shown for part, _ in split_and(text) for _, shown in schedule(part, steps)}
         except UserError:
@@ -225,14 +225,14 @@ class TokenCounter:
 
 
 def model_choice(entry: ModelEntry) -> str:
-    """A model in the list to choose from."""
+    """Return the label of a model in the list to choose from."""
     if entry.checkpoint is None:
         return f"{entry.name} — cannot be read"
     return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
 
 
 def models_table(entries: Iterable[ModelEntry], dirs: Iterable[Path]) -> str:
-    """All models and what is known of them, and where more may be put; `dirs` are named without what is above them."""
+    """Return the table of all models and a hint where more may be put; of `dirs` only the last part is shown."""
     folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
     rows = "".join(_model_row(entry) for entry in entries)
     return (

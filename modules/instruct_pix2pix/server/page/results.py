@@ -1,4 +1,4 @@
-"""The results of the page's edits as files in gradio's cache, from where a browser fetches them."""
+"""Files in gradio's folder that the page shows: the results of its edits, and pictures that were uploaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_REMEMBERED = 64
 
 @dataclass
 class ShownEdit:
-    """What the page keeps of a job besides the job itself: paths of files in the cache."""
+    """What the page keeps of a task besides the task itself: paths of files in the cache."""
 
     picture: str
     """The input, as it was uploaded."""
@@ -29,7 +29,7 @@ class ShownEdit:
 
 
 class Results:
-    """The files of the newest edits, by the ids of their jobs. Every method may be called from any thread."""
+    """The files of the newest edits, by the ids of their tasks. Every method may be called from any thread."""
 
     def __init__(self, cache: Path) -> None:
         """`cache` is gradio's folder for uploads."""
@@ -37,25 +37,25 @@ class Results:
         self._shown: OrderedDict[str, ShownEdit] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, job_id: str, picture: str) -> None:
-        """Remember a job and its input, and forget the oldest one beyond the limit."""
+    def begin(self, task_id: str, picture: str) -> None:
+        """Remember a task and its input, and forget the oldest one beyond the limit."""
         with self._lock:
-            self._shown[job_id] = ShownEdit(picture)
+            self._shown[task_id] = ShownEdit(picture)
             while len(self._shown) > MOST_REMEMBERED:
                 self._shown.popitem(last=False)
 
-    def find(self, job_id: object) -> ShownEdit | None:
-        """Return what is kept of a job that the page began."""
-        return self._shown.get(job_id) if isinstance(job_id, str) else None
+    def find(self, task_id: object) -> ShownEdit | None:
+        """Return what is kept of a task that the page began."""
+        return self._shown.get(task_id) if isinstance(task_id, str) else None
 
-    def write(self, job_id: str, status: EditStatus) -> ShownEdit | None:
+    def write(self, task_id: str, status: EditStatus) -> ShownEdit | None:
         """Write the results that are new, and at first the input in their framing; return what is kept."""
         with self._lock:
-            shown = self._shown.get(job_id)
+            shown = self._shown.get(task_id)
             if shown is None:
                 return None
             for result in status.results[len(shown.results) :]:
-                name = f"{job_id[:6]}-{result.settings.seed}.png"
+                name = f"{task_id[:6]}-{result.settings.seed}.png"
                 shown.results.append(save_bytes_to_cache(result.png(), name, str(self.cache)))
             if status.results and not shown.before:
                 before = opened(shown.picture)
@@ -68,3 +68,9 @@ class Results:
 def opened(path: str) -> Picture:
     """Read a file that was uploaded. Raises UserError."""
     return open_picture(path, most_pixels=MOST_PIXELS)
+
+
+def sent_path(sent: object) -> str | None:
+    """Return the file in what a picture component sends unread; `GradioGate` has checked that it was uploaded."""
+    path = sent.get("path") if isinstance(sent, dict) else None
+    return path if isinstance(path, str) else None

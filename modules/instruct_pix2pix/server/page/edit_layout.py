@@ -1,0 +1,340 @@
+"""The panes of the tab img2img: prompts, picture inputs, settings, results; each is made by a function of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ... import panel
+from ...engine.sampling.samplers import SAMPLERS
+from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...settings import KNOBS, LONGEST_SIDE, SHORTEST_SIDE
+from .batch_layout import BatchTab, build_batch_tab
+from .form import AUTOMATIC, BY_HAND, LONGEST, SIZINGS
+
+EXAMPLES = (
+    ("house.png", "make it winter"),
+    ("car.png", "make the car blue"),
+    ("ball.png", "remove the ball"),
+    ("night.png", "make it summer"),
+)
+"""Pictures, and an instruction for each."""
+
+EASEL = """
+<div class="ip2p-easel empty">
+    <p>Drop a picture here<br>- or -<br>Click to choose one, Ctrl+V to paste</p>
+    <img alt="The picture to edit"><canvas aria-label="Paint over what may change" role="img"></canvas>
+</div>
+<div class="ip2p-brushes">
+    <label>Brush <input class="ip2p-brush" type="range" min="1" max="30" value="8" aria-label="Brush size"></label>
+    <label><input type="checkbox" class="ip2p-erase"> Erase</label>
+    <button type="button" class="ip2p-undo">Undo</button><button type="button" class="ip2p-clear">Clear</button>
+</div>
+<p class="ip2p-hint">Paint over what may change; the rest stays as it is.</p>
+"""
+"""What paint.js paints on."""
+
+
+# --- parts ---
+
+
+def tool_button(label: str, icon: str, elem_id: str) -> gr.Button:
+    """Make a small button with an icon of page.css; `label` is its tooltip, and what a screen reader reads."""
+    classes = ["ip2p-tool", f"ip2p-{icon}"]
+    return gr.Button(label, elem_id=elem_id, elem_classes=classes, size="sm", scale=0, min_width=40)
+
+
+def picture_input(label: str, elem_id: str) -> gr.Image:
+    """Make a place to drop a picture; an event that reads it needs `gradio_compat.UNREAD`."""
+    return gr.Image(
+        type="filepath",
+        sources=["upload", "clipboard"],
+        label=label,
+        elem_id=elem_id,
+        height=340,
+        buttons=["fullscreen"],
+        placeholder="Drop a picture here\n- or -\nClick to choose one, Ctrl+V to paste",
+    )
+
+
+def bare_slider(name: str, elem_id: str, **more: object) -> gr.Slider:
+    """Make the slider of a knob without its line of help."""
+    knob = KNOBS[name]
+    options: dict[str, Any] = {"label": knob.label, "value": knob.default, "step": knob.step} | more
+    return gr.Slider(knob.minimum or 0, knob.maximum or 1, elem_id=elem_id, **options)
+
+
+def _side_slider(label: str, elem_id: str) -> gr.Slider:
+    return gr.Slider(SHORTEST_SIDE, LONGEST_SIDE, value=512, step=8, label=label, elem_id=elem_id, visible=False)
+
+
+# --- prompts ---
+
+
+@dataclass(frozen=True)
+class PromptPane:
+    """Prompts, and the buttons beside them."""
+
+    instruction: gr.Textbox
+    negative: gr.Textbox
+    instruction_tokens: gr.HTML
+    negative_tokens: gr.HTML
+    generate: gr.Button
+    interrupt: gr.Button
+    skip: gr.Button
+
+
+def build_prompts() -> PromptPane:
+    """Make the pane inside the block that is open."""
+    with gr.Row(elem_id="img2img_toprow"):
+        with gr.Column(scale=6, elem_id="img2img_prompt_container", min_width=280):
+            with gr.Column(elem_classes="ip2p-prompt", min_width=0):
+                instruction = gr.Textbox(
+                    label="Prompt",
+                    show_label=False,
+                    placeholder="What to change, such as “make it winter” (Ctrl+Enter generates, Esc interrupts)",
+                    lines=3,
+                    max_lines=8,
+                    elem_id="img2img_prompt",
+                    html_attributes=gr.InputHTMLAttributes(spellcheck=True),
+                )
+                instruction_tokens = gr.HTML("", elem_id="img2img_token_counter", elem_classes="ip2p-tokens")
+            with gr.Column(elem_classes="ip2p-prompt", min_width=0):
+                negative = gr.Textbox(
+                    label="Negative prompt",
+                    show_label=False,
+                    placeholder="Negative prompt: what the result should not look like",
+                    lines=2,
+                    max_lines=8,
+                    elem_id="img2img_neg_prompt",
+                )
+                negative_tokens = gr.HTML("", elem_id="img2img_negative_token_counter", elem_classes="ip2p-tokens")
+        with gr.Column(scale=2, elem_id="img2img_actions_column", min_width=280):
+            generate = gr.Button("Generate", variant="primary", elem_id="img2img_generate")
+            with gr.Row(elem_id="img2img_stopping"):
+                interrupt = gr.Button("Interrupt", variant="stop", elem_id="img2img_interrupt", min_width=80)
+                skip = gr.Button("Skip", elem_id="img2img_skip", min_width=80)
+            panel.instruction_templates()
+    return PromptPane(instruction, negative, instruction_tokens, negative_tokens, generate, interrupt, skip)
+
+
+# --- picture inputs ---
+
+
+@dataclass(frozen=True)
+class PicturePane:
+    """What is edited: a picture, a part of it, or a folder (see `BatchTab`)."""
+
+    modes: gr.Tabs
+    mode: gr.State
+    """The sub-tab that is open: 'img2img', 'inpaint' or 'batch'."""
+    img2img_tab: gr.Tab
+    inpaint_tab: gr.Tab
+    picture: gr.Image
+    arrival: gr.File
+    """Hidden: takes a picture that was dropped or pasted anywhere on the page."""
+    mask: gr.Textbox
+    """Hidden: a PNG as a data URL, written by paint.js."""
+    examples: gr.Gallery
+    has_examples: bool
+
+
+def build_pictures(examples: Path) -> tuple[PicturePane, BatchTab]:
+    """Make the pane, and inside its tabs the one for a folder; `examples` is where the pictures of EXAMPLES are."""
+    mode = gr.State("img2img")
+    arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image"])
+    with gr.Tabs(elem_id="mode_img2img") as modes:
+        with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as img2img_tab:
+            picture = picture_input("Picture to edit", "img2img_image")
+        with gr.Tab("Inpaint", id="inpaint", elem_id="img2img_inpaint_tab") as inpaint_tab:
+            gr.HTML(EASEL, elem_id="ip2p_paint")
+        batch = build_batch_tab()
+    mask = gr.Textbox(visible="hidden", elem_id="ip2p_mask", label="Mask")
+    files = [(str(examples / name), text) for name, text in EXAMPLES]
+    found = all((examples / name).is_file() for name, _ in EXAMPLES)
+    gallery = gr.Gallery(
+        files if found else None,
+        visible=found,
+        label="Examples: click one, then Generate",
+        elem_id="ip2p_examples",
+        elem_classes="ip2p-pictures",
+        columns=4,
+        fit_columns=False,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+    )
+    return PicturePane(modes, mode, img2img_tab, inpaint_tab, picture, arrival, mask, gallery, found), batch
+
+
+# --- settings ---
+
+
+@dataclass(frozen=True)
+class SettingsPane:
+    """The settings of an edit, each under its name in form.NAMES, and what belongs to them."""
+
+    text_cfg: gr.Slider
+    image_cfg: gr.Slider
+    sampler: gr.Dropdown
+    schedule: gr.Dropdown
+    steps: gr.Slider
+    sizing: gr.Radio
+    longest: gr.Slider
+    width: gr.Slider
+    height: gr.Slider
+    batches: gr.Slider
+    batch_size: gr.Slider
+    seed: gr.Number
+    from_noise: gr.Checkbox
+    randomize_cfg: gr.Checkbox
+    rescale: gr.Slider
+    speed: gr.Radio
+    denoise: gr.Slider
+
+    side_row: gr.Row
+    """Around `longest`, `width`, `swap` and `height`."""
+    swap: gr.Button
+    dice: gr.Button
+    recycle: gr.Button
+
+
+def build_settings(count: int) -> SettingsPane:
+    """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
+    text_cfg, image_cfg = panel.scales()
+    with gr.Row():
+        sampler = gr.Dropdown(
+            list(SAMPLERS), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
+        )
+        schedule = gr.Dropdown(
+            list(SCHEDULE_NAMES), value=KNOBS["schedule"].default, label="Schedule type", elem_id="img2img_scheduler"
+        )
+    steps = bare_slider("steps", "img2img_steps", label="Sampling steps")
+    sizing = gr.Radio(
+        list(SIZINGS),
+        value=AUTOMATIC,
+        label="Size of the edit",
+        info="Automatic takes the model's own size, in the shape of the picture.",
+        elem_id="img2img_sizing",
+    )
+    with gr.Row(visible=False, elem_id="img2img_size_row") as side_row:
+        longest = _side_slider("Longest side", "img2img_longest")
+        width = _side_slider("Width", "img2img_width")
+        swap = tool_button("Swap width and height", "swap", "img2img_res_switch_btn")
+        height = _side_slider("Height", "img2img_height")
+    with gr.Row():
+        batches = gr.Slider(1, 100, value=count, step=1, label="Batch count", elem_id="img2img_batch_count")
+        batch_size = gr.Slider(1, 16, value=1, step=1, label="Batch size", elem_id="img2img_batch_size")
+    with gr.Row(elem_id="img2img_seed_row"):
+        seed = gr.Number(
+            KNOBS["seed"].default,
+            label="Seed",
+            precision=0,
+            minimum=KNOBS["seed"].minimum,
+            maximum=KNOBS["seed"].maximum,
+            elem_id="img2img_seed",
+        )
+        dice = tool_button("Draw a new seed each time", "dice", "img2img_random_seed")
+        recycle = tool_button("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
+    with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
+        from_noise, randomize_cfg, rescale, speed = panel.more("picture")
+        denoise = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
+    return SettingsPane(
+        text_cfg=text_cfg,
+        image_cfg=image_cfg,
+        sampler=sampler,
+        schedule=schedule,
+        steps=steps,
+        sizing=sizing,
+        longest=longest,
+        width=width,
+        height=height,
+        batches=batches,
+        batch_size=batch_size,
+        seed=seed,
+        from_noise=from_noise,
+        randomize_cfg=randomize_cfg,
+        rescale=rescale,
+        speed=speed,
+        denoise=denoise,
+        side_row=side_row,
+        swap=swap,
+        dice=dice,
+        recycle=recycle,
+    )
+
+
+def sides_shown(sizing: str) -> dict[str, bool]:
+    """Return which controls of the size have an effect, by their names in SettingsPane."""
+    by_hand = sizing == BY_HAND
+    return {
+        "side_row": sizing != AUTOMATIC,
+        "longest": sizing == LONGEST,
+        "width": by_hand,
+        "swap": by_hand,
+        "height": by_hand,
+    }
+
+
+# --- results ---
+
+
+@dataclass(frozen=True)
+class ResultsPane:
+    """The results of an edit, and one of them in detail."""
+
+    gallery: gr.Gallery
+    selected: gr.State
+    """The place of the result in detail, or None."""
+    compare: gr.ImageSlider
+    infotext: gr.Textbox
+    use_as_input: gr.Button
+    reuse: gr.Button
+    download: gr.DownloadButton
+
+
+def build_progress() -> gr.HTML:
+    """Make the place where the page says how things stand, and return the part that handlers fill."""
+    with gr.Column(elem_id="img2img_progress", min_width=0):
+        gr.HTML('<div id="ip2p_going"></div>')  # filled by progress.js
+        return gr.HTML("", elem_classes="ip2p-said")
+
+
+def build_results() -> ResultsPane:
+    """Make the pane inside the block that is open."""
+    gallery = gr.Gallery(
+        label="Results",
+        elem_id="img2img_gallery",
+        elem_classes="ip2p-pictures",
+        columns=4,
+        fit_columns=False,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        buttons=["download_all"],
+        format="png",
+        type="filepath",
+    )
+    selected = gr.State(None)
+    with gr.Column(elem_id="ip2p_details"):
+        compare = gr.ImageSlider(
+            label="Before / after", elem_id="ip2p_compare", type="filepath", interactive=False, buttons=["fullscreen"]
+        )
+        with gr.Row(elem_id="ip2p_result_buttons"):
+            use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=110)
+            reuse = gr.Button("Reuse these settings", elem_id="ip2p_reuse_settings", size="sm", min_width=110)
+            download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=110)
+        infotext = gr.Textbox(
+            label="Settings of this picture",
+            elem_id="html_info_img2img",
+            interactive=False,
+            lines=2,
+            max_lines=8,
+            buttons=["copy"],
+        )
+    return ResultsPane(gallery, selected, compare, infotext, use_as_input, reuse, download)

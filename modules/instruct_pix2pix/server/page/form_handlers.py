@@ -1,0 +1,142 @@
+"""What happens to the controls: the settings of an edit, its model, and settings that come out of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from ... import panel
+from ...errors import UserError
+from ...infotext import parse, settings_from
+from ...models.catalog import Catalog
+from ...models.registry import ModelEntry
+from . import html
+from .edit_layout import SettingsPane, sides_shown
+from .form import values_of
+from .layout import ModelsPane, PngInfoPane, TopBar, Updates
+from .results import opened, sent_path
+
+
+class FormHandlers:
+    """The handlers of the settings and of the model."""
+
+    def __init__(
+        self, catalog: Catalog, form: dict[str, Component], settings: SettingsPane, top: TopBar, models: ModelsPane
+    ) -> None:
+        """`form` holds all controls of `form.NAMES`, those of `settings` among them."""
+        self.catalog = catalog
+        self.form, self.settings, self.top, self.models = form, settings, top, models
+        self.count_tokens = html.TokenCounter()
+
+    # --- settings ---
+
+    def set(self, values: Mapping[str, Any]) -> Updates:
+        """Set controls by name, 'sizing' and 'from_noise' among them, and show those that then have an effect."""
+        updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
+        for component, update in {**self.sizing(values["sizing"]), **self.start(values["from_noise"])}.items():
+            updates[component] = {**updates.get(component, {}), **update}
+        return updates
+
+    def sizing(self, sizing: str) -> Updates:
+        """Show the controls that a way of sizing needs."""
+        return {
+            getattr(self.settings, name): gr.update(visible=visible) for name, visible in sides_shown(sizing).items()
+        }
+
+    def start(self, from_noise: bool) -> Updates:
+        """Show the denoising strength where it has an effect."""
+        return {self.settings.denoise: gr.update(visible=not from_noise)}
+
+    def tokens(self, text: str, steps: float | None) -> str:
+        """Count the tokens of a prompt."""
+        return self.count_tokens(text or "", int(steps or 1))
+
+    def reuse(self, infotext: str) -> Updates:
+        """Set the controls, and the model if it is here, as an infotext has them."""
+        settings, left_out = settings_from(infotext)
+        for sentence in left_out:
+            gr.Warning(sentence)
+        values = values_of(settings)
+        del values["batches"], values["batch_size"]  # an infotext is about one picture
+        updates = self.set(values)
+        name = parse(infotext).fields.get("Model")
+        if name:
+            same = [entry.name for entry in self.catalog.entries if name in (entry.name, entry.path.stem)]
+            try:
+                updates |= self._chosen(self.catalog.find(same[0] if same else name))
+            except UserError:
+                gr.Warning(f"The model '{name[:60]}' of this picture is not here: another one makes another picture.")
+        return updates
+
+    def recycle(self, infotext: str) -> Updates:
+        """Take the seed of an infotext."""
+        return {self.settings.seed: settings_from(infotext or "")[0].seed}
+
+    # --- the model ---
+
+    def choose(self, name: str, before: str) -> Updates:
+        """Choose a model, or say why it cannot be chosen and keep the one before."""
+        try:
+            return self._chosen(self.catalog.find(str(name)))
+        except UserError as error:
+            return {self.top.checkpoint: before, self.top.status: panel.line(str(error))}
+
+    def refresh(self, chosen: str) -> Updates:
+        """Look for models again."""
+        self.catalog.refresh()
+        return self.choices(chosen)
+
+    def choices(self, chosen: object) -> Updates:
+        """Show the models that are known, and choose one by name, or the default where there is no such model."""
+        entries = self.catalog.entries
+        try:
+            entry = self.catalog.find(str(chosen))
+        except UserError:
+            entry = self.catalog.default
+        choices = [(html.model_choice(one), one.name) for one in entries]
+        return {
+            **self._chosen(entry),
+            self.top.checkpoint: gr.update(choices=choices, value=entry.name),
+            self.models.table: html.models_table(entries, self.catalog.dirs),
+        }
+
+    def _chosen(self, entry: ModelEntry) -> Updates:
+        top = self.top
+        return {top.checkpoint: entry.name, top.chosen: entry.name, top.status: ""}  # the list says what it is
+
+
+class PngInfoHandlers:
+    """The handlers of the tab PNG Info."""
+
+    def __init__(self, pane: PngInfoPane, picture: gr.Image, tabs: gr.Tabs, form: FormHandlers) -> None:
+        """`picture` is where a picture is sent, `tabs` those of the page."""
+        self.pane, self.picture, self.tabs, self.form = pane, picture, tabs, form
+
+    def read_info(self, sent: object) -> Updates:
+        """Show the infotext of a picture."""
+        pane, path = self.pane, sent_path(sent)
+        if not path:
+            return {pane.text: ""}
+        try:
+            text = opened(path).infotext
+        except UserError as error:
+            gr.Warning(str(error))
+            return {pane.picture: None, pane.text: ""}
+        if not text:
+            gr.Info("There are no settings in this picture.")
+        return {pane.text: text or ""}
+
+    def send(self, sent: object, text: str) -> Updates:
+        """Set the controls and take the picture too."""
+        path, updates = sent_path(sent), self.send_settings(text)
+        return {**updates, self.picture: path} if path and text.strip() else updates
+
+    def send_settings(self, text: str) -> Updates:
+        """Set the controls from an infotext and go to the tab img2img."""
+        if not text.strip():
+            gr.Warning("There is nothing to send: drop a picture that was made here or in another web UI.")
+            return {self.tabs: gr.skip()}
+        return {**self.form.reuse(text), self.tabs: gr.Tabs(selected="img2img")}

@@ -1,0 +1,187 @@
+"""Whether gradio still has the faults that `gradio_compat` works around; a test that fails says what can go."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from fastapi import FastAPI
+from gradio import image_utils, processing_utils
+from gradio.analytics import analytics_enabled
+from gradio.data_classes import ImageData
+from gradio.queueing import Queue
+from PIL import Image
+from starlette.testclient import TestClient
+
+from instruct_pix2pix.paths import DATA
+from instruct_pix2pix.server.page import gradio_compat
+
+FRONTEND = Path(inspect.getfile(gr)).parent / "templates" / "frontend" / "assets"
+
+
+def gone(workaround: str) -> str:
+    """Say what to do about a fault that is no longer there."""
+    return f"gradio {gr.__version__} no longer needs {workaround}: remove it, see server/page/gradio_compat.py"
+
+
+@pytest.fixture
+def mounted() -> tuple[FastAPI, gr.Blocks, list[object]]:
+    """A page as gradio mounts it, without our workarounds; the list gets what its handler is called with."""
+    called: list[object] = []
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        picture = gr.Image(type="filepath")
+        picture.change(lambda sent: called.append(sent), picture, None, preprocess=False, queue=False)
+    app = FastAPI()
+    gr.mount_gradio_app(app, blocks, path="/", head="<script>our_script()</script>", ssr_mode=False)
+    return app, blocks, called
+
+
+@pytest.fixture
+def client(mounted: tuple[FastAPI, gr.Blocks, list[object]]) -> Iterator[TestClient]:
+    """Who asks that page."""
+    with TestClient(mounted[0]) as client:
+        yield client
+
+
+def call(client: TestClient, path: str) -> int:
+    """Call the page's handler with a path, as a browser does; return the status."""
+    sent = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [sent], "fn_index": 0, "session_hash": "abc"}
+    return client.post("/gradio_api/run/predict", json=body).status_code
+
+
+# --- before the page is made ---
+
+
+@pytest.mark.parametrize("what", ["analytics", "temp_dir", "temp_folder", "cache_dir", "cache_folder", "upload"])
+def test_mounting_takes_neither_a_folder_nor_a_word_against_statistics(what: str) -> None:
+    arguments = inspect.signature(gr.mount_gradio_app).parameters
+    assert not [name for name in arguments if what in name], gone("set_environment")
+
+
+def test_statistics_are_gathered_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENABLED", "MAX_EVENTS", "CACHE_FREQUENCY"):
+        monkeypatch.delenv(f"GRADIO_ANALYTICS_{name}", raising=False)
+    assert analytics_enabled(), gone("GRADIO_ANALYTICS_ENABLED in set_environment")
+    queue = gr.Blocks(analytics_enabled=False)._queue
+    assert queue.ANALYTICS_MAX_EVENTS > 100, gone("GRADIO_ANALYTICS_MAX_EVENTS in set_environment")
+    source = inspect.getsource(Queue.compute_analytics_summary)
+    pandas = queue.ANAYLTICS_CACHE_FREQUENCY == 1 and "_get_df" in source
+    assert pandas, gone("GRADIO_ANALYTICS_CACHE_FREQUENCY in set_environment")
+
+
+# --- events ---
+
+
+def test_a_picture_is_opened_before_a_handler_sees_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    opened: list[object] = []
+    real = image_utils.PIL.Image.open
+
+    def watched(file: Any, *args: Any, **options: Any) -> Any:
+        opened.append(file)
+        return real(file, *args, **options)
+
+    monkeypatch.setattr(image_utils.PIL.Image, "open", watched)
+    gr.Image(type="filepath").preprocess(ImageData(path=str(tmp_path / "a.png"), orig_name="a.png"))
+    assert opened, gone("UNREAD")
+
+
+def test_the_clock_of_the_loader_asks_for_a_frame_for_ever() -> None:
+    """In the words of first.js, which ends such a clock; `no_progress` begins none."""
+    pattern = re.search(r"isClock = /(.*)/;", (DATA / "web" / "first.js").read_text(encoding="utf-8"))
+    assert pattern
+    clock = re.compile(rf"requestAnimationFrame|function (\w+)\(\)\{{\w+\(\(\)=>\{{[^{{}}]*{pattern[1]}\),\w+&&\1\(\)")
+    (loader,) = FRONTEND.glob("statustracker-*.js")
+    found = [match for match in clock.finditer(loader.read_text(encoding="utf-8")) if match[1]]
+    assert found, gone("first.js and no_progress") + " (or its clock looks different: look at the processor's load)"
+
+
+def test_the_types_allow_no_set_as_outputs() -> None:
+    stub = Path(inspect.getfile(gr.Button)).with_suffix(".pyi").read_text(encoding="utf-8")
+    (outputs,) = set(re.findall(r"\boutputs: (.*?) = None", stub))
+    assert "set[" not in outputs.lower(), gone("unordered")
+
+
+def test_outputs_are_put_into_the_order_of_the_page() -> None:
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        first, second = gr.Textbox(), gr.Textbox()
+        blocks.load(lambda: {second: "2"}, None, gradio_compat.unordered(second, first, second))
+    (event,) = blocks.fns.values()
+    assert event.outputs == [first, second]
+
+
+# --- after the page is mounted ---
+
+
+def test_a_mounted_page_does_not_check_paths(
+    mounted: tuple[FastAPI, gr.Blocks, list[object]], client: TestClient, tmp_path: Path
+) -> None:
+    _, blocks, called = mounted
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    taken = call(client, str(secret)) == 200 and called
+    assert taken and not blocks.has_launched, gone("has_launched in make_safe_and_quiet")
+    called.clear()
+    gradio_compat.make_safe_and_quiet(blocks)
+    assert call(client, str(secret)) != 200
+    assert called == []
+
+
+def test_an_idle_queue_wakes_often(mounted: tuple[FastAPI, gr.Blocks, list[object]]) -> None:
+    queue = mounted[1]._queue
+    often = queue.sleep_when_free < 0.03 and "sleep_when_free" in inspect.getsource(Queue.start_processing)
+    assert often, gone("sleep_when_free in make_safe_and_quiet")
+    often = queue.progress_update_sleep_when_free < 1
+    often &= "progress_update_sleep_when_free" in inspect.getsource(Queue.start_progress_updates)
+    assert often, gone("progress_update_sleep_when_free in make_safe_and_quiet")
+
+
+# --- in front of the page ---
+
+
+def test_a_page_comes_with_a_whole_api(client: TestClient) -> None:
+    served = [client.get(f"/gradio_api/{path}").status_code for path in ("info", "openapi.json")]
+    assert 200 in served, gone("the list of paths in GradioGate")
+
+
+def test_what_looks_like_an_address_is_downloaded(
+    mounted: tuple[FastAPI, gr.Blocks, list[object]], client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def download(url: str, cache_dir: str) -> str:
+        asked.append(url)
+        raise ValueError(cache_dir)
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", download)
+    gradio_compat.make_safe_and_quiet(mounted[1])  # does not help here
+    call(client, "http://127.0.0.1:1/a.png")
+    assert asked, gone("the check of paths in GradioGate")
+
+
+def test_the_argument_head_is_text_for_a_script(client: TestClient) -> None:
+    page = client.get("/").text
+    begins, modules = page.find("<script>our_script()"), page.find('<script type="module"')
+    assert "our_script()" in page and modules > 0
+    assert begins < 0 or begins > modules, gone("HeadScript")
+
+
+def test_the_head_script_is_the_first_on_the_page(mounted: tuple[FastAPI, gr.Blocks, list[object]]) -> None:
+    with TestClient(gradio_compat.HeadScript(mounted[0], "ours()")) as client:
+        page = client.get("/").text
+    assert page.find("<script>ours()</script>") == page.find("<head>") + len("<head>")
+    assert page.index("<script") == page.index("<script>ours()")
+
+
+# --- in the browser ---
+
+
+def test_components_lack_what_the_scripts_add() -> None:
+    tooltips = {"title", "tooltip"} & set(inspect.signature(gr.Button).parameters)
+    assert not tooltips, gone("the tooltips of page.js")
