@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from instruct_pix2pix.batch.journal import NAME, Journal, JournalEntry, PictureState, entries_of
-from instruct_pix2pix.batch.units import Item, Shot, Unit
+from instruct_pix2pix.batch.units import Item, ResultRequest, Unit
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
@@ -19,7 +19,7 @@ def item(name: str, fingerprint: str = "f") -> Item:
 
 
 def unit(*names: str) -> Unit:
-    return Unit(tuple(Shot(item(name), 0) for name in names), 4)
+    return Unit(tuple(ResultRequest(item(name), 0) for name in names), 4)
 
 
 def test_what_was_written_is_known_again(tmp_path: Path) -> None:

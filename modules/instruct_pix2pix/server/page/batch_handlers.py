@@ -55,7 +55,7 @@ class BatchHandlers:
             try:
                 check_folders(request)
             except UserError as error:
-                raise UserError(names.said(str(error))) from error
+                raise UserError(names.said(error)) from error
             self.worker.enqueue(job)
         except UserError as error:
             return {ui.progress: html.line(str(error), "problem")}

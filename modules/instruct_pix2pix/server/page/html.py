@@ -120,15 +120,15 @@ def folder_progress(
     version: int,
     waited: float,
     where: str,
-    said: Callable[[str], str],
+    said: Callable[[UserError], str],
 ) -> str:
     """How a folder stands, with the version of its table for the script that shows it.
 
-    `where` is what the output folder is called, `said` puts a sentence of the command into the page's words.
+    `where` is what the output folder is called, `said` puts a sentence into the page's words.
     """
     mark = f'<span hidden data-version="{version}"></span>'
-    if status.state is TaskState.FAILED:
-        return line(said(status.error), "problem") + mark
+    if status.problem is not None:
+        return line(said(status.problem), "problem") + mark
     if status.state.ended:
         return line(_folder_ended(status, where)) + mark
     running = status.state is TaskState.RUNNING
