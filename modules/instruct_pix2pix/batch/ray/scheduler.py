@@ -153,6 +153,11 @@ class WorkerHandle:
     units: dict[Call, PendingUnit] = field(default_factory=dict)
     """The units it works on, by call."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether its model is loaded."""
+        return self.loading is None
+
 
 class Scheduler:
     """The workers of one run. Ends with `close`."""
@@ -220,7 +225,7 @@ class Scheduler:
         A unit that lost its worker is made alone, so that it is known what ends a worker, and other units are not lost
         with it: for each such unit one worker is left without further work.
         """
-        loaded = sorted((worker for worker in self._workers if not worker.loading), key=lambda one: len(one.units))
+        loaded = sorted((worker for worker in self._workers if worker.ready), key=lambda one: len(one.units))
         free = (worker for worker in loaded[len(self._again) :] if len(worker.units) < IN_FLIGHT)
         return next((worker for worker in free if not any(unit.tries for unit in worker.units.values())), None)
 
@@ -258,14 +263,14 @@ class Scheduler:
         if now - self._looked_at > LOOK_ROUND and not self._stopped:
             self._looked_at = now
             self._look_round()
-        idle = [worker for worker in self._workers if not worker.loading and not worker.units]
+        idle = [worker for worker in self._workers if worker.ready and not worker.units]
         while self._again and idle:
             self._send(self._again.popleft(), idle.pop())
         self._tell_of_silence(now)
         self._check_patience(now)
 
     def _tell_of_silence(self, now: float) -> None:
-        if any(not worker.loading for worker in self._workers):
+        if any(worker.ready for worker in self._workers):
             self._had_ready_worker_at, self._told_of_silence = now, False
         elif not self._told_of_silence and now - self._had_ready_worker_at > SILENCE:
             self._told_of_silence = True
