@@ -119,7 +119,7 @@ def simulated(clock: Clock, workers: int, seconds: float, used: list[float]) -> 
 class Idle(RayWorker):
     """A Ray worker without a model."""
 
-    def load(self, order: object, threads: int | None, parts: object = None) -> WorkerReady:
+    def load(self, setup: object, threads: int | None, parts: object = None) -> WorkerReady:
         """Be ready."""
         return WorkerReady(os.getpid(), "no model")
 

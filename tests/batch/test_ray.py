@@ -150,8 +150,8 @@ def test_machines_without_the_pictures_and_the_model_get_them_sent(
     said: list[str] = []
 
     class Far(RayWorker):
-        def load(self, order, threads, parts=None):
-            return super().load(replace(order, path=Path("/nowhere") / order.path.name), threads, parts)
+        def load(self, setup, threads, parts=None):
+            return super().load(replace(setup, path=Path("/nowhere") / setup.path.name), threads, parts)
 
         def make(self, unit, states, files):
             far = [

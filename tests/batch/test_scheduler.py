@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -416,3 +417,10 @@ def test_a_machine_has_room_for_as_many_workers_as_its_gpus_or_cores_and_memory_
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
     node = node_of(info, with_gpus, 4 << 30)
     assert (node.slots, node.cpus_each, node.gpus_each, node.threads, node.unfit) == expected
+
+
+def test_the_problem_of_a_result_travels_between_machines_with_its_remedy_and_paths() -> None:
+    problem = UserError("There is no room in ", Path("here"), remedy=Remedy.SMALLER)
+    result = pickle.loads(pickle.dumps(Result("a.png", 0, None, problem)))
+    assert result.problem.parts == problem.parts and result.problem.remedy is Remedy.SMALLER
+    assert str(result.problem) == str(problem)
