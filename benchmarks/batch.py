@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 from instruct_pix2pix.batch.driver import ModelFacts, run_batch  # noqa: E402 - after the path
 from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor  # noqa: E402
 from instruct_pix2pix.batch.planning import BatchRequest  # noqa: E402
-from instruct_pix2pix.batch.units import Control, Made, Unit  # noqa: E402
+from instruct_pix2pix.batch.units import Control, Result, Unit  # noqa: E402
 from instruct_pix2pix.engine.edit import edit  # noqa: E402
 from instruct_pix2pix.engine.model import EditModel  # noqa: E402
 from instruct_pix2pix.engine.precision import choose_machine  # noqa: E402
@@ -72,13 +72,13 @@ def draw(folder: Path, count: int) -> None:
 
 
 def measure(
-    folder: Path, maker: UnitRunner, facts: ModelFacts, settings: EditSettings, *, show: bool = True
+    folder: Path, runner: UnitRunner, facts: ModelFacts, settings: EditSettings, *, show: bool = True
 ) -> list[Stretch]:
     """Run one batch over a folder and, in its pauses, the other two ways."""
     stretches: list[Stretch] = []
     control = Control()
 
-    def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
+    def execute(units: Iterator[Unit | None]) -> Generator[Result, None, None]:
         waiting = (unit for unit in units if unit is not None)
         while True:
             began, taken = time.perf_counter(), []
@@ -87,16 +87,16 @@ def measure(
                 for unit in waiting:
                     taken.append(unit)
                     yield unit
-                    if sum(len(one.shots) for one in taken) >= STRETCH:
+                    if sum(len(one.requests) for one in taken) >= STRETCH:
                         return
 
-            yield from local_executor(maker, control)(some())
+            yield from local_executor(runner, control)(some())
             seconds = time.perf_counter() - began
             if not taken:
                 return
-            count = sum(len(unit.shots) for unit in taken)
+            count = sum(len(unit.requests) for unit in taken)
             memory = resident_mb()
-            times = seconds, _model_alone(maker, taken), _singly(maker, taken, folder / "singly")
+            times = seconds, _model_alone(runner, taken), _singly(runner, taken, folder / "singly")
             stretches.append(Stretch(count, len(taken), *times, memory))
             if show:
                 _print_row(stretches[-1])
@@ -107,23 +107,23 @@ def measure(
     return stretches
 
 
-def _model_alone(maker: UnitRunner, units: list[Unit]) -> float:
+def _model_alone(runner: UnitRunner, units: list[Unit]) -> float:
     seconds = 0.0
     for unit in units:
-        reading = maker.read(unit)
+        prepared = runner.prepare(unit)
         began = time.perf_counter()
-        maker.edit(reading)
+        runner.edit(prepared)
         seconds += time.perf_counter() - began
     return seconds
 
 
-def _singly(maker: UnitRunner, units: list[Unit], folder: Path) -> float:
+def _singly(runner: UnitRunner, units: list[Unit], folder: Path) -> float:
     began = time.perf_counter()
-    for shot in (shot for unit in units for shot in unit.shots):
-        picture = open_picture(shot.item.source)
-        for one in edit(maker.model, picture.image, shot.settings):
-            text = one.infotext(maker.model.name, maker.hash)
-            save_picture(one.image, folder / shot.item.outputs[0], text, exif=picture.exif, icc=picture.icc)
+    for request in (request for unit in units for request in unit.requests):
+        picture = open_picture(request.item.source)
+        for one in edit(runner.model, picture.image, request.settings):
+            text = one.infotext(runner.model.name, runner.hash)
+            save_picture(one.image, folder / request.item.outputs[0], text, exif=picture.exif, icc=picture.icc)
     return time.perf_counter() - began
 
 
@@ -159,20 +159,20 @@ def main() -> int:
     path = resolve(args.model, model_dirs())
     machine = choose_machine(args.device, args.precision)
     model = EditModel.load(path, machine)
-    maker = UnitRunner(model, model_hash(path))
-    facts = ModelFacts(model.config.size, model.config.vae.factor, maker.hash)
+    runner = UnitRunner(model, model_hash(path))
+    facts = ModelFacts(model.config.size, model.config.vae.factor, runner.hash)
     settings = EditSettings("make it winter", steps=args.steps, seed=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "warm").mkdir()
         draw(folder / "warm", min(16, args.pictures))
-        measure(folder / "warm", maker, facts, settings, show=False)
+        measure(folder / "warm", runner, facts, settings, show=False)
         print("| pictures | units | batch, s each | model alone | edit each | batch / model | gain | MB |")
         print("|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         (folder / "in").mkdir()
         draw(folder / "in", args.pictures)
         began = time.perf_counter()
-        stretches = measure(folder / "in", maker, facts, settings)
+        stretches = measure(folder / "in", runner, facts, settings)
         seconds = time.perf_counter() - began
     whole = Stretch(
         sum(one.pictures for one in stretches),

@@ -30,8 +30,11 @@ from instruct_pix2pix.batch import driver
 from instruct_pix2pix.batch import journal as journal_module
 from instruct_pix2pix.batch.journal import Journal
 from instruct_pix2pix.batch.planning import BatchRequest
-from instruct_pix2pix.batch.ray import scheduler
-from instruct_pix2pix.batch.units import Control, Executor, Made, Unit
+from instruct_pix2pix.batch.ray import connection
+from instruct_pix2pix.batch.ray.executor import cluster_executor
+from instruct_pix2pix.batch.ray.scheduler import IN_FLIGHT
+from instruct_pix2pix.batch.ray.worker import RayWorker, WorkerReady
+from instruct_pix2pix.batch.units import Control, Executor, Result, Unit
 from instruct_pix2pix.files import write_whole
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
@@ -86,41 +89,43 @@ class Stopwatch:
 def simulated(clock: Clock, workers: int, seconds: float, used: list[float]) -> Executor:
     """Return an executor with workers that make nothing, `seconds` for each picture; `used` gets their busy time."""
 
-    def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
+    def execute(units: Iterator[Unit | None]) -> Generator[Result, None, None]:
         free = [(0.0, worker) for worker in range(workers)]
         begun: list[tuple[float, int, Unit]] = []
         number, more = 0, True
         while more or begun:
-            while more and len(begun) < workers * scheduler.IN_FLIGHT:
+            while more and len(begun) < workers * IN_FLIGHT:
                 unit = next(units, None)
                 if unit is None:
                     more = False
                     break
                 ready, worker = heapq.heappop(free)
-                end = max(ready, clock.now()) + seconds * len(unit.shots)
-                used.append(seconds * len(unit.shots))
+                end = max(ready, clock.now()) + seconds * len(unit.requests)
+                used.append(seconds * len(unit.requests))
                 heapq.heappush(free, (end, worker))
                 heapq.heappush(begun, (end, number, unit))
                 number += 1
             if begun:
                 end, _, unit = heapq.heappop(begun)
                 clock.wait_until(end)
-                for shot in unit.shots:
-                    yield Made(shot.item.name, shot.index, b"", "", 1, shot.item.size, 60, seconds)
+                for request in unit.requests:
+                    yield Result(
+                        request.item.name, request.index, b"", seed=1, size=request.item.size, rows=60, seconds=seconds
+                    )
 
     return execute
 
 
-class Idle(scheduler.RayWorker):
+class Idle(RayWorker):
     """A Ray worker without a model."""
 
-    def load(self, order: object, threads: int | None, parts: object = None) -> scheduler.WorkerReady:
+    def load(self, setup: object, threads: int | None, parts: object = None) -> WorkerReady:
         """Be ready."""
-        return scheduler.WorkerReady(os.getpid(), "no model")
+        return WorkerReady(os.getpid(), "no model")
 
-    def make(self, unit: Unit, states: object, files: object) -> list[Made]:
+    def make(self, unit: Unit, states: object, files: object) -> list[Result]:
         """Return bytes at once."""
-        return [Made(shot.item.name, shot.index, RESULT) for shot in unit.shots]
+        return [Result(request.item.name, request.index, RESULT) for request in unit.requests]
 
 
 def main() -> None:
@@ -228,7 +233,7 @@ def written(folder: Path, count: int) -> dict[str, Any]:
 
 def through_ray(folder: Path, output: Path, units: int) -> dict[str, Any]:
     """Measure the hand-out through Ray: batches of four pictures, bytes back, nothing written."""
-    scheduler.RayWorker = Idle
+    connection.RayWorker = Idle
     request = BatchRequest(folder, output, EditSettings("make it winter"), batch_size=4, recursive=True)
     marks: list[float] = []
     kept = driver.write_whole
@@ -242,7 +247,7 @@ def through_ray(folder: Path, output: Path, units: int) -> dict[str, Any]:
                 control.stop()
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    execute = scheduler.cluster_executor("auto", DEMO, None, "cpu", "fp32", control)
+    execute = cluster_executor("auto", DEMO, None, "cpu", "fp32", control)
     driver.run_batch(request, FACTS, execute, report=report, control=control)
     driver.write_whole = kept
     return {"a batch of 4 through Ray, ms": (marks[-1] - marks[10]) / (len(marks) - 11) * 1000}

@@ -41,6 +41,10 @@ class UserError(Exception):
         said = "".join(name_of(part) if isinstance(part, Path) else str(part) for part in self.parts)
         return said if self.remedy is None else said + (words or {}).get(self.remedy, self.remedy.value)
 
+    def bare(self) -> UserError:
+        """Return the same sentence to be kept: without the traceback, which would keep what its frames hold."""
+        return UserError(*self.parts, remedy=self.remedy)
+
     def __str__(self) -> str:
         return self.told()
 

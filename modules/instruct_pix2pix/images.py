@@ -202,7 +202,7 @@ def read_as(
         with path.open("rb") as stream:
             return _decode(stream, name, use, most_pixels)
     except FileNotFoundError as error:
-        raise UserError(f"{printable(str(path))} does not exist: check the name.") from error
+        raise UserError(Path(printable(str(path))), " does not exist: check the name.") from error
     except PermissionError as error:
         raise UserError(f"{name} may not be read: change its permissions or copy it.") from error
     except (OSError, ValueError) as error:

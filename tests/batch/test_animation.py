@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from instruct_pix2pix.batch.animation import Frame, Timing, encode_animation, read_frames, read_head
+from instruct_pix2pix.batch.animation import Frame, Timing, encode_animation, read_frames, read_header
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import read_infotext
 
@@ -51,7 +51,7 @@ def test_frames_and_timing_come_through(fmt: str) -> None:
     with Image.open(io.BytesIO(again)) as image:
         assert image.info["loop"] == 3
     assert read_infotext(again) == "hello\nSteps: 1"
-    assert read_head(again).infotext == "hello\nSteps: 1" and read_head(again).frames == 4
+    assert read_header(again).infotext == "hello\nSteps: 1" and read_header(again).frames == 4
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP"])
@@ -102,6 +102,6 @@ def test_an_animation_cut_short_is_told_of() -> None:
 
 
 def test_only_gif_and_webp_count_as_animations() -> None:
-    assert read_head(animation("PNG", plain())).frames == 1
-    assert read_head(animation("TIFF", plain())).frames == 1
-    assert read_head(animation("GIF", plain()[:1])).frames == 1
+    assert read_header(animation("PNG", plain())).frames == 1
+    assert read_header(animation("TIFF", plain())).frames == 1
+    assert read_header(animation("GIF", plain()[:1])).frames == 1

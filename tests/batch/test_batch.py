@@ -413,7 +413,7 @@ def test_files_that_only_the_driver_has_can_be_sent_to_a_worker(tmp_path: Path, 
     there = maker(pickle.loads(pickle.dumps(unit)), files)
     assert [one.data for one in pickle.loads(pickle.dumps(there))] == [one.data for one in here]
     gone = maker(unit)
-    assert all(one.data is None and "does not exist" in one.reason for one in gone)
+    assert all(one.data is None and "does not exist" in str(one.problem) for one in gone)
 
 
 def test_a_run_pauses_goes_on_and_stops_when_told(tmp_path: Path, model: EditModel) -> None:

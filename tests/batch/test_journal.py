@@ -7,11 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from instruct_pix2pix.batch.driver import Ended, Event, ModelFacts, run_batch
 from instruct_pix2pix.batch.journal import NAME, Journal, JournalEntry, PictureState, entries_of
-from instruct_pix2pix.batch.units import Item, Shot, Unit
-from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.batch.planning import BatchRequest
+from instruct_pix2pix.batch.units import Control, Item, Result, ResultRequest, Unit
+from instruct_pix2pix.errors import Remedy, UserError
 from instruct_pix2pix.settings import EditSettings
+
+TOO_LITTLE_MEMORY = "There is not enough memory: choose a smaller size or batch size."
+WRITTEN_BEFORE = """\
+{"run": {"seed": 7, "input": "in", "model": "0123456789"}}
+{"name": "d.png", "state": "failed", "fingerprint": "7-1700000000000000000", \
+"reason": "d.png is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF."}
+{"name": "c.bmp", "state": "skipped", "fingerprint": "3f264d05183136d0", \
+"reason": "c.png is there already: --overwrite replaces it."}
+{"started": [["a.bmp", 0, "6cbcd08565a8b170", true], ["b.bmp", 0, "2dbc31b960e32ad4", true]], "replacing": []}
+{"name": "a.bmp", "state": "done", "fingerprint": "6cbcd08565a8b170", "outputs": ["a.png"], "seeds": [3347360159], \
+"size": [96, 96], "rows": 6, "seconds": 0.25, "notes": ["A note."]}
+{"name": "b.bmp", "state": "failed", "fingerprint": "2dbc31b960e32ad4", \
+"reason": "There is not enough memory: choose a smaller size or batch size."}
+"""
+"""A whole journal, as the first version with this format wrote it for the folder of `folder_of_then`."""
 
 
 def item(name: str, fingerprint: str = "f") -> Item:
@@ -19,7 +37,7 @@ def item(name: str, fingerprint: str = "f") -> Item:
 
 
 def unit(*names: str) -> Unit:
-    return Unit(tuple(Shot(item(name), 0) for name in names), 4)
+    return Unit(tuple(ResultRequest(item(name), 0) for name in names), 4)
 
 
 def test_what_was_written_is_known_again(tmp_path: Path) -> None:
@@ -109,3 +127,72 @@ def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another folder"):
         Journal(tmp_path / "file" / "out", {})
+
+
+# --- the format on the disk, which versions share ---
+
+
+def folder_of_then(folder: Path) -> BatchRequest:
+    """Make the pictures that WRITTEN_BEFORE is about, to the byte and to the second."""
+    (folder / "in").mkdir()
+    for name, colour in (("a.bmp", "red"), ("b.bmp", "blue"), ("c.bmp", "green")):
+        Image.new("RGB", (8, 8), colour).save(folder / "in" / name)
+    (folder / "in" / "d.png").write_bytes(b"nothing")
+    for path in (folder / "in").iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    (folder / "out").mkdir()
+    (folder / "out" / "c.png").write_bytes(b"of another program")
+    settings = EditSettings("make it winter", steps=2, sampler="DPM++ 2M Karras")
+    return BatchRequest(folder / "in", folder / "out", settings)
+
+
+def carried_out(request: BatchRequest) -> tuple[list[str], dict[str, Ended]]:
+    """Carry out the request without a model; return the pictures that were made, and how each ended."""
+    made: list[str] = []
+    events: list[Event] = []
+
+    def execute(units):
+        for one in units:
+            for asked in one.wanted:
+                made.append(asked.item.name)
+                if asked.item.name == "b.bmp":
+                    problem = UserError("There is not enough memory", remedy=Remedy.SMALLER)
+                    yield Result(asked.item.name, asked.index, None, problem)
+                else:
+                    facts: dict[str, Any] = {"size": (96, 96), "rows": 6, "seconds": 0.25, "notes": ("A note.",)}
+                    yield Result(asked.item.name, asked.index, b"data", seed=asked.settings.seed, **facts)
+
+    run_batch(request, ModelFacts(96, 8, "0123456789"), execute, report=events.append, control=Control())
+    return made, {event.entry.name: event for event in events if isinstance(event, Ended)}
+
+
+def test_what_is_written_now_is_byte_for_byte_what_was_written_before(tmp_path: Path) -> None:
+    request = folder_of_then(tmp_path)
+    first = WRITTEN_BEFORE.splitlines(keepends=True)[0]
+    (request.output / NAME).write_text(first)
+    made, ended = carried_out(request)
+    assert (request.output / NAME).read_text() == WRITTEN_BEFORE
+    assert made == ["a.bmp", "b.bmp"]
+    problems = {name: end.problem and (end.problem.remedy, str(end.problem)) for name, end in ended.items()}
+    assert problems["a.bmp"] is None
+    assert problems["b.bmp"] == (Remedy.SMALLER, TOO_LITTLE_MEMORY)
+    assert problems["c.bmp"] == (Remedy.OVERWRITE, "c.png is there already: --overwrite replaces it.")
+
+
+def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
+    request = folder_of_then(tmp_path)
+    (request.output / NAME).write_text(WRITTEN_BEFORE)
+    (request.output / "a.png").write_bytes(b"data")
+    made, ended = carried_out(request)
+    assert made == [] and (request.output / NAME).read_text() == WRITTEN_BEFORE
+    assert {name: end.fresh for name, end in ended.items()} == {
+        "a.bmp": False,
+        "b.bmp": False,
+        "c.bmp": True,
+        "d.png": True,
+    }
+    assert str(ended["b.bmp"].problem) == ended["b.bmp"].entry.reason == TOO_LITTLE_MEMORY
+    (request.output / "a.png").unlink()  # it is made again, in the unit that it was made in
+    assert carried_out(request)[0] == ["a.bmp"]
+    last = (request.output / NAME).read_text().removeprefix(WRITTEN_BEFORE).splitlines()
+    assert json.loads(last[0])["started"][1] == ["b.bmp", 0, "2dbc31b960e32ad4", False]

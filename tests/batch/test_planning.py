@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from instruct_pix2pix.batch.instruction_table import read_instructions
 from instruct_pix2pix.batch.planning import BatchPlan, BatchRequest, find_pictures, make_plan, output_names
-from instruct_pix2pix.batch.units import Member, make_units
+from instruct_pix2pix.batch.units import StartedResult, make_units
 from instruct_pix2pix.engine.edit import resolved
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build
@@ -65,7 +65,7 @@ def test_a_folder_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
     add(tmp_path / "a.png")
     (tmp_path / "closed").mkdir(mode=0)
     names, refused = find_pictures(tmp_path, recursive=True)
-    assert names == ["a.png"] and "closed" in refused[0].reason
+    assert names == ["a.png"] and "closed" in str(refused[0].problem)
 
 
 def test_results_and_masks_inside_the_input_are_no_input(tmp_path: Path) -> None:
@@ -103,14 +103,10 @@ def test_the_output_may_not_be_the_input_by_any_name(tmp_path: Path) -> None:
         ({"fmt": "gif"}, "gif"),
         ({"quality": 0}, "Quality"),
         ({"instruction": "  "}, "instruction is empty"),
-        ({"settings": EditSettings("x", sampler="Oiler")}, "Euler"),
     ],
 )
 def test_a_request_that_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path, more: dict, said: str) -> None:
     add(tmp_path / "a.png")
-    if "settings" in more:  # known for each picture: a table may name samplers too
-        assert said in plan(tmp_path, **more).refused[0].reason
-        return
     with pytest.raises(UserError, match=said):
         plan(tmp_path, **more)
 
@@ -145,7 +141,7 @@ def test_the_nearest_instruction_is_taken(tmp_path: Path) -> None:
     }
     assert asked(tmp_path, instructions=table) == wanted
     assert asked(tmp_path, use_infotext=False)["own.png"] == "make it winter"
-    assert plan(tmp_path).told == {"command": 2, "infotext": 2, "sidecar": 3}
+    assert plan(tmp_path).origins == {"command": 2, "infotext": 2, "sidecar": 3}
 
 
 def test_a_text_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
@@ -192,6 +188,19 @@ def test_a_mistake_in_a_table_is_said_with_its_line(tmp_path: Path, text: str, s
         read_instructions(tmp_path / "t.csv")
 
 
+def test_a_sampler_that_a_table_names_is_resolved_for_its_picture_alone(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        add(tmp_path / name)
+    (tmp_path / "t.csv").write_text("name,sampler,schedule\na.png,k_dpmpp_2m_ka,\nb.png,Oiler,\n")
+    made = plan(tmp_path, instructions=tmp_path / "t.csv")
+    assert [(item.name, item.settings.sampler, item.settings.schedule) for item in made.items] == [
+        ("a.png", "DPM++ 2M", "Karras"),
+        ("c.png", "Euler a", EditSettings().schedule),
+    ]
+    (refused,) = made.refused
+    assert refused.name == "b.png" and "Euler" in str(refused.problem)
+
+
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"name,instruction\n\xff\xfe,x")
     with pytest.raises(UserError, match="UTF-8"):
@@ -227,7 +236,7 @@ def test_a_picture_without_its_mask_is_told_of(tmp_path: Path) -> None:
         add(tmp_path / name)
     made = plan(tmp_path, recursive=True, masks=tmp_path / "masks")
     assert {item.name: item.mask and item.mask.name for item in made.items} == {"a.png": "a.jpg", "sub/b.png": "b.png"}
-    assert [one.name for one in made.refused] == ["c.png"] and "no mask" in made.refused[0].reason
+    assert [one.name for one in made.refused] == ["c.png"] and "no mask" in str(made.refused[0].problem)
 
 
 def test_seeds_differ_from_picture_to_picture_and_stay_when_others_come(tmp_path: Path) -> None:
@@ -283,7 +292,7 @@ def units(folder: Path, begun: list = [], done: tuple = (), **more) -> list[list
     items = plan(folder, **more).items
     pending = {(item.name, i) for item in items for i in range(len(item.outputs))} - set(done)
     made = make_units(items, pending, begun, size=96, factor=8, batch_size=2)
-    return [[f"{s.item.name}{'' if s.wanted else '*'}" for s in unit.shots] for unit in made]
+    return [[f"{s.item.name}{'' if s.wanted else '*'}" for s in unit.requests] for unit in made]
 
 
 def test_pictures_of_one_size_share_a_batch_and_only_those_of_one_kind(tmp_path: Path) -> None:
@@ -300,8 +309,8 @@ def test_what_was_begun_together_is_finished_together_and_the_rest_as_it_would_h
         add(tmp_path / f"{letter}.png")
     items = {item.name: item for item in plan(tmp_path).items}
 
-    def members(*names: str) -> list[Member]:
-        return [Member(name, 0, items[name].fingerprint, True) for name in names]
+    def members(*names: str) -> list[StartedResult]:
+        return [StartedResult(name, 0, items[name].fingerprint, True) for name in names]
 
     whole = units(tmp_path)
     begun = [members("a.png", "b.png"), members("c.png", "d.png")]

@@ -31,7 +31,9 @@ if importlib.util.find_spec("ray") is None:
 if (os.cpu_count() or 1) < 2:
     pytest.skip("two workers need two cores", allow_module_level=True)
 
-from instruct_pix2pix.batch.ray.scheduler import cluster_executor, joined
+from instruct_pix2pix.batch.ray.connection import joined
+from instruct_pix2pix.batch.ray.executor import cluster_executor
+from instruct_pix2pix.batch.ray.worker import RayWorker
 
 EACH = (os.cpu_count() or 2) // 2
 """Cores of a worker, so that there are two; the machine without a cluster takes as many, for sums in one order."""
@@ -122,17 +124,15 @@ def test_a_worker_killed_in_the_middle_costs_a_retry_and_no_picture(
 
 def test_a_unit_that_ends_every_worker_fails_alone(cluster: object, photos: Path, tmp_path: Path) -> None:
     """The picture is a file that kills whoever reads it, as a want of memory or a fault of a decoder would."""
-    from instruct_pix2pix.batch.ray.scheduler import RayWorker
-
     class Fragile(RayWorker):
         def make(self, unit, states, files):
-            if any(shot.item.name == "05.png" for shot in unit.shots):
+            if any(shot.item.name == "05.png" for shot in unit.requests):
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().make(unit, states, files)
 
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instruct_pix2pix.batch.ray.scheduler.Worker", Fragile)
+        patch.setattr("instruct_pix2pix.batch.ray.connection.RayWorker", Fragile)
         summary = run(photos, tmp_path, on_cluster(Control(), said))
     assert set(summary.reasons) == {"05.png", "broken.png"}
     assert "ended each time" in summary.reasons["05.png"]
@@ -148,22 +148,21 @@ def test_machines_without_the_pictures_and_the_model_get_them_sent(
     for suffix in (".safetensors", ".yaml"):
         model.with_suffix(suffix).write_bytes(DEMO.with_suffix(suffix).read_bytes())
     said: list[str] = []
-    from instruct_pix2pix.batch.ray import scheduler as module
 
-    class Far(module.RayWorker):
-        def load(self, order, threads, parts=None):
-            return super().load(replace(order, path=Path("/nowhere") / order.path.name), threads, parts)
+    class Far(RayWorker):
+        def load(self, setup, threads, parts=None):
+            return super().load(replace(setup, path=Path("/nowhere") / setup.path.name), threads, parts)
 
         def make(self, unit, states, files):
             far = [
                 replace(shot, item=replace(shot.item, source=Path("/nowhere") / shot.item.source.name))
-                for shot in unit.shots
+                for shot in unit.requests
             ]
             moved = {Path("/nowhere") / path.name: data for path, data in files.items()}
             states = {Path("/nowhere") / path.name: state for path, state in states.items()}
-            return super().make(replace(unit, shots=tuple(far)), states, moved)
+            return super().make(replace(unit, requests=tuple(far)), states, moved)
 
-    monkeypatch.setattr(module, "Worker", Far)
+    monkeypatch.setattr("instruct_pix2pix.batch.ray.connection.RayWorker", Far)
     summary = run(photos, tmp_path / "out", on_cluster(Control(), said, model))
     assert (summary.done, summary.failed, summary.left) == (14, 1, 0)
     assert contents(tmp_path / "out") == alone

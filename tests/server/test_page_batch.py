@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from instruct_pix2pix.batch.planning import BatchRequest
-from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.errors import Remedy, UserError
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page.folder_routes import zipped
 from instruct_pix2pix.server.page.wording import names_for
@@ -350,10 +350,29 @@ def test_sentences_for_somebody_elsewhere_hold_no_path_and_the_pages_own_words(t
     access = FolderAccess.beside(tmp_path / "outputs", (tmp_path / "more",), private=False)
     request = BatchRequest(tmp_path / "more" / "in", tmp_path / "outputs" / "batch" / "x", EditSettings())
     names = names_for(request, access, here=False)
-    said = names.said(
-        f"{request.output}/a.png is there already: --overwrite replaces it. {tmp_path}/inputs and {request.input}."
-    )
-    assert said == "outputs/batch/x/a.png is there already: “Overwrite” replaces it. inputs and more/in."
+    problem = UserError(request.output / "a.png", " is there already", remedy=Remedy.OVERWRITE)
+    assert names.said(problem) == "outputs/batch/x/a.png is there already: “Overwrite” replaces it."
+    assert names.said(UserError(request.input, " is empty.")) == "more/in is empty."
+    assert names.said(UserError(tmp_path / "more" / "in" / "sub" / "b.png", "!")) == "more/in/sub/b.png!"
+    assert names.said(UserError("Do it", remedy=Remedy.RUN_AGAIN)) == "Do it, then press Generate again."
+
+
+def test_no_sentence_shows_a_path_of_the_server_to_somebody_elsewhere(tmp_path: Path) -> None:
+    access = FolderAccess.beside(tmp_path / "outputs", (tmp_path / "more",), private=False)
+    request = BatchRequest(tmp_path / "more" / "in", tmp_path / "outputs" / "batch" / "x", EditSettings())
+    unexpected = UserError(f"Broken: '{tmp_path}', {tmp_path}/inputs/b.png, {request.input}/c.png, {Path.home()}/d.png")
+    said = names_for(request, access, here=False).said(unexpected)
+    assert said == "Broken: '.', inputs/b.png, more/in/c.png, ~/d.png"
+
+
+def test_sentences_for_somebody_at_this_machine_name_whole_paths_outside_its_home(tmp_path: Path) -> None:
+    access = FolderAccess.beside(tmp_path / "home" / "outputs")
+    table = tmp_path / "uploads" / "17" / "table.csv"
+    request = BatchRequest(tmp_path / "in", tmp_path / "home" / "outputs" / "x", EditSettings(), instructions=table)
+    names = names_for(request, access, here=True)
+    assert names.said(UserError("The folder ", tmp_path / "in" / "a", "!")) == f"The folder {tmp_path}/in/a!"
+    assert names.said(UserError(request.output / "batch.jsonl", "!")) == "outputs/x/batch.jsonl!"
+    assert names.said(UserError(table, " cannot be read.")) == "table.csv cannot be read."
 
 
 def journal(folder: Path, *outputs: str) -> None:

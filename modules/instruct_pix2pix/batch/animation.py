@@ -29,20 +29,20 @@ from ..text import reason_of
 
 ANIMATED = ("GIF", "WEBP")
 MOST_FRAMES = 1000
-"""Frames of one animation; all of them are held in memory at the size at which they are edited."""
+"""Frames of one animation; all of them are in memory together, at the size at which they are edited."""
 
 TAIL = 1 << 16
-"""Bytes at the end of a PNG in which a text that lies behind the pixels is looked for."""
+"""Bytes at the end of a PNG that are searched for a text chunk behind the pixels."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Head:
-    """What is known of a picture before its pixels are decoded."""
+class PictureHeader:
+    """What is known of a picture before its pixels are decoded. Picklable."""
 
     size: tuple[int, int]
-    """(width, height), turned upright. A rare file says something else when it is read in whole."""
+    """(width, height) in pixels, turned upright. For a rare file this differs once its pixels are decoded."""
     frames: int
     """More than 1 only for animations that can be edited as such."""
     infotext: str | None
@@ -62,18 +62,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class Timing:
-    """What an animation is besides its frames."""
+    """The properties of an animation besides its frames."""
 
     durations: tuple[int, ...]
     loop: int | None
-    """How often it is shown, 0 for ever; None where the file does not say."""
+    """How many times it is shown, 0 for endless; None where the file does not say."""
     exif: bytes | None = None
     icc: bytes | None = None
 
 
-def read_head(source: Source) -> Head:
-    """Read size, number of frames and infotext. Raises UserError for what is no picture or too large."""
-    return read_as(source, _head, MOST_PIXELS)
+def read_header(source: Source) -> PictureHeader:
+    """Read size, number of frames and infotext. Raises UserError for a file that is not a picture or is too large."""
+    return read_as(source, _header, MOST_PIXELS)
 
 
 def read_frames(source: Source, use: Callable[[Frame], Result]) -> tuple[list[Result], Timing]:
@@ -112,7 +112,7 @@ def encode_animation(
         if infotext:
             options["comment"] = infotext.encode("utf-8", "replace")
         if any(frame.mode == "RGBA" for frame in frames):
-            options["disposal"] = 2  # or what was there before shows through
+            options["disposal"] = 2  # or the frame before shows through
         durations = list(timing.durations)
     else:
         options |= {"quality": quality, "exif": exif_bytes(timing.exif, infotext), "icc_profile": timing.icc or b""}
@@ -126,15 +126,15 @@ def encode_animation(
     return data.getvalue()
 
 
-def _head(image: Image.Image, name: str) -> Head:
+def _header(image: Image.Image, name: str) -> PictureHeader:
     frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-    # A PNG would decode its pixels to look for EXIF behind them.
+    # Asked for its EXIF, a PNG would decode its pixels to look behind them.
     exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else Image.Exif()
     width, height = image.size
     turned = image.format != "TIFF" and frames == 1  # Pillow turns a TIFF itself; animations are taken as they are
     if turned and exif.get(ORIENTATION) in UPRIGHT and exif[ORIENTATION] >= 5:
         width, height = height, width
-    return Head((width, height), frames, _infotext(image, exif))
+    return PictureHeader((width, height), frames, _infotext(image, exif))
 
 
 def _infotext(image: Image.Image, exif: Image.Exif) -> str | None:
@@ -156,7 +156,7 @@ def _infotext(image: Image.Image, exif: Image.Exif) -> str | None:
 
 
 def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The frame as RGB, and its alpha (L) unless it is opaque."""
+    """Return the frame as RGB, and its alpha (L) unless it is opaque."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
@@ -170,7 +170,7 @@ def _duration(image: Image.Image) -> int:
 
 
 def _two_valued(frame: Image.Image) -> Image.Image:
-    """A GIF's pixel is either there or not."""
+    """Make each pixel opaque or transparent: a GIF has nothing between."""
     if frame.mode != "RGBA":
         return frame
     frame = frame.copy()

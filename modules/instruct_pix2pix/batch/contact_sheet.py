@@ -1,4 +1,4 @@
-"""The contact sheet of a batch: every picture beside what became of it, in small, to be looked through at once."""
+"""The contact sheet of a batch: small versions of every picture beside its result."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def write_sheets(done: Sequence[Item], folder: Path) -> list[Path]:
-    """Write `contact-sheet.jpg`, or -1, -2 … for many pictures, beside the results; return the paths.
+    """Write `contact-sheet.jpg`, or -1, -2 … for many pictures, into the folder of the results; return the paths.
 
-    What cannot be read any more is left white. Raises UserError.
+    A picture that can no longer be read is left white. Raises UserError.
     """
     pairs = [(item, folder / name) for item in done for name in item.outputs]
     stem = NAME
     while any(name.startswith(stem) for item in done for name in item.outputs):
-        stem += "~"  # a picture has that name
+        stem += "~"  # a result has that name
     pages = [pairs[start : start + COLUMNS * ROWS] for start in range(0, len(pairs), COLUMNS * ROWS)]
     paths = []
     for number, page in enumerate(pages, 1):
@@ -61,7 +61,7 @@ def _thumbs(*paths: Path) -> Iterator[Image.Image]:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a line as fits."""
+    """Return as much of a line as fits."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     if font.getlength(text) <= 2 * THUMB:
         return text

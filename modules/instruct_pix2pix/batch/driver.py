@@ -1,4 +1,4 @@
-"""Carries out what is asked of a folder: hands out its units, writes results and journal, and tells of it all."""
+"""Carries out a batch: hands out its units, writes results and journal, and reports every event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..models.registry import model_hash
 from .contact_sheet import write_sheets
 from .journal import Journal, JournalEntry, PictureState
 from .planning import BatchPlan, BatchRequest, check_folders, make_plan
-from .units import Control, Executor, Item, Made, Unit, make_units
+from .units import Control, Executor, Item, Result, Unit, make_units
 
 ENDS_A_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of writing that the next picture would meet as well."""
@@ -27,18 +27,18 @@ ENDS_A_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What planning has to know of the model, before it is loaded."""
+    """What planning has to know of the model before it is loaded."""
 
     size: int
-    """The side in pixels that it edits best."""
+    """The side in pixels at which it edits best."""
     factor: int
-    """Pixels of a latent's cell."""
+    """Pixels along the side of a latent's cell."""
     hash: str | None
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Told once, first."""
+    """The first event: what there is to do."""
 
     plan: BatchPlan
     results: int
@@ -47,29 +47,31 @@ class Planned:
 
 @dataclass(frozen=True)
 class Begun:
-    """Told when a unit is handed out."""
+    """A unit was handed out."""
 
     unit: Unit
 
 
 @dataclass(frozen=True)
 class Wrote:
-    """Told for each file written."""
+    """A file was written."""
 
     item: Item
     path: Path
-    made: Made
+    result: Result
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Told for each picture when nothing more will happen to it."""
+    """Nothing more will happen to a picture."""
 
     entry: JournalEntry
     item: Item | None
-    """None for a picture that was never to be edited."""
+    """None for a picture that was refused when the batch was planned."""
     fresh: bool
     """False for what an earlier run did."""
+    problem: UserError | None = None
+    """Why the picture was skipped or failed; its text is `entry.reason`."""
 
 
 Event = Planned | Begun | Wrote | Ended
@@ -85,7 +87,7 @@ class Summary:
     unasked: int = 0
     """Skipped because nothing said what to change in them."""
     skipped: int = 0
-    """Skipped because files were in the way."""
+    """Skipped because other files have the names of their results."""
     failed: int = 0
     left: int = 0
     """Not begun or not finished when the run was stopped."""
@@ -95,12 +97,12 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every picture that was asked for is there."""
+        """Whether every picture that was asked for has its results."""
         return not (self.skipped or self.failed or self.left)
 
 
 def facts_of(path: Path) -> ModelFacts:
-    """Return what planning has to know of a model file or folder. Raises UserError for what cannot edit."""
+    """Return what planning has to know of a model file or folder. Raises UserError for one that cannot edit."""
     config = find_config(inspect(path))
     return ModelFacts(config.size, config.vae.factor, model_hash(path))
 
@@ -113,11 +115,11 @@ def run_batch(
     report: Callable[[Event], None] = lambda _: None,
     control: Control | None = None,
 ) -> Summary:
-    """Make what the request asks for and is not there yet; the one writer of results and journal.
+    """Make the results of a request that do not exist yet; the only writer of results and journal.
 
-    Blocks until all is made or `control` stopped it; `report` is called in this thread. The same request again goes
-    on where this one was cut off. Raises UserError for a request that cannot be meant and where nothing more can be
-    written.
+    Blocks until all are made or `control` stopped it; `report` is called in this thread. The same request again goes
+    on where this one was cut off. Raises UserError for a request that cannot be carried out, and when nothing more can
+    be written.
     """
     control = control or Control()
     began = time.monotonic()
@@ -155,58 +157,56 @@ class _Run:
         self.summary = Summary()
         self.states: dict[str, PictureState] = {}
         self.left: dict[str, set[int]] = {}  # indexes that are still to be made
-        self.made: dict[str, list[Made]] = {}
+        self.results: dict[str, list[Result]] = {}  # of pictures that have not ended
         self.replacing: dict[str, bool] = {}
 
     def carry_out(self, plan: BatchPlan, execute: Executor) -> Summary:
-        _sweep(self.request.output, plan)
-        items = {item.name: item for item in plan.items}
-        ended = [self._decide(item) for item in plan.items]
-        refused = [(JournalEntry(r.name, r.state, r.fingerprint, r.reason), None, True) for r in plan.refused]
-        before = [one for one in ended if one is not None]
-        self.journal.add(*(entry for entry, _, fresh in (*refused, *before) if fresh))
+        _remove_parts(self.request.output, plan)
+        ended = [
+            Ended(JournalEntry(r.name, r.state, r.fingerprint, str(r.problem)), None, True, r.problem)
+            for r in plan.refused
+        ]
+        ended += [end for item in plan.items if (end := self._decide(item))]
+        self.journal.add(*(end.entry for end in ended if end.fresh))
         pending = {(name, index) for name, indexes in self.left.items() for index in indexes}
         self.report(Planned(plan, len(pending)))
-        for entry, item, fresh in (*refused, *before):
-            self._end(entry, item, fresh)
-        units = make_units(
-            plan.items,
-            pending,
-            self.journal.units,
-            size=self.model.size,
-            factor=self.model.factor,
-            batch_size=self.request.batch_size,
-        )
+        for end in ended:
+            self._end(end)
         self.summary.left = len(self.left)
+        model, batch_size = self.model, self.request.batch_size
+        started = self.journal.units
+        units = make_units(plan.items, pending, started, size=model.size, factor=model.factor, batch_size=batch_size)
+        items = {item.name: item for item in plan.items}
         with contextlib.closing(execute(self._handed_out(units))) as results:
-            for made in results:
-                self._take(items[made.name], made)
+            for result in results:
+                self._take(items[result.name], result)
         return self.summary
 
-    def _decide(self, item: Item) -> tuple[JournalEntry, Item, bool] | None:
-        """Say what is to be made of an item, or how it ended without that."""
-        there = {i for i, name in enumerate(item.outputs) if os.path.lexists(self.request.output / name)}
+    def _decide(self, item: Item) -> Ended | None:
+        """Note which results of an item are to be made; return how it ended if none are."""
+        existing = {i for i, name in enumerate(item.outputs) if os.path.lexists(self.request.output / name)}
         every = set(range(len(item.outputs)))
         known = self.journal.known(item)
         if known is None:
-            if there and not self.request.overwrite:
+            if existing and not self.request.overwrite:
                 other = item.name in self.journal.latest
                 why = "comes from another request or picture" if other else "is there already"
-                reason = f"{item.outputs[min(there)]} {why}: --overwrite replaces it."
-                return JournalEntry(item.name, PictureState.SKIPPED, item.fingerprint, reason), item, True
-            self.left[item.name], self.replacing[item.name] = every, bool(there)
+                problem = UserError(f"{item.outputs[min(existing)]} {why}", remedy=Remedy.OVERWRITE)
+                entry = JournalEntry(item.name, PictureState.SKIPPED, item.fingerprint, str(problem))
+                return Ended(entry, item, True, problem)
+            self.left[item.name], self.replacing[item.name] = every, bool(existing)
             return None
         if known.state is PictureState.FAILED and not self.request.retry_failed:
-            return known, item, False
-        missing = every if known.overwrite and known.state is not PictureState.DONE else every - there
+            return Ended(known, item, False, UserError(known.reason))
+        missing = every if known.overwrite and known.state is not PictureState.DONE else every - existing
         if known.state is PictureState.DONE and not missing:
-            return known, item, False
+            return Ended(known, item, False)
         if not missing:  # killed between the last file and its line
-            return JournalEntry(item.name, PictureState.DONE, item.fingerprint, outputs=item.outputs), item, True
+            return Ended(JournalEntry(item.name, PictureState.DONE, item.fingerprint, outputs=item.outputs), item, True)
         self.left[item.name], self.replacing[item.name] = missing, known.overwrite
         return None
 
-    def _handed_out(self, units: list[Unit]) -> Iterator[Unit | None]:
+    def _handed_out(self, units: Sequence[Unit]) -> Iterator[Unit | None]:
         for unit in units:
             if self.control.paused:
                 yield None
@@ -217,66 +217,72 @@ class _Run:
             self.report(Begun(unit))
             yield unit
 
-    def _take(self, item: Item, made: Made) -> None:
-        path = self.request.output / item.outputs[made.index]
-        if made.data is not None:
-            try:
-                write_whole(path, made.data)
-            except UserError as error:
-                if getattr(error.__cause__, "errno", None) in ENDS_A_RUN:
-                    raise UserError(str(error), remedy=Remedy.GO_ON) from error
-                made = replace(made, data=None, reason=str(error))
-        made_all = self.made.setdefault(item.name, [])
-        if made.data is not None:
-            self.report(Wrote(item, path, made))
-            made = replace(made, data=b"")  # written: no reason to keep it
-        made_all.append(made)
-        self.left[item.name].discard(made.index)
+    def _take(self, item: Item, result: Result) -> None:
+        """Write a result; when it was the last of its picture, the picture has ended."""
+        result = self._written(item, result)
+        results = self.results.setdefault(item.name, [])
+        results.append(result)
+        self.left[item.name].discard(result.index)
         if not self.left[item.name]:
-            del self.left[item.name]
-            entry = self._entry(item, self.made.pop(item.name))
-            self.journal.add(entry)
+            del self.left[item.name], self.results[item.name]
+            end = self._ended(item, results)
+            self.journal.add(end.entry)
             self.summary.left -= 1
-            self._end(entry, item, True)
+            self._end(end)
 
-    def _entry(self, item: Item, made: list[Made]) -> JournalEntry:
-        made = sorted(made, key=lambda one: one.index)
-        reason = next((one.reason for one in made if one.data is None), "")
-        state = PictureState.FAILED if reason else PictureState.DONE
-        good = [one for one in made if one.data is not None]
-        return JournalEntry(
+    def _written(self, item: Item, result: Result) -> Result:
+        """Write the file of a result; return it without its bytes, or with the problem that prevented it."""
+        if result.data is None:
+            return result
+        path = self.request.output / item.outputs[result.index]
+        try:
+            write_whole(path, result.data)
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) in ENDS_A_RUN:
+                raise UserError(*error.parts, remedy=Remedy.GO_ON) from error
+            return replace(result, data=None, problem=error.bare())
+        self.report(Wrote(item, path, result))
+        return replace(result, data=b"")  # they are on the disk
+
+    def _ended(self, item: Item, results: Sequence[Result]) -> Ended:
+        results = sorted(results, key=lambda result: result.index)
+        problem = next((result.problem for result in results if result.problem), None)
+        good = [result for result in results if result.data is not None]
+        entry = JournalEntry(
             item.name,
-            state,
+            PictureState.FAILED if problem else PictureState.DONE,
             item.fingerprint,
-            reason,
-            outputs=tuple(item.outputs[one.index] for one in good) if reason else item.outputs,
-            seeds=tuple(one.seed for one in good),
+            str(problem) if problem else "",
+            outputs=tuple(item.outputs[result.index] for result in good) if problem else item.outputs,
+            seeds=tuple(result.seed for result in good),
             size=good[0].size if good else (0, 0),
-            rows=sum(one.rows for one in good),
-            seconds=sum(one.seconds for one in good),
-            overwrite=bool(reason) and self.replacing.get(item.name, False),
-            notes=made[0].notes,
+            rows=sum(result.rows for result in good),
+            seconds=sum(result.seconds for result in good),
+            overwrite=problem is not None and self.replacing.get(item.name, False),
+            notes=results[0].notes,
         )
+        return Ended(entry, item, True, problem)
 
-    def _end(self, entry: JournalEntry, item: Item | None, fresh: bool) -> None:
-        summary = self.summary
+    def _end(self, end: Ended) -> None:
+        summary, entry = self.summary, end.entry
+        refused = end.item is None
         if entry.state is PictureState.DONE:
-            summary.done += fresh
-            summary.before += not fresh
+            summary.done += end.fresh
+            summary.before += not end.fresh
         elif entry.state is PictureState.FAILED:
             summary.failed += 1
-        elif item is None:
+        elif refused:
             summary.unasked += 1
         else:
             summary.skipped += 1
-        if entry.reason and not (entry.state is PictureState.SKIPPED and item is None):
+        if entry.reason and not (entry.state is PictureState.SKIPPED and refused):
             summary.reasons[entry.name] = entry.reason
         self.states[entry.name] = entry.state
-        self.report(Ended(entry, item, fresh))
+        self.report(end)
 
 
-def _sweep(output: Path, plan: BatchPlan) -> None:
-    """Remove what a killed run left half-written, in the folders of the results."""
+def _remove_parts(output: Path, plan: BatchPlan) -> None:
+    """Remove files that a killed run left half-written, in the folders of the results."""
     now = time.time()
     for folder in {output, *((output / name).parent for item in plan.items for name in item.outputs)}:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Words for pictures from files beside them: a table of instructions, or a text file for one picture."""
+"""Instructions from files: a table for many pictures, or a text file beside one picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_SIDECAR_BYTES = 1 << 16
 
 
 def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a table of instructions, name -> settings by their names in EditSettings, checked.
+    """Read a table of instructions: name -> settings by their names in EditSettings, each in its range.
 
     CSV with a line of titles (separated by commas, semicolons or tabs) or JSONL, one object a line. Raises UserError
     that names the line.
@@ -25,7 +25,7 @@ def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the name.") from error
+        raise UserError(path, f" cannot be read ({error.strerror}): check the name.") from error
     except ValueError as error:
         raise UserError(f"{path.name} is not UTF-8 text: save it as CSV in UTF-8, or as JSONL.") from error
     lines = _json_lines(text) if text.lstrip().startswith("{") else _csv_lines(text)
@@ -35,7 +35,7 @@ def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
             try:
                 name, values = _row(line)
             except UserError as error:
-                raise UserError(f"Line {number} of {path.name}: {error}") from error
+                raise UserError(f"Line {number} of {path.name}: ", *error.parts, remedy=error.remedy) from error
             if name in table:
                 raise UserError(f"Line {number} of {path.name}: '{name}' has a line before this one: keep one of them.")
             table[name] = values
@@ -89,15 +89,18 @@ def _row(line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def match(
     table: Mapping[str, dict[str, Any]], names: Sequence[str], path: Path | None
-) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
-    """Return the settings by the pictures' own names, and the names that are none here with a reason."""
+) -> tuple[dict[str, dict[str, Any]], list[tuple[str, UserError]]]:
+    """Return the settings by the pictures' own names, and the names that no picture has, each with its problem.
+
+    Raises UserError for a name that two pictures have.
+    """
     file = path.name if path else ""
     whole = {plain_name(name): name for name in names}
     last: dict[str, list[str]] = {}
     for name in names:
         last.setdefault(plain_name(name).rpartition("/")[2], []).append(name)
     rows: dict[str, dict[str, Any]] = {}
-    unmatched = []
+    unmatched: list[tuple[str, UserError]] = []
     for asked, values in sorted(table.items(), key=lambda row: row[0] not in whole):
         found = [whole[asked]] if asked in whole else [name for name in last.get(asked, []) if name not in rows]
         if len(found) > 1:
@@ -105,12 +108,13 @@ def match(
         if found:
             rows[found[0]] = values
         else:
-            unmatched.append((asked, f"{asked} is named in {file}, but there is no such picture."))
+            problem = UserError(f"{asked} is named in {file}, but there is no such picture.")
+            unmatched.append((asked, problem))
     return rows, unmatched
 
 
 def sidecar_of(source: Path) -> str:
-    """Return the text in NAME.txt beside a picture, or nothing. Raises UserError for what is no text."""
+    """Return the text in NAME.txt beside a picture, '' without one. Raises UserError for a file that is not UTF-8."""
     for path in (source.with_suffix(".txt"), source.with_name(source.name + ".txt")):
         try:
             if not path.is_file():
@@ -125,5 +129,5 @@ def sidecar_of(source: Path) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name in the one spelling in which names are compared: file systems differ in how they write an umlaut."""
+    """Return a name in the spelling in which names are compared: file systems differ in how they store an umlaut."""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")

@@ -1,8 +1,8 @@
-"""What became of every picture of a folder: one line of JSON each, on the disk before anything follows from it.
+"""The journal of a batch: one line of JSON for each thing that happened, flushed to the disk before the next one does.
 
-The first line is the run: the seed from which pictures without one get theirs. A line `started` names the results
-that are computed together, before they are; a line with `state` tells how one picture ended. A line cut short, by a
-kill or a full disk, is passed over.
+The first line describes the run: it holds the seed from which pictures without one get theirs. A line `started` names
+results that are computed together, before they are; a line with `state` tells how one picture ended. A line cut short,
+by a kill or a full disk, is ignored.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 
 from ..errors import Remedy, UserError
 from ..settings import SEEDS
-from .units import Item, Member, Unit
+from .units import Item, StartedResult, Unit
 
 NAME = "batch.jsonl"
 
 
 class PictureState(str, Enum):
-    """How far a picture came."""
+    """The state of a picture in the journal."""
 
-    STARTED = "started"  # never the last word: what a run leaves that was killed
+    STARTED = "started"  # in memory only, for a picture that a killed run left unfinished
     DONE = "done"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -43,44 +43,47 @@ class JournalEntry:
     name: str
     state: PictureState
     fingerprint: str = ""
-    """That of the request: see `batch.Item`."""
+    """That of the request: see `units.Item`."""
     reason: str = ""
-    """Why it was skipped or failed, a sentence for a person."""
+    """Why it was skipped or failed: the text of a UserError."""
     outputs: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     size: tuple[int, int] = (0, 0)
     """(width, height) of the results."""
     rows: int = 0
     seconds: float = 0.0
-    """In the model, for all results."""
+    """In the model, for all its results."""
     overwrite: bool = False
-    """Whether it was begun in order to replace files that are not its own."""
+    """Whether it was started in order to replace files of another request."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the picture was read, a sentence each."""
 
 
 class Journal:
-    """The journal of an output folder, held by one run at a time; ends with `close` or its `with` block."""
+    """The journal of an output folder, locked by one run at a time; ends with `close` or its `with` block."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Read what is there, or begin with a line about the run. Raises UserError."""
+        """Read the journal that exists, or begin one with a line about the run.
+
+        Raises UserError where it cannot be written and where another run has it.
+        """
         self.path = folder / NAME
         self.latest: dict[str, JournalEntry] = {}
-        """The last word on each picture, where that is not 'skipped'."""
-        self.units: list[tuple[Member, ...]] = []
-        """What was begun together, in order."""
+        """The last entry of each picture, except those that say 'skipped'."""
+        self.units: list[tuple[StartedResult, ...]] = []
+        """Results that were started together, in order."""
         self.run_seed = secrets.randbelow(SEEDS)
         self._skipped: dict[str, JournalEntry] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)  # what could not be written must not be tried again
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another folder.") from error
+            raise UserError(self.path, f" cannot be written ({error.strerror}): choose another folder.") from error
         try:
             if not _locked(self._file):
                 raise UserError(f"Another run works in {folder.name}: wait for its end, or choose another folder.")
             self.fresh = not self._read()
-            """Whether it begins here."""
+            """Whether there was no journal before."""
             if self.fresh:
                 self._write([{"run": {"seed": self.run_seed, **about}}])
         except BaseException:
@@ -88,14 +91,17 @@ class Journal:
             raise
 
     def start(self, unit: Unit, overwrite: Mapping[str, bool]) -> None:
-        """Write down that a unit is begun; `overwrite` tells of a picture whether files of others are replaced."""
-        members = [Member(s.item.name, s.index, s.item.fingerprint, s.wanted) for s in unit.shots]
-        replacing = sorted({m.name for m in members if m.wanted and overwrite.get(m.name, False)})
-        self._write([{"started": [list(astuple(m)) for m in members], "replacing": replacing}])
-        self._begin(members, replacing)
+        """Write down that a unit is started; `overwrite` tells by name whether files of other requests are replaced.
+
+        Raises UserError.
+        """
+        results = [StartedResult(r.item.name, r.index, r.item.fingerprint, r.wanted) for r in unit.requests]
+        replacing = sorted({r.name for r in results if r.wanted and overwrite.get(r.name, False)})
+        self._write([{"started": [list(astuple(r)) for r in results], "replacing": replacing}])
+        self._remember_started(results, replacing)
 
     def add(self, *entries: JournalEntry) -> None:
-        """Write down how pictures ended; what the journal says already is not said again."""
+        """Write down how pictures ended; an entry that the journal has already is not repeated. Raises UserError."""
         new = [entry for entry in entries if entry not in (self.latest.get(entry.name), self._skipped.get(entry.name))]
         if new:
             self._write([_line(entry) for entry in new])
@@ -103,16 +109,16 @@ class Journal:
             self._remember(entry)
 
     def known(self, item: Item) -> JournalEntry | None:
-        """Return the last word on this picture if it was asked for in the same way."""
+        """Return the last entry of this picture if it was asked for in the same way."""
         entry = self.latest.get(item.name)
         return entry if entry and entry.fingerprint == item.fingerprint else None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which unlocks it."""
         self._file.close()
 
     def discard(self) -> None:
-        """Take back a journal that nothing was written in, and its folder where that is empty."""
+        """Remove a journal that holds nothing but its first line, and its folder if that is empty."""
         self.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
@@ -127,7 +133,7 @@ class Journal:
     # --- lines ---
 
     def _read(self) -> bool:
-        """Take in the lines that are there; tell whether there was a first one."""
+        """Read the lines of the file; tell whether there was one about the run."""
         found, end = False, b"\n"
         with self.path.open("rb") as lines:
             for raw in lines:
@@ -138,23 +144,23 @@ class Journal:
                         seed = int(line["run"]["seed"]) % SEEDS
                         self.run_seed, found = (self.run_seed if found else seed), True
                     elif "started" in line:
-                        members = [Member(str(n), int(i), str(f), w is True) for n, i, f, w in line["started"]]
-                        self.units.append(tuple(members))
-                        self._begin(members, line["replacing"])
+                        results = [StartedResult(str(n), int(i), str(f), w is True) for n, i, f, w in line["started"]]
+                        self.units.append(tuple(results))
+                        self._remember_started(results, line["replacing"])
                     else:
                         self._remember(_entry(line))
         if end != b"\n":
-            self._file.write(b"\n")  # what was cut short stays a line of its own
+            self._file.write(b"\n")  # so that the next line does not join one that was cut short
         return found
 
-    def _begin(self, members: Sequence[Member], replacing: Sequence[str]) -> None:
-        for member in members:
-            before = self.latest.get(member.name)
-            same = before is not None and before.fingerprint == member.fingerprint
-            if not member.wanted or (before and same and before.state is PictureState.DONE):
-                continue  # done before, and computed again because a file of it has gone
-            replaces = member.name in replacing or (before is not None and same and before.overwrite)
-            self._remember(JournalEntry(member.name, PictureState.STARTED, member.fingerprint, overwrite=replaces))
+    def _remember_started(self, results: Sequence[StartedResult], replacing: Sequence[str]) -> None:
+        for result in results:
+            before = self.latest.get(result.name)
+            same = before is not None and before.fingerprint == result.fingerprint
+            if not result.wanted or (before and same and before.state is PictureState.DONE):
+                continue  # it was done, and is computed again because one of its files is gone
+            replaces = result.name in replacing or (before is not None and same and before.overwrite)
+            self._remember(JournalEntry(result.name, PictureState.STARTED, result.fingerprint, overwrite=replaces))
 
     def _remember(self, entry: JournalEntry) -> None:
         if entry.state is PictureState.SKIPPED:
@@ -177,7 +183,7 @@ class Journal:
 
 
 def entries_of(folder: Path) -> Iterator[JournalEntry]:
-    """Return the last word on every picture of a folder's journal, for those who only look."""
+    """Return the last entry of every picture in a folder's journal, without locking it."""
     latest: dict[str, JournalEntry] = {}
     with contextlib.suppress(OSError), (folder / NAME).open("rb") as file:
         for raw in file:
@@ -193,7 +199,7 @@ def _line(entry: JournalEntry) -> dict[str, Any]:
 
 
 def _entry(line: Mapping[str, Any]) -> JournalEntry:
-    """Raises KeyError, TypeError or ValueError for what is no such line."""
+    """Raises KeyError, TypeError or ValueError for a line that is not an entry."""
     return JournalEntry(
         str(line["name"]),
         PictureState(line["state"]),
@@ -217,7 +223,7 @@ def _encoded(line: Mapping[str, Any]) -> bytes:
 
 
 def _locked(file: io.FileIO) -> bool:
-    """Lock the journal until it is closed; False where another run has it."""
+    """Lock the journal until it is closed; return False if another run has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -231,5 +237,5 @@ def _locked(file: io.FileIO) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return sys.platform != "win32"  # elsewhere it means a file system without locks: go on without one
+        return sys.platform != "win32"  # elsewhere the file system has no locks: go on without one
     return True

@@ -1,4 +1,4 @@
-"""A folder of pictures and what is asked for each of them: finds, reads and names; nothing is decoded or written."""
+"""The plan of a batch: which pictures, with which settings, under which names. Nothing is decoded or written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..errors import Remedy, UserError
 from ..images import WRITABLE
 from ..infotext import parse
 from ..settings import SEEDS, EditSettings
-from .animation import ANIMATED, Head, read_head
+from .animation import ANIMATED, PictureHeader, read_header
 from .instruction_table import match, plain_name, read_instructions, sidecar_of
 from .journal import PictureState
 from .units import Item
 
 PICTURES = (*WRITABLE, ".jfif", ".bmp", ".gif")
 UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
-"""Pictures all the same: they are told of, not passed over."""
+"""Pictures that cannot be read here: they fail with a reason rather than being ignored."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class BatchRequest:
     input: Path
     output: Path
     settings: EditSettings
-    """What holds where nothing else is said for a picture; the instruction may be empty."""
+    """The settings of every picture for which nothing nearer says otherwise; the instruction may be empty."""
     batch_size: int | None = None
-    """Results to compute together; None leaves it to their size."""
+    """Results to compute together; None: as many as their size suggests."""
     instructions: Path | None = None
     """A CSV or JSONL file: name, instruction, any setting."""
     recursive: bool = False
     overwrite: bool = False
-    """Replace files that are there and come from another request."""
+    """Replace files in the output folder that come from another request."""
     retry_failed: bool = False
     fmt: str | None = None
-    """An ending to write still pictures with, such as 'png' or '.jpg'; None keeps each picture's own."""
+    """The file extension of the results of still pictures, such as 'png' or '.jpg'; None keeps each picture's own."""
     quality: int = 95
     masks: Path | None = None
     contact_sheet: bool = False
     use_infotext: bool = True
-    """Take the instruction of an earlier edit out of the picture itself where nothing nearer says one."""
+    """Take the instruction of an earlier edit from the picture's infotext where nothing nearer gives one."""
 
 
 @dataclass(frozen=True)
@@ -57,80 +57,98 @@ class RefusedPicture:
 
     name: str
     state: PictureState
-    reason: str
+    problem: UserError
     fingerprint: str = ""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a request comes to."""
+    """What is to be done for a request."""
 
     items: tuple[Item, ...]
     refused: tuple[RefusedPicture, ...]
-    told: Mapping[str, int]
-    """How many pictures got their instruction from where: 'table', 'sidecar', 'infotext', 'command'."""
+    origins: Mapping[str, int]
+    """How many pictures have their instruction from each source: 'table', 'sidecar', 'infotext', 'command'."""
 
 
 def make_plan(
     request: BatchRequest, run_seed: int, model_hash: str | None, check: Callable[[EditSettings], EditSettings]
 ) -> BatchPlan:
-    """Look at every picture's header and decide what becomes of it.
+    """Read every picture's header and decide what becomes of it.
 
-    `check` gives settings their canonical form. Raises UserError for a request that cannot be meant: no pictures, no
-    instruction for any, the output in place of the input, a table with a mistake.
+    The settings of the request are canonical already; `check` makes those of a picture canonical whose line in the
+    table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures, no
+    instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """
     check_folders(request)
-    names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_apart(request))
+    names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_not_inputs(request))
     if not names:
-        folder = f"There are no pictures in {request.input.name or request.input}"
-        if request.recursive:
-            raise UserError(f"{folder}.")
-        raise UserError(folder, remedy=Remedy.LOOK_INTO_FOLDERS)
+        nothing = ("There are no pictures in ", request.input.name or request.input)
+        raise UserError(*nothing, ".") if request.recursive else UserError(*nothing, remedy=Remedy.LOOK_INTO_FOLDERS)
     table = read_instructions(request.instructions) if request.instructions else {}
     rows, unmatched = match(table, names, request.instructions)
     masks = _by_name(request.masks) if request.masks else None
-    refused += [RefusedPicture(name, PictureState.FAILED, reason) for name, reason in unmatched]
-    told: Counter[str] = Counter()
+    refused += [RefusedPicture(name, PictureState.FAILED, problem) for name, problem in unmatched]
+    origins: Counter[str] = Counter()
     drafts: list[Item] = []
     for name in names:
-        source = request.input / name
-        state = _state_of(source)
-        try:
-            head = read_head(source)
-            settings, origin = _settings_of(request, source, rows.get(name, {}), head, name, run_seed)
-            if settings is None:
-                refused.append(RefusedPicture(name, PictureState.SKIPPED, "Nothing says what to change in it.", state))
-                continue
-            mask = None if masks is None else _mask_of(name, masks, request.masks)
-            settings = check(settings)
-        except UserError as error:
-            refused.append(RefusedPicture(name, PictureState.FAILED, str(error), state))
-            continue
-        told[origin] += 1
-        suffix, fmt = _format(name, head, request.fmt)
-        asked = [asdict(settings), state, mask and _state_of(mask), model_hash, fmt, request.quality]
-        asked[0].pop("batch_size")
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        drafts.append(
-            Item(name, source, settings, (suffix,), fmt, request.quality, head.size, head.frames, digest, mask)
-        )
+        row = rows.get(name, {})
+        found = _item_or_refusal(request, name, row, masks, run_seed, model_hash, check)
+        if isinstance(found, RefusedPicture):
+            refused.append(found)
+        else:
+            item, origin = found
+            drafts.append(item)
+            origins[origin] += 1
     if not drafts and refused and all(one.state is PictureState.SKIPPED for one in refused):
         raise UserError("The instruction is empty: say what to change, for example 'make it winter'.")
     outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
-    return BatchPlan(items, tuple(refused), told)
+    return BatchPlan(items, tuple(refused), origins)
+
+
+def _item_or_refusal(
+    request: BatchRequest,
+    name: str,
+    row: Mapping[str, Any],
+    masks: Mapping[str, Path] | None,
+    run_seed: int,
+    model_hash: str | None,
+    check: Callable[[EditSettings], EditSettings],
+) -> tuple[Item, str] | RefusedPicture:
+    """Return a picture's item, with its extension alone for outputs, and where its instruction comes from."""
+    source = request.input / name
+    state = _state_of(source)
+    try:
+        header = read_header(source)
+        settings, origin = _settings_of(request, source, row, header, name, run_seed)
+        if settings is None:
+            problem = UserError("Nothing says what to change in it.")
+            return RefusedPicture(name, PictureState.SKIPPED, problem, state)
+        mask = None if masks is None else _mask_of(name, masks, request.masks)
+        if row.keys() & {"sampler", "schedule"}:
+            settings = check(settings)
+    except UserError as error:
+        return RefusedPicture(name, PictureState.FAILED, error.bare(), state)
+    suffix, fmt = _format(name, header, request.fmt)
+    asked = [asdict(settings), state, mask and _state_of(mask), model_hash, fmt, request.quality]
+    asked[0].pop("batch_size")
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    frames = header.frames
+    item = Item(name, source, settings, (suffix,), fmt, request.quality, header.size, frames, digest, mask)
+    return item, origin
 
 
 def check_folders(request: BatchRequest) -> None:
-    """Raise UserError where the folders cannot be right."""
+    """Raise UserError for folders, a format or a quality that cannot be used."""
     for folder, what in ((request.input, "input"), (request.masks, "masks")):
         if folder is not None and not folder.is_dir():
             kind = "is not a folder" if folder.exists() else "does not exist"
-            raise UserError(f"The {what} folder {folder} {kind}: check the name.")
+            raise UserError(f"The {what} folder ", folder, f" {kind}: check the name.")
     if request.output.exists():
         if not request.output.is_dir():
-            raise UserError(f"{request.output} is a file: give the name of a folder for the results.")
+            raise UserError(request.output, " is a file: give the name of a folder for the results.")
         if request.output.samefile(request.input):
             raise UserError("The results would lie among the pictures: choose another folder, inside it if you like.")
     if request.fmt is not None and _ending(request.fmt) not in WRITABLE:
@@ -142,17 +160,17 @@ def check_folders(request: BatchRequest) -> None:
 def find_pictures(
     folder: Path, *, recursive: bool = False, leave_out: Collection[Path] = ()
 ) -> tuple[list[str], list[RefusedPicture]]:
-    """Return the names of the pictures in a folder, in order, with '/' between their parts, and folders not readable.
+    """Return the names of the pictures in a folder, sorted, with '/' between their parts, and folders not readable.
 
-    What begins with a dot is passed over, and so are the folders `leave_out`. Links are followed; a folder that was
-    seen under another name, as in a circle of links, is not looked into again. Raises UserError for the first folder.
+    Names that begin with a dot are ignored, and so are the folders `leave_out`. Links are followed; a folder that was
+    seen under another name, as in a circle of links, is not read again. Raises UserError if `folder` cannot be read.
     """
     seen = {os.path.realpath(path) for path in leave_out}
     names: list[str] = []
     refused: list[RefusedPicture] = []
     folders, links = [""], []
     while folders or links:
-        here = folders.pop() if folders else links.pop(0)  # a folder goes by its own name rather than by a link's
+        here = folders.pop() if folders else links.pop(0)  # a folder's own name comes before that of a link to it
         real = os.path.realpath(folder / here)
         if real in seen:
             continue
@@ -161,10 +179,11 @@ def find_pictures(
             with os.scandir(folder / here) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            reason = f"The folder {here or folder} cannot be read ({error.strerror}): look to its rights."
+            why = f" cannot be read ({error.strerror}): look to its rights."
+            problem = UserError("The folder ", here or folder, why)
             if not here:
-                raise UserError(reason) from error
-            refused.append(RefusedPicture(here, PictureState.FAILED, reason))
+                raise problem from error
+            refused.append(RefusedPicture(here, PictureState.FAILED, problem))
             continue
         for entry in entries:
             name = f"{here}{entry.name}"
@@ -182,15 +201,15 @@ def find_pictures(
 
 
 def _settings_of(
-    request: BatchRequest, source: Path, row: Mapping[str, Any], head: Head, name: str, run_seed: int
+    request: BatchRequest, source: Path, row: Mapping[str, Any], header: PictureHeader, name: str, run_seed: int
 ) -> tuple[EditSettings | None, str]:
-    """Return what is asked for a picture, None for nothing, and where its instruction comes from."""
+    """Return what is asked for a picture, or None, and where its instruction comes from. Raises UserError."""
     values = dict(row)
     origin = "table" if values.get("instruction", "").strip() else ""
     if not origin:
         nearest = [(sidecar_of(source), "sidecar")]
-        if request.use_infotext and head.infotext and "Image CFG scale" in parse(head.infotext).fields:
-            nearest.append((head.infotext, "infotext"))
+        if request.use_infotext and header.infotext and "Image CFG scale" in parse(header.infotext).fields:
+            nearest.append((header.infotext, "infotext"))
         for text, where in nearest:
             read = parse(text)
             if read.instruction.strip():
@@ -209,7 +228,7 @@ def _settings_of(
 
 
 def seed_of(run_seed: int, name: str) -> int:
-    """Return the seed of a picture without one, from the run's seed and its name alone."""
+    """Return the seed of a picture that has none; it follows from the run's seed and its name alone."""
     digest = hashlib.sha256(f"{run_seed}:{plain_name(name)}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % SEEDS
 
@@ -218,7 +237,7 @@ def seed_of(run_seed: int, name: str) -> int:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Return the masks below a folder by their names without endings."""
+    """Return the masks below a folder by their names without extensions."""
     masks: dict[str, Path] = {}
     for name in find_pictures(folder, recursive=True)[0]:
         masks.setdefault(plain_name(name).rpartition(".")[0], folder / name)
@@ -238,10 +257,10 @@ def _mask_of(name: str, masks: Mapping[str, Path], folder: Path | None) -> Path:
 
 
 def output_names(wishes: Iterable[tuple[str, str, int]]) -> list[tuple[str, ...]]:
-    """Return the names of the results of each (name, ending, count), no two the same.
+    """Return the names of the results of each (name, extension, count), no two the same.
 
-    A picture's results are called after it, with -1, -2 … for several. Pictures that would meet in one name, such as
-    a.png and a.jpg as WebP, keep their old ending as a part of it.
+    A picture's results are called after it, with -1, -2 … for several. Pictures whose results would have the same name,
+    such as a.png and a.jpg as WebP, keep their old extension as a part of it.
     """
     wishes = list(wishes)
 
@@ -267,10 +286,10 @@ def output_names(wishes: Iterable[tuple[str, str, int]]) -> list[tuple[str, ...]
     return chosen
 
 
-def _format(name: str, head: Head, wanted: str | None) -> tuple[str, str]:
-    """Return the ending and the format of a picture's results."""
+def _format(name: str, header: PictureHeader, wanted: str | None) -> tuple[str, str]:
+    """Return the extension and the format of a picture's results."""
     own = PurePosixPath(name).suffix
-    if head.frames > 1:
+    if header.frames > 1:
         return (own, own[1:].upper()) if own[1:].upper() in ANIMATED else (".gif", "GIF")
     kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() == ".jfif" else ".png"
     ending = _ending(wanted) if wanted else kept
@@ -282,15 +301,15 @@ def _ending(fmt: str) -> str:
 
 
 def _check_outputs(request: BatchRequest, names: Iterable[str], items: Iterable[Item]) -> None:
-    """Raise UserError where a link leads the results into a folder of inputs."""
+    """Raise UserError if a link leads the results into a folder of inputs."""
     inputs = {_identity(folder) for folder in {(request.input / name).parent for name in names}}
     for folder in {(request.output / name).parent for item in items for name in item.outputs}:
         if folder.exists() and _identity(folder) in inputs:
-            raise UserError(f"{folder} leads to the pictures themselves: choose another output folder.")
+            raise UserError(folder, " leads to the pictures themselves: choose another output folder.")
 
 
-def _apart(request: BatchRequest) -> list[Path]:
-    """The folders that hold no inputs, wherever they lie."""
+def _not_inputs(request: BatchRequest) -> list[Path]:
+    """Return the folders whose pictures are not inputs, wherever they are."""
     return [path for path in (request.output, request.masks) if path is not None and path.exists()]
 
 
@@ -300,14 +319,14 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _state_of(path: Path) -> str:
-    """What changes when a file does."""
+    """Return a text that changes when the file does."""
     try:
         status = path.stat()
-    except OSError:  # whoever opens it will say more
+    except OSError:  # opening it will raise a sentence
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _folded(name: str) -> str:
-    """Names that are equal on the file systems that know no difference between capitals and small letters."""
+    """Return a name as a file system sees it that ignores case and the composition of letters."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,4 +1,4 @@
-"""A folder of pictures as a list of work: the items, and the units in which they go through the model."""
+"""What a batch works on: its pictures (items) and the units in which their results go through the model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..conditioning import fit
+from ..errors import UserError
 from ..prompts import split_and
 from ..settings import SEEDS, EditSettings
 
 MOST_TOGETHER = 16
 PIXELS_TOGETHER = 4 * 512 * 512
-"""How many results share a model batch where nobody says: by the pixels that the model sees."""
+"""How many results share a model batch unless a number is asked for: by their pixels as the model sees them."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Item:
     fmt: str
     """'PNG', 'JPEG', … as `images.encode_picture` takes it; 'GIF' or 'WEBP' for an animation."""
     quality: int
+    """1 to 100."""
     size: tuple[int, int]
-    """(width, height) as it is shown, turned upright."""
+    """(width, height) in pixels as it is shown, turned upright."""
     frames: int
     """1 for a still picture; more for an animation, which is edited frame by frame."""
     fingerprint: str
@@ -40,13 +42,13 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One result: the item's output of this index."""
+class ResultRequest:
+    """One result to compute: the item's output of this index. Picklable."""
 
     item: Item
     index: int
     wanted: bool = True
-    """False for a result that is there already, computed again only because its unit's others need its company."""
+    """False for a file that exists: it is computed again only because the other results of its unit depend on it."""
 
     @property
     def settings(self) -> EditSettings:
@@ -58,35 +60,47 @@ class Shot:
 class Unit:
     """Results that are computed together: still pictures of one size and one kind, or one animation. Picklable.
 
-    Floats depend on the company in which they are computed, so a unit that is made again is made again whole.
+    The last digits of a result depend on what else is in its model batch, so a unit that is computed again is computed
+    again whole.
     """
 
-    shots: tuple[Shot, ...]
+    requests: tuple[ResultRequest, ...]
     batch_size: int
-    """Frames of an animation to compute at once; at least `len(shots)` for still pictures."""
+    """Frames of an animation to compute at once; at least `len(requests)` for still pictures."""
+
+    @property
+    def items(self) -> list[Item]:
+        """The pictures of the unit, each once."""
+        return list({request.item.name: request.item for request in self.requests}.values())
+
+    @property
+    def wanted(self) -> list[ResultRequest]:
+        """The requests whose files are to be written."""
+        return [request for request in self.requests if request.wanted]
 
 
 @dataclass(frozen=True)
-class Member:
-    """One result of a unit that was begun, as the journal remembers it."""
+class StartedResult:
+    """One result of a unit that was started, as the journal remembers it."""
 
     name: str
     index: int
     fingerprint: str
     wanted: bool
-    """False where it was there already."""
+    """False where the file existed already."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of one wanted shot: the bytes of a file, or a sentence why there is none. Picklable."""
+class Result:
+    """What became of one wanted request: the bytes of a file, or the problem that prevented it. Picklable."""
 
     name: str
     index: int
     data: bytes | None
-    reason: str = ""
+    problem: UserError | None = None
     seed: int = 0
     size: tuple[int, int] = (0, 0)
+    """(width, height) in pixels."""
     rows: int = 0
     """Model rows evaluated for it."""
     seconds: float = 0.0
@@ -95,17 +109,18 @@ class Made:
     """What a person should know about how the picture was read, a sentence each."""
 
 
-Executor = Callable[[Iterator["Unit | None"]], Generator[Made, None, None]]
-"""Makes units: takes them one by one, no more than it can keep busy with, and yields what is made, in any order.
+Executor = Callable[[Iterator["Unit | None"]], Generator[Result, None, None]]
+"""Carries out units: takes them one by one, no more than it can keep busy with, and yields results in any order.
 
-None among the units means: hand over all that is on its way before asking for the next (the run pauses there). Every
-wanted shot of every unit taken is yielded exactly once, except for units that a stopped `Control` made it drop. What a
-picture does wrong is a Made with a reason; what it raises itself ends the run. Closing the generator gives up the rest.
+None among the units is a pause: the executor yields all results of the units it has taken before it asks for the
+next. Every wanted request of every unit taken gets exactly one result, except for units that a stopped `Control` made
+it drop. What is wrong with one picture is the `problem` of a result; what the executor raises ends the run. Closing
+the generator gives up the rest.
 """
 
 
 class Control:
-    """How a person steers a run, from any thread."""
+    """How a person steers a run: pause, resume, stop, abort. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._going = threading.Event()
@@ -114,7 +129,7 @@ class Control:
         self._aborting = threading.Event()
 
     def pause(self) -> None:
-        """Hand out no further unit until `resume`; what is on its way is finished."""
+        """Start no further unit until `resume`; units that were started are finished."""
         self._going.clear()
 
     def resume(self) -> None:
@@ -122,23 +137,23 @@ class Control:
         self._going.set()
 
     def stop(self) -> None:
-        """Finish what is in the model now, and no more."""
+        """Finish what is in the model now, then end."""
         self._stopping.set()
         self._going.set()
 
     def abort(self) -> None:
-        """Give up what is in the model, between two steps."""
+        """Give up what is in the model between two steps, then end."""
         self._aborting.set()
         self.stop()
 
     @property
     def paused(self) -> bool:
-        """Whether it waits for `resume`."""
+        """Whether the run waits for `resume`."""
         return not self._going.is_set()
 
     @property
     def stopping(self) -> bool:
-        """Whether no unit may be begun any more."""
+        """Whether no unit may be started any more."""
         return self._stopping.is_set()
 
     @property
@@ -147,73 +162,76 @@ class Control:
         return self._aborting.is_set()
 
     def wait(self) -> None:
-        """Return when the run is not paused."""
+        """Block until the run is not paused."""
         self._going.wait()
 
 
 def make_units(
     items: Sequence[Item],
     pending: Collection[tuple[str, int]],
-    begun: Sequence[Sequence[Member]],
+    started: Sequence[Sequence[StartedResult]],
     *,
     size: int,
     factor: int,
     batch_size: int | None = None,
 ) -> list[Unit]:
-    """Return the units that make the pending (name, index) of the items, for a model of this size and VAE factor.
+    """Return the units for the pending (name, index) of the items, for a model of this size (pixels) and VAE factor.
 
-    What was `begun` together before is made together again, as long as nothing about it has changed; the others are
-    grouped in order. So a run that was cut off and goes on computes what it would have computed, and no more.
+    Results that an earlier run `started` together are computed together again, as long as none of them has changed;
+    the others are grouped in order. So a run that was cut off and goes on computes what it would have computed, and
+    no more.
     """
     by_name = {item.name: item for item in items}
     left = set(pending)
     units = []
-    for members in begun:
-        if not any((member.name, member.index) in left for member in members):
+    for results in started:
+        if not any((result.name, result.index) in left for result in results):
             continue
-        company = [by_name.get(member.name) for member in members]
-        shots = [
-            Shot(item, member.index, (item.name, member.index) in left)
-            for item, member in zip(company, members, strict=True)
-            if item and item.fingerprint == member.fingerprint and member.index < len(item.outputs)
+        requests = [
+            ResultRequest(item, result.index, (item.name, result.index) in left)
+            for result in results
+            if (item := by_name.get(result.name))
+            and item.fingerprint == result.fingerprint
+            and result.index < len(item.outputs)
         ]
-        if len(shots) == len(members):
-            units.append(Unit(tuple(shots), _batch_size(shots[0].item, size, factor, batch_size)))
-            left.difference_update((member.name, member.index) for member in members)
+        if len(requests) == len(results):
+            units.append(Unit(tuple(requests), _batch_size(requests[0].item, size, factor, batch_size)))
+            left.difference_update((result.name, result.index) for result in results)
     return units + list(_grouped(items, left, size, factor, batch_size))
 
 
 def _grouped(
     items: Sequence[Item], left: Collection[tuple[str, int]], size: int, factor: int, batch_size: int | None
 ) -> Iterator[Unit]:
-    open_: dict[Hashable, list[Shot]] = {}
+    groups: dict[Hashable, list[ResultRequest]] = {}  # those that are not full yet
     for item in items:
         most = _batch_size(item, size, factor, batch_size)
         for index in range(len(item.outputs)):
             if (item.name, index) not in left:
                 continue
-            shot = Shot(item, index)
+            request = ResultRequest(item, index)
             if item.frames > 1:
-                yield Unit((shot,), most)
+                yield Unit((request,), most)
                 continue
-            kind = _kind(shot, size, factor)
-            group = open_.setdefault(kind, [])
-            group.append(shot)
+            kind = _kind(request, size, factor)
+            group = groups.setdefault(kind, [])
+            group.append(request)
             if len(group) >= most:
-                yield Unit(tuple(open_.pop(kind)), most)
-    for group in open_.values():
+                yield Unit(tuple(groups.pop(kind)), most)
+    for group in groups.values():
         yield Unit(tuple(group), _batch_size(group[0].item, size, factor, batch_size))
 
 
-def _kind(shot: Shot, size: int, factor: int) -> Hashable:
+def _kind(request: ResultRequest, size: int, factor: int) -> Hashable:
     """What results must have in common to be computed together."""
-    settings = shot.settings
+    settings = request.settings
     weights = tuple(weight for _, weight in split_and(settings.instruction))
     same = replace(settings, instruction="", negative="", seed=0, count=1, batch_size=1, size="auto")
-    return _padded(shot.item, size, factor), same, weights, shot.item.mask is None
+    return _padded(request.item, size, factor), same, weights, request.item.mask is None
 
 
 def _padded(item: Item, size: int, factor: int) -> tuple[int, int]:
+    """The (width, height) at which the model sees an item."""
     return fit(*item.size, item.settings.target_size or size, factor).padded
 
 

@@ -16,7 +16,7 @@ from ..batch.driver import Ended, Event, ModelFacts, Planned, Summary, Wrote, fa
 from ..batch.journal import NAME, PictureState
 from ..batch.local_executor import UnitRunner, local_executor
 from ..batch.planning import BatchRequest, check_folders
-from ..batch.units import Control, Executor, Made, Unit
+from ..batch.units import Control, Executor, Result, Unit
 from ..engine.edit import resolved
 from ..engine.model import EditModel
 from ..engine.precision import Machine, choose_machine
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     facts = facts_of(path)
     control = Control()
     if args.cluster:
-        from ..batch.ray.scheduler import cluster_executor  # Ray need not be there
+        from ..batch.ray.executor import cluster_executor  # Ray need not be there
 
         execute = cluster_executor(args.cluster, path, facts.hash, args.device, args.precision, control, say=say)
     else:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> Executor:
     """Return the executor of this machine, which loads its model when there is something to make."""
 
-    def execute(units: Iterator[Unit | None]) -> Generator[Made, None, None]:
+    def execute(units: Iterator[Unit | None]) -> Generator[Result, None, None]:
         first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return  # nothing to make: no reason to load a model
@@ -118,7 +118,7 @@ class _Report:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Planned):
             self.pictures = len(event.plan.items) + len(event.plan.refused)
-            for line in _origins(event.plan.told, self.request):
+            for line in _origins(event.plan.origins, self.request):
                 say(line)
             self._began = time.monotonic()
             # disable=None: no bar where stderr is not a terminal
@@ -131,7 +131,7 @@ class _Report:
                 self._print({"name": event.entry.name, "state": event.entry.state.value, "reason": event.entry.reason})
 
     def _wrote(self, event: Wrote) -> None:
-        made = event.made
+        made = event.result
         facts = {"name": event.item.name, "state": "done", "path": str(event.path), "seed": made.seed}
         self._print({**facts, "size": list(made.size), "rows": made.rows, "seconds": round(made.seconds, 3)})
         bar = self._bar

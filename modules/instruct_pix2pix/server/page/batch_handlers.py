@@ -64,7 +64,7 @@ class BatchHandlers:
             try:
                 check_folders(request)
             except UserError as error:
-                raise UserError(names.said(str(error))) from error
+                raise UserError(names.said(error)) from error
             self.worker.queue.enqueue(task)
         except UserError as error:
             return self._problem(str(error))

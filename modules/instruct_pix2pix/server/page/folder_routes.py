@@ -1,4 +1,4 @@
-"""What the page fetches of a folder without gradio: rows, thumbnails, a zip; and where it sends dropped pictures."""
+"""Routes of the page for a folder: rows of its table, thumbnails, a zip of its results; and for dropped pictures."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ NOTHING = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><path d="M14 14 34 34M34 14 14 34" '
     b'stroke="#888" stroke-width="2" fill="none"/></svg>'
 )
-"""What is shown of a picture that cannot be."""
+"""The thumbnail of a picture that cannot be read."""
 CHUNK = 1 << 20
 ROOM = 64 << 20
 """Bytes to leave free on the disk."""
 
 
 class Thumbs:
-    """Small pictures as JPEG, made when they are asked for, one at a time; the last thousand are kept."""
+    """Thumbnails as JPEG, made when they are asked for, one at a time; the last MOST_THUMBS are kept."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int, str], bytes] = OrderedDict()
         self._making = threading.Lock()
 
-    def get(self, job: FolderTask, row: TableRow, side: str) -> bytes:
-        """Return the picture of a row 'before' or 'after'. Raises UserError."""
+    def get(self, task: FolderTask, row: TableRow, side: str) -> bytes:
+        """Return the thumbnail of a row's picture 'before' or 'after'. Raises UserError."""
         path = row.source if side == "before" else row.result
         if path is None:
             raise UserError("There is no such picture.")
-        key = (job.id, row.place, side)
+        key = (task.id, row.place, side)
         with self._making:
             data = self._kept.get(key)
             if data is None:
@@ -74,48 +74,46 @@ def _small(path: Path) -> bytes:
 
 
 def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAccess) -> None:
-    """Add what the page's script asks for, below /folders and /drops."""
+    """Add the routes of the page's script below /folders and /drops."""
     thumbs = Thumbs()
 
     def found(job_id: str) -> FolderTask:
-        job = worker.queue.find(job_id)
-        if not isinstance(job, FolderTask):
+        task = worker.queue.find(job_id)
+        if not isinstance(task, FolderTask):
             raise HTTPException(404)
-        return job
-
-    def name_of(job: FolderTask, request: Request) -> wording.FolderNames:
-        here = places.is_here(request.client.host if request.client else None, request.headers)
-        return wording.names_for(job.request, places, here=here)
+        return task
 
     @app.get("/folders/{job_id}", include_in_schema=False)
     def rows(job_id: str, request: Request, after: int = -1) -> dict[str, object]:
-        job = found(job_id)
-        version, shown, new, counts = job.table(after)
+        task = found(job_id)
+        version, shown, new, counts = task.table(after)
+        here = places.is_here(request.client.host if request.client else None, request.headers)
+        names = wording.names_for(task.request, places, here=here)
         return {
             "version": version,
             "places": shown,
-            "rows": [_described(row, name_of(job, request)) for row in new],
+            "rows": [_described(row, names) for row in new],
             "counts": {stage.value: count for stage, count in counts.items()},
-            "pictures": job.status().pictures,
+            "pictures": task.status().pictures,
         }
 
     @app.get("/folders/{job_id}/{place}/{side}", include_in_schema=False)
     def thumb(job_id: str, place: int, side: str) -> Response:
-        job = found(job_id)
-        row = job.row(place)
+        task = found(job_id)
+        row = task.row(place)
         if row is None or side not in ("before", "after"):
             raise HTTPException(404)
         try:
-            data = thumbs.get(job, row, side)
+            data = thumbs.get(task, row, side)
         except UserError:
             return Response(NOTHING, media_type="image/svg+xml")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @app.get("/folders/{job_id}/results.zip", include_in_schema=False)
     def results(job_id: str) -> Response:
-        job = found(job_id)
-        file, size = zipped(job.request.output, drops.folder)
-        name = "".join(c if c.isascii() and c.isalnum() else "-" for c in job.request.output.name).strip("-")
+        output = found(job_id).request.output
+        file, size = zipped(output, drops.folder)
+        name = "".join(c if c.isascii() and c.isalnum() else "-" for c in output.name).strip("-")
         headers = {
             "Content-Length": str(size),
             "Content-Disposition": f'attachment; filename="{name or "results"}.zip"',
@@ -145,7 +143,7 @@ def _described(row: TableRow, names: wording.FolderNames) -> dict[str, object]:
         "name": printable(row.name),
         "stage": row.stage.value,
         "seconds": round(row.seconds, 2),
-        "reason": names.said(row.reason),
+        "reason": "" if row.problem is None else names.said(row.problem),
         "before": row.source is not None and row.name.lower().endswith(tuple(PICTURES)),
         "after": row.result is not None,
     }
@@ -155,9 +153,10 @@ def _described(row: TableRow, names: wording.FolderNames) -> dict[str, object]:
 
 
 def zipped(output: Path, scratch: Path) -> tuple[IO[bytes], int]:
-    """Return a zip of all that the journal says is done, and its size, in a file that has no name and so leaves none.
+    """Return an unnamed file with a zip of all results that the journal says are done, and its size in bytes.
 
-    What the journal names outside of the folder is left out. Raises UserError when the disk is too full.
+    Files outside the folder are left out, even if the journal names them. `scratch` is the folder for the file. Raises
+    UserError if there are no results, and if the disk is too full.
     """
     members = list(_members(output))
     if not members:
@@ -166,7 +165,7 @@ def zipped(output: Path, scratch: Path) -> tuple[IO[bytes], int]:
     needed = sum(path.stat().st_size + 512 for _, path in members)
     if shutil.disk_usage(scratch).free < needed + ROOM:
         raise UserError("The disk of the server is too full to make a zip: copy the folder of the results instead.")
-    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - it is closed by whoever reads it
+    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - `_read` closes it
     try:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:  # they are compressed
             for name, path in members:
@@ -180,7 +179,7 @@ def zipped(output: Path, scratch: Path) -> tuple[IO[bytes], int]:
 
 
 def _members(output: Path) -> Iterator[tuple[str, Path]]:
-    """Return the results with the names that they get in a zip."""
+    """Yield the results with the names that they get in the zip."""
     root = output.resolve()
     names = [name for entry in entries_of(output) if entry.state is PictureState.DONE for name in entry.outputs]
     taken: set[str] = set()
@@ -200,7 +199,7 @@ def _members(output: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _safe(name: str) -> str:
-    """A name that every system can unpack, and that leads nowhere else."""
+    """Return a name that every system can unpack, and that stays inside the folder."""
     parts = []
     for part in PurePosixPath(name).parts:
         clean = "".join("_" if c in '\\:*?"<>|/' or not c.isprintable() else c for c in part).rstrip(" .")

@@ -120,15 +120,15 @@ def folder_progress(
     version: int,
     waited: float,
     where: str,
-    said: Callable[[str], str],
+    said: Callable[[UserError], str],
 ) -> str:
     """Return how a folder stands, with the version of its table for batch.js; `waited` is in seconds.
 
-    `where` is the name of the output folder, `said` turns a sentence of the command into one of the page.
+    `where` is the name of the output folder, `said` puts an error into the page's words.
     """
     mark = f'<span hidden data-version="{version}"></span>'
-    if status.state is TaskState.FAILED:
-        return line(said(status.error), "problem") + mark
+    if status.problem is not None:
+        return line(said(status.problem), "problem") + mark
     if status.state.ended:
         return line(_folder_ended(status, where)) + mark
     running = status.state is TaskState.RUNNING

@@ -1,4 +1,4 @@
-"""A folder of pictures as a turn of the worker: it is steered, and tells how far each picture is."""
+"""A folder of pictures as a task of the worker: it can be paused and stopped, and knows the stage of each picture."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from enum import Enum
 from pathlib import Path
 
 from ...batch.driver import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
-from ...batch.journal import PictureState as Came
+from ...batch.journal import PictureState
 from ...batch.local_executor import UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
-from ...errors import Interrupted
+from ...errors import Interrupted, UserError
 from .task import LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
 MOST_ROWS = 200
-"""Pictures that are told of one by one; of the rest there are counts."""
+"""Pictures that have a row in the table; the others are only counted."""
 PAUSE_SECONDS = 600.0
-"""A pause that keeps others waiting ends the folder after this time; it can be begun again where it was."""
+"""A pause that keeps other tasks waiting stops the folder after this time; the same request goes on where it was."""
 
 
 class Stage(str, Enum):
-    """How far a picture of the folder is."""
+    """The stage of a picture of the folder."""
 
     WAITING = "waiting"
     WORKING = "working"
@@ -32,53 +32,54 @@ class Stage(str, Enum):
     BEFORE = "done before"
     SKIPPED = "skipped"
     FAILED = "failed"
-    LEFT = "left"  # when all is over
+    LEFT = "left"  # not finished when the task ended
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One picture, for a table."""
+    """One picture in the table."""
 
     place: int
     """Its place among all pictures of the folder, by name."""
     name: str
     stage: Stage
     version: int
-    """That of the table when this last changed."""
+    """The version of the table at which this row last changed."""
     seconds: float = 0.0
-    reason: str = ""
+    problem: UserError | None = None
+    """Why it was skipped or failed."""
     source: Path | None = None
     result: Path | None = None
-    """The first of its results, once all are there."""
+    """The first of its results, once all are written."""
 
 
 @dataclass(frozen=True)
 class FolderStatus(TaskStatus):
-    """How a folder stands. A step is one result."""
+    """The status of a folder. A step is one result."""
 
     pictures: int = 0
     planned: bool = False
     """Whether the pictures have been counted."""
     paused: bool = False
     stopping: bool = False
-    """Whether it ends after what is in the model."""
-    told: tuple[tuple[str, int], ...] = ()
-    """How many pictures got their instruction from where, see `folder.Plan`."""
+    """Whether it ends after the unit in the model."""
+    origins: tuple[tuple[str, int], ...] = ()
+    """How many pictures have their instruction from each source: see `BatchPlan`."""
     summary: Summary | None = None
 
 
 @dataclass
 class FolderTable:
-    """The rows that are shown, at most MOST_ROWS, and the count of all pictures by stage. Not locked."""
+    """The rows, at most MOST_ROWS, and the count of all pictures by stage. Not locked."""
 
     version: int = 0
     counts: Counter[Stage] = field(default_factory=Counter)
     rows: dict[int, TableRow] = field(default_factory=dict)
     _ended: dict[int, None] = field(default_factory=dict)
-    """Rows that may give way to others, the oldest first."""
+    """Places of the rows that may be dropped for others, the oldest first."""
 
     def put(self, row: TableRow, before: Stage | None) -> None:
-        """Show a row anew, which was at the stage `before`."""
+        """Add or replace a row; `before` is its picture's stage until now, None if it was not counted."""
         if before is not None:
             self.counts[before] -= 1
         self.counts[row.stage] += 1
@@ -88,22 +89,24 @@ class FolderTable:
         if row.stage not in (Stage.WAITING, Stage.WORKING):
             self._ended[row.place] = None
         while len(self.rows) > MOST_ROWS and self._ended:
-            # failures stay longest: half of the rows may be theirs
-            failed = [place for place in self._ended if self.rows[place].stage is Stage.FAILED]
-            others = (place for place in self._ended if self.rows[place].stage is not Stage.FAILED)
-            place = failed[0] if len(failed) > MOST_ROWS // 2 else next(others, failed[0] if failed else -1)
+            place = self._place_to_drop()
             del self._ended[place], self.rows[place]
 
+    def _place_to_drop(self) -> int:
+        """Return the oldest row that has ended; failures stay longer, in up to half of the rows."""
+        failed = [place for place in self._ended if self.rows[place].stage is Stage.FAILED]
+        others = (place for place in self._ended if self.rows[place].stage is not Stage.FAILED)
+        return failed[0] if len(failed) > MOST_ROWS // 2 else next(others, failed[0] if failed else -1)
 
     def end(self) -> None:
-        """Nothing more will happen: what has not ended is left."""
+        """Mark every picture that has not ended as left."""
         for row in [row for row in self.rows.values() if row.stage in (Stage.WAITING, Stage.WORKING)]:
             self.put(replace(row, stage=Stage.LEFT), row.stage)
         self.counts[Stage.LEFT] += self.counts.pop(Stage.WAITING, 0)
 
 
 class FolderTask(Task[FolderStatus]):
-    """A folder on its way, for those who wait for it."""
+    """A folder in the queue, under way or ended. Every method may be called from any thread."""
 
     kind = "batch"
 
@@ -115,14 +118,15 @@ class FolderTask(Task[FolderStatus]):
         self._table = FolderTable()
         self._places: dict[str, int] = {}  # of the pictures that have not ended, by name
         self._wrote: Counter[str] = Counter()  # results of pictures that have not ended
-        self._worked = 0.0  # time.monotonic() when work on pictures began, moved on by pauses
-        self._stepped = 0.0
+        # time.monotonic() of these events; the first two are moved on by pauses
+        self._work_began = 0.0
+        self._last_step = 0.0
         self._paused_at = 0.0
         self._timer: threading.Timer | None = None
 
     @property
     def pixels(self) -> int:
-        """None: pictures are read as they are needed, and results are files."""
+        """0: pictures are read as they are needed, and results are files."""
         return 0
 
     @property
@@ -133,7 +137,7 @@ class FolderTask(Task[FolderStatus]):
     # --- steering ---
 
     def pause(self) -> None:
-        """Begin no further picture until `resume`."""
+        """Start no further picture until `resume`."""
         with self._changed:
             if self._status.state is not TaskState.RUNNING or self._status.paused or self._control.stopping:
                 return
@@ -153,7 +157,7 @@ class FolderTask(Task[FolderStatus]):
             self._control.resume()
 
     def stop(self) -> None:
-        """Finish what is in the model, and end."""
+        """Finish the unit in the model, then end."""
         with self._changed:
             if self._status.state is TaskState.QUEUED:
                 self.interrupt()
@@ -173,8 +177,8 @@ class FolderTask(Task[FolderStatus]):
             self._timer = None
         if self._status.paused:
             now = time.monotonic()
-            self._worked += now - self._paused_at
-            self._stepped += now - self._paused_at
+            self._work_began += now - self._paused_at
+            self._last_step += now - self._paused_at
             self._change(paused=False)
 
     def _stop(self) -> None:
@@ -191,10 +195,10 @@ class FolderTask(Task[FolderStatus]):
         status = self._status
         if not status.step or status.paused:
             return None
-        each = (self._stepped - self._worked) / status.step
-        return max(0.0, each * (status.steps - status.step) - (time.monotonic() - self._stepped))
+        each = (self._last_step - self._work_began) / status.step
+        return max(0.0, each * (status.steps - status.step) - (time.monotonic() - self._last_step))
 
-    # --- what is told ---
+    # --- the table ---
 
     def table(self, after: int = -1) -> tuple[int, list[int], list[TableRow], dict[Stage, int]]:
         """Return the version, the places of all rows in order, the rows newer than `after`, and the counts of all."""
@@ -205,84 +209,92 @@ class FolderTask(Task[FolderStatus]):
             return table.version, places, new, {stage: count for stage, count in table.counts.items() if count}
 
     def row(self, place: int) -> TableRow | None:
-        """Return one of the rows that are shown."""
+        """Return the row at a place, if the table has it."""
         with self._changed:
             return self._table.rows.get(place)
 
     # --- the worker's thread ---
 
     def carry_out(self, loaded: LoadedModel) -> None:
-        """Make what is to be made. Raises UserError, and Interrupted where something is left."""
+        """Run the batch. Raises UserError, and Interrupted if pictures are left."""
         config = loaded.model.config
         facts = ModelFacts(config.size, config.vae.factor, loaded.hash)
         self._begin(loaded)
-        self._worked = self._stepped = time.monotonic()
+        self._work_began = self._last_step = time.monotonic()
         execute = local_executor(UnitRunner(loaded.model, loaded.hash), self._control)
-        summary = run_batch(self.request, facts, execute, report=self._take, control=self._control)
-        summary.reasons = {}  # they are in the rows and in the journal
+        summary = run_batch(self.request, facts, execute, report=self._on_event, control=self._control)
+        summary.reasons = {}  # the rows and the journal have them
         self._change(summary=summary)
         if summary.left:
             raise Interrupted
 
-    def _take(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         with self._changed:
             if isinstance(event, Planned):
-                self._plan(event)
+                self._on_planned(event)
             elif isinstance(event, Begun):
-                for item in {shot.item.name: shot.item for shot in event.unit.shots if shot.wanted}.values():
-                    self._put(item.name, Stage.WORKING, item)
+                for item in {request.item.name: request.item for request in event.unit.wanted}.values():
+                    self._set_row(item.name, Stage.WORKING, item)
             elif isinstance(event, Wrote):
                 self._wrote[event.item.name] += 1
                 self._step(1)
             else:
-                self._ended(event)
+                self._on_ended(event)
 
-    def _plan(self, event: Planned) -> None:
+    def _on_planned(self, event: Planned) -> None:
         plan = event.plan
         names = sorted({*(item.name for item in plan.items), *(refused.name for refused in plan.refused)})
         self._places = {name: place for place, name in enumerate(names)}
-        sources = {item.name: item.source for item in plan.items}
-        for name, place in self._places.items():
-            if len(names) <= MOST_ROWS:
+        if len(names) <= MOST_ROWS:
+            sources = {item.name: item.source for item in plan.items}
+            for name, place in self._places.items():
                 self._table.put(TableRow(place, name, Stage.WAITING, 0, source=sources.get(name)), None)
-            else:
-                self._table.counts[Stage.WAITING] += 1
-        self._worked = self._stepped = self._paused_at = time.monotonic()
-        told = tuple(sorted(plan.told.items()))
-        self._change(planned=True, pictures=len(names), steps=event.results, told=told)
+        else:
+            self._table.counts[Stage.WAITING] += len(names)
+        self._work_began = self._last_step = self._paused_at = time.monotonic()
+        origins = tuple(sorted(plan.origins.items()))
+        self._change(planned=True, pictures=len(names), steps=event.results, origins=origins)
 
-    def _ended(self, event: Ended) -> None:
+    def _on_ended(self, event: Ended) -> None:
         entry, item = event.entry, event.item
-        stages = {Came.FAILED: Stage.FAILED, Came.SKIPPED: Stage.SKIPPED}
-        stage = stages.get(entry.state) or (Stage.DONE if event.fresh else Stage.BEFORE)
-        result = self.request.output / item.outputs[0] if item and entry.state is Came.DONE else None
-        missing = 0
-        if item is not None and event.fresh and stage is Stage.FAILED:
-            missing = max(0, len(item.outputs) - self._wrote[item.name])
-        self._wrote.pop(entry.name, None)
-        self._put(entry.name, stage, item, seconds=entry.seconds, reason=entry.reason, result=result)
+        stage, result = _stage_of(event), None
+        if item is not None and stage in (Stage.DONE, Stage.BEFORE):
+            result = self.request.output / item.outputs[0]
+        self._set_row(entry.name, stage, item, seconds=entry.seconds, problem=event.problem, result=result)
         self._places.pop(entry.name, None)
+        wrote, missing = self._wrote.pop(entry.name, 0), 0
+        if item is not None and event.fresh and stage is Stage.FAILED:
+            missing = max(0, len(item.outputs) - wrote)  # these results will never be written
         self._step(min(missing, self._status.steps - self._status.step))
 
-    def _put(
+    def _set_row(
         self,
         name: str,
         stage: Stage,
         item: Item | None,
         *,
         seconds: float = 0.0,
-        reason: str = "",
+        problem: UserError | None = None,
         result: Path | None = None,
     ) -> None:
         place = self._places.get(name)
-        if place is None:  # a row of --instructions and a picture may share a name
+        if place is None:  # it has ended: a line of the instructions file that has no picture may share its name
             return
         known = self._table.rows.get(place)
-        # Only rows that wait are not shown, since others give way when they have ended.
-        row = TableRow(place, name, stage, 0, seconds, reason, item.source if item else None, result)
-        self._table.put(row, known.stage if known else Stage.WAITING)
+        # Rows are dropped only after they have ended, so a picture without a row has been waiting.
+        before = known.stage if known else Stage.WAITING
+        source = item.source if item else None
+        self._table.put(TableRow(place, name, stage, 0, seconds, problem, source, result), before)
 
     def _step(self, by: int) -> None:
         if by:
-            self._stepped = time.monotonic()
+            self._last_step = time.monotonic()
         self._change(step=self._status.step + by)
+
+
+def _stage_of(event: Ended) -> Stage:
+    if event.entry.state is PictureState.FAILED:
+        return Stage.FAILED
+    if event.entry.state is PictureState.SKIPPED:
+        return Stage.SKIPPED
+    return Stage.DONE if event.fresh else Stage.BEFORE
