@@ -18,6 +18,7 @@ class Remedy(Enum):
     RUN_AGAIN = ", then give the same command again."
     GO_ON = " Then give the same command again: it goes on where it was."
     SMALLER = ": choose a smaller size or batch size."
+    OTHER_PORT = ": choose another port."
 
 
 Words = Mapping[Remedy, str]
