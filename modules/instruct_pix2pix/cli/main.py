@@ -36,6 +36,8 @@ COMMANDS: tuple[Command, ...] = (
 WORDS = {
     Remedy.SMALLER: ": choose a smaller --size or --batch-size.",
     Remedy.OTHER_PORT: ": choose another --port.",
+    Remedy.DOWNLOAD_AGAIN: "run the same command again",
+    Remedy.MODELS_FOLDER: " with --models-dir",
 }
 """How this door words a remedy."""
 
