@@ -1,4 +1,4 @@
-"""Download a model from the Hugging Face hub: the right file of a repository, resumed, checked, and shown only whole."""
+"""Download a model from the Hugging Face hub: the right file of a repository, resumed, checked and landing whole."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def download(name: str, folder: Path, *, report: Callable[[str], None]) -> Path:
         commit, files = list_files(repo)
     chosen = _choose(repo, files, file, exact=known is None)
     root = PurePosixPath(chosen[0].path).parent
-    is_folder = PurePosixPath(chosen[0].path).name == DIFFUSERS_INDEX
+    is_folder = _is_index(chosen[0])
     target = folder / ((root.name or repo.split("/")[1]) if is_folder else PurePosixPath(chosen[0].path).name)
     inside = {item: PurePosixPath(item.path).relative_to(root) for item in chosen}
 
@@ -122,19 +122,19 @@ def _choose(repo: str, files: list[RemoteFile], wanted: str | None, exact: bool)
     if not matches:
         raise UserError(f"{repo} holds no .safetensors or .ckpt file and no diffusers folder: take another.")
     first = matches[0]
-    if PurePosixPath(first.path).name == DIFFUSERS_INDEX:
+    if _is_index(first):
         return [first, *_diffusers_files(repo, files, first.path.removesuffix(DIFFUSERS_INDEX))]
     if not first.path.endswith((".safetensors", ".ckpt")):
         raise UserError(f"'{first.path}' is no model file: {repo} has {_models_in(files)}.")
     return [first]
 
 
+def _is_index(file: RemoteFile) -> bool:
+    return PurePosixPath(file.path).name == DIFFUSERS_INDEX
+
+
 def _models_in(files: list[RemoteFile]) -> str:
-    models = [
-        f
-        for f in files
-        if f.path.endswith((".safetensors", ".ckpt", "/" + DIFFUSERS_INDEX)) or f.path == DIFFUSERS_INDEX
-    ]
+    models = [f for f in files if f.path.endswith((".safetensors", ".ckpt")) or _is_index(f)]
     names = ", ".join(f"{file.path} ({size_text(file.size)})" for file in models[:10])
     more = len(models) - 10
     return (names or "no model files") + (f" and {more} more" if more > 0 else "")
@@ -193,7 +193,7 @@ def _bring(
 
     stage = target.parent / ".download" / f"{repo.replace('/', '--')}--{target.name}"
     stage.parent.mkdir(parents=True, exist_ok=True)
-    # A second download of the same model waits, then finds it there. The lock's file stays: removing it would be a race.
+    # A second download of the same model waits, then finds it there. The lock's file stays: removing it is a race.
     with WeakFileLock(stage.with_name(f"{stage.name}.lock")):
         if not target.exists():
             stage.mkdir(exist_ok=True)
