@@ -73,9 +73,9 @@ def _child(way: str, file: Path, configs: Path, dtype: str, device: str) -> dict
 
 
 def _ours(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
-    from instruct_pix2pix.cli.main import huge_pages
+    from instruct_pix2pix.cli.huge_pages import use_huge_pages
 
-    huge_pages()  # as the command `edit` does
+    use_huge_pages()  # as the command `edit` does
     import torch
 
     from instruct_pix2pix.engine.edit import edit

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks.loading import measure_loading
 from benchmarks.parts import matmul_peak, measure_parts
-from instruct_pix2pix.cli.bench import CASES, cpu_name
+from instruct_pix2pix.cli.measure import CASES, cpu_name
 from instruct_pix2pix.engine.edit import Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import Machine, choose_machine

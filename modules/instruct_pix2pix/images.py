@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError
+from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
 from .files import write_whole
+from .pixels import on_white, split_alpha, to_rgb, writable
 from .text import printable, reason_of
 
 READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -40,26 +41,6 @@ DRAFT_PIXELS = 50_000_000
 
 PARAMETERS = "parameters"
 """The web UI's name for the infotext among the texts of a PNG."""
-
-# EXIF tags. Those kept of IFD0 say who made the picture, with what and when; the rest of it tells how the
-# file is laid out (in a TIFF) or is made stale by an edit (orientation, resolution, thumbnail).
-ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
-KEPT_TAGS = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
-USER_COMMENT = 0x9286
-# Not kept of the Exif IFD: maker note (its offsets would point nowhere), comment, the old width and height,
-# and the pointer to the interoperability IFD.
-DROPPED_TAGS = (0x927C, USER_COMMENT, 0xA002, 0xA003, 0xA005)
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the stored picture upright (Exif 2.3, tag 0x0112)."""
 
 JPEG_EXIF_BYTES = 65_533
 """What one JPEG marker can hold."""
@@ -161,7 +142,7 @@ def encode_picture(
         options["icc_profile"] = icc
     data = io.BytesIO()
     try:
-        _writable(image, fmt).save(data, fmt, **{key: value for key, value in options.items() if value})
+        writable(image, fmt).save(data, fmt, **{key: value for key, value in options.items() if value})
     except Exception as error:
         raise UserError(f"{name} cannot be saved as {fmt} ({reason_of(error)}): save it as PNG.") from error
     return data.getvalue()
@@ -209,9 +190,7 @@ def read_as(
         raise UserError(f"{name} could not be read ({reason_of(error)}): copy it again.") from error
 
 
-def _decode(
-    stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Result], most_pixels: int
-) -> Result:
+def _decode(stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
     head = stream.read(16)
     if not head:
         raise UserError(f"{name} is empty: copy it again from its source.")
@@ -276,84 +255,6 @@ def _to_picture(image: Image.Image, name: str) -> Picture:
     return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes))
 
 
-def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
-    """8-bit picture without transparency, its alpha (L) unless opaque, and whether values were stretched."""
-    alpha = None
-    stretched = False
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
-        eight, stretched = _eight_bit(values)
-        image = Image.fromarray(eight)
-    elif image.mode == "LA":
-        image, alpha = image.split()
-    elif image.mode in ("RGBA", "RGBa", "PA", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    if alpha is not None and alpha.getextrema() == (255, 255):
-        alpha = None
-    return image, alpha, stretched
-
-
-def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Scale deep grey values [h w] to uint8; True if their range had to be stretched to fit.
-
-    Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
-    """
-    if values.dtype.kind == "u":
-        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8), False
-    tops = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
-    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    top = next((top for top in tops if low >= 0 and high <= top), None)
-    scaled = values * (255 / top) if top else (values - low) * (255 / (high - low))
-    return np.rint(scaled).astype(np.uint8), top is None
-
-
-def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """RGB, and the profile that still applies to it.
-
-    An RGB profile is kept beside the numbers; grey and CMYK ones cannot be, so they are applied (to sRGB).
-    """
-    space = icc[16:20] if icc else b""  # ICC.1, 7.2.6: the header's data colour space
-    try:
-        if image.mode == "LAB":
-            source = ImageCms.createProfile("LAB")
-        elif icc and (image.mode, space) in (("CMYK", b"CMYK"), ("L", b"GRAY")):
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        else:
-            return image.convert("RGB"), icc if space == b"RGB " else None
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        if converted is not None:
-            return converted, None
-    except (ImportError, OSError, ImageCms.PyCMSError):
-        pass  # a broken profile, or a Pillow without colour management: the plain formula
-    return image.convert("RGB"), None
-
-
-def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Lay a picture on white by its alpha (L)."""
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=alpha)
-    return white
-
-
-def _writable(image: Image.Image, chosen: str) -> Image.Image:
-    """A copy in a mode that the format stores, without the metadata that Pillow would write unasked."""
-    base, alpha, _ = split_alpha(image)
-    rgb = base.copy() if base.mode in ("RGB", "L") else base.convert("RGB")
-    if alpha is not None and chosen == "JPEG":
-        rgb = on_white(rgb, alpha)
-    elif alpha is not None:
-        rgb = rgb.convert("RGB")
-        rgb.putalpha(alpha)
-    rgb.info = {}
-    return rgb
-
-
 def _texts(image: Image.Image) -> dict[str, str]:
     image.load()  # a PNG may hold its texts behind the pixels
     texts = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
@@ -364,64 +265,3 @@ def _texts(image: Image.Image) -> dict[str, str]:
         if comment.strip():
             texts[PARAMETERS] = comment
     return texts
-
-
-def exif_of(image: Image.Image) -> Image.Exif:
-    """The EXIF of a picture, empty where there is none or it cannot be read."""
-    try:
-        exif = image.getexif()
-        for ifd in (EXIF_IFD, GPS_IFD):
-            exif.get_ifd(ifd)
-    except Exception:  # hostile EXIF raises nearly anything, and is no reason to refuse the picture
-        return Image.Exif()
-    return exif
-
-
-def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) -> bytes:
-    """The EXIF worth keeping, with `comment` as its UserComment; empty bytes for none of both."""
-    kept = Image.Exif()
-    try:
-        stored = source if isinstance(source, Image.Exif) else Image.Exif()
-        if isinstance(source, bytes):
-            stored.load(source)
-        for tag in KEPT_TAGS:
-            if tag in stored:
-                kept[tag] = stored[tag]
-        details = {tag: _undefined(value) for tag, value in stored.get_ifd(EXIF_IFD).items()}
-        kept[EXIF_IFD] = {tag: value for tag, value in details.items() if tag not in DROPPED_TAGS}
-        kept[GPS_IFD] = dict(stored.get_ifd(GPS_IFD))
-        kept.tobytes()
-    except Exception:  # as above: values that make no sense are dropped with the rest
-        kept = Image.Exif()
-    if comment is not None:
-        written = _undefined(b"UNICODE\0" + comment.encode("utf-16-be"))
-        kept[EXIF_IFD] = {**kept.get(EXIF_IFD, {}), USER_COMMENT: written}
-    for ifd in (EXIF_IFD, GPS_IFD):
-        if not kept.get(ifd):
-            kept.pop(ifd, None)
-    return kept.tobytes() if len(kept) else b""
-
-
-def _undefined(value: Any) -> Any:  # noqa: ANN401 - whatever Pillow read
-    """Keep bytes of the Exif IFD of EXIF type UNDEFINED, which the standard gives them all.
-
-    Pillow writes bytes as type BYTE, which piexif, and with it the web UI, does not take for a comment;
-    a bytearray in a list is written as it should be.
-    """
-    return [bytearray(value)] if isinstance(value, bytes) else value
-
-
-def comment_text(value: object) -> str:
-    """The text of an EXIF UserComment, whose first eight bytes name its encoding (Exif 2.3, 4.6.5)."""
-    if not isinstance(value, bytes):
-        return value if isinstance(value, str) else ""
-    code, body = value[:8], value[8:]
-    if code == b"UNICODE\0":
-        # Written big-endian by the web UI, by others in the byte order of the file: plain letters tell.
-        little = body[1::2].count(0) > body[::2].count(0)
-        text = body.decode("utf-16-le" if little else "utf-16-be", "ignore")
-    elif code in (b"ASCII\0\0\0", bytes(8)):
-        text = body.decode("utf-8", "ignore")
-    else:
-        text = value.decode("utf-8", "ignore")
-    return text.strip("\0\ufeff")

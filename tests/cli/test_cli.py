@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from instruct_pix2pix import images
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.images import read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
@@ -25,8 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
     """Work in an empty folder, with the demo model as the only model, and with a cache of one's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("instruct_pix2pix.models.registry.model_dirs", lambda extra=(): list(extra))
-    monkeypatch.setattr("instruct_pix2pix.cli.edit.model_dirs", lambda extra=(): list(extra))
+    monkeypatch.setattr("instruct_pix2pix.cli.arguments.model_dirs", lambda extra=(): list(extra))
     return tmp_path
 
 
@@ -200,20 +200,27 @@ def test_help_says_what_it_can_do(capsys):
     assert exit_.value.code == 0 and "edit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--help"], ["bench", "--help"], ["inspect", str(EXAMPLE)], ["edit", "a.png"]])
+def test_what_needs_no_model_does_not_wait_for_torch(words):
+    code = "import sys, instruct_pix2pix.cli.main as m\n"
+    code += f"try: m.main({words!r})\nexcept SystemExit: pass\n"
+    code += "sys.exit(bool({'torch', 'gradio', 'ray', 'PIL', 'numpy'} & set(sys.modules)))"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules")}
+    assert subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=False).returncode == 0
+
+
 def test_a_traceback_is_shown_only_on_request(monkeypatch, capsys):
-    def broken(args):
+    def broken(folders):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(main, "_models", broken)
+    monkeypatch.setattr("instruct_pix2pix.cli.models.find_models", broken)
     assert "oops" in fails(capsys, ["models"])
     with pytest.raises(ZeroDivisionError):
         main.main(["models", "--debug"])
 
 
 def test_stopping_in_the_middle_keeps_what_is_finished(monkeypatch, capsys):
-    import instruct_pix2pix.cli.edit as command
-
-    save, saved = command.save_picture, []
+    save, saved = images.save_picture, []
 
     def save_two(image, path, text, **more):
         if len(saved) == 2:
@@ -221,7 +228,7 @@ def test_stopping_in_the_middle_keeps_what_is_finished(monkeypatch, capsys):
         saved.append(save(image, path, text, **more))
         return saved[-1]
 
-    monkeypatch.setattr(command, "save_picture", save_two)
+    monkeypatch.setattr(images, "save_picture", save_two)
     assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "o.png", "--count", "4", *QUICK]) == 130
     assert sorted(p.name for p in Path().glob("o*")) == ["o-1.png", "o-2.png"]
 

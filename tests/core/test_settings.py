@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct_pix2pix.cli.arguments import add_arguments, settings_of
+from instruct_pix2pix.cli.arguments import add_settings, settings_of
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import KNOBS, EditSettings
 from instruct_pix2pix.text import number_text
@@ -25,7 +25,7 @@ def made(**values: Any) -> EditSettings:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="edit")
     options.add_argument("instruction")
-    add_arguments(options)
+    add_settings(options)
     return options
 
 

@@ -716,7 +716,7 @@ def test_the_hash_of_a_diffusers_folder_is_that_of_its_unet(tmp_path):
 def test_telling_what_a_file_is_does_not_load_torch(tmp_path):
     path = write(tmp_path / "a.ckpt", ldm(8, 768))
     program = (
-        "import sys; from instruct_pix2pix.checkpoints import inspect; print(inspect(sys.argv[1]).label);"
+        "import sys; from instruct_pix2pix.models.checkpoints import inspect; print(inspect(sys.argv[1]).label);"
         "assert 'torch' not in sys.modules"
     )
     modules = str(Path(inspect.__code__.co_filename).parent.parent)

@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.cli.main import WORDS
+from instruct_pix2pix.errors import Remedy, UserError
 from instruct_pix2pix.models import download as module
 from instruct_pix2pix.models.checkpoints import weight_files
 from instruct_pix2pix.models.download import KNOWN, download
@@ -574,3 +575,15 @@ def test_offline_by_choice_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refusal("a/b", tmp_path)
+
+
+def test_each_door_words_what_helps_against_a_failed_download(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    (tmp_path / "x.safetensors").write_bytes(b"precious")
+    with pytest.raises(UserError) as caught:
+        download("a/b", tmp_path, report=print)
+    assert caught.value.told(WORDS).endswith(
+        "move it away, or choose another folder with --models-dir, and run the same command again."
+    )
+    page = {Remedy.DOWNLOAD_AGAIN: "press Download again", Remedy.MODELS_FOLDER: " under Folder"}
+    assert caught.value.told(page).endswith("choose another folder under Folder, and press Download again.")

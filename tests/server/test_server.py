@@ -287,7 +287,7 @@ def test_words_that_make_no_sense_are_bad_usage(words):
 
 def test_without_a_command_the_server_starts(monkeypatch):
     seen: list[int | None] = []
-    monkeypatch.setattr(main, "_serve", lambda args: seen.append(args.port) or 0)
+    monkeypatch.setattr(serve, "run", lambda options: seen.append(options.port) or 0)
     for words in ([], ["--port", "7999"], ["--debug"], ["--debug", "--port", "7998"], ["serve", "--port", "7997"]):
         assert main.main(words) == 0
     assert seen == [None, 7999, None, 7998, 7997]

@@ -10,21 +10,9 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..errors import UserError
-from ..images import (
-    EXIF_IFD,
-    MOST_PIXELS,
-    ORIENTATION,
-    PARAMETERS,
-    UPRIGHT,
-    USER_COMMENT,
-    Source,
-    comment_text,
-    exif_bytes,
-    exif_of,
-    on_white,
-    read_as,
-    to_rgb,
-)
+from ..exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
+from ..images import MOST_PIXELS, PARAMETERS, Source, read_as
+from ..pixels import on_white, to_rgb
 from ..text import reason_of
 
 ANIMATED = ("GIF", "WEBP")

@@ -76,7 +76,7 @@ def make_plan(
 ) -> BatchPlan:
     """Read every picture's header and decide what becomes of it.
 
-    The settings of the request are canonical already; `check` makes those of a picture canonical whose line in the
+    The settings of the request are resolved already; `check` resolves those of a picture whose line in the
     table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures, no
     instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """

@@ -1,24 +1,86 @@
-"""The settings of an edit as options of a command."""
+"""What the commands share: a command and its arguments, those for models, and those for the settings of an edit."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
 from ..errors import UserError
+from ..models.registry import model_dirs, resolve
 from ..settings import KNOBS, EditSettings
 from ..text import number_text
 
-
-def settings_of(namespace: argparse.Namespace) -> EditSettings:
-    """Return the settings in parsed arguments, whatever else the namespace holds. Raises UserError."""
-    return EditSettings.from_mapping({name: getattr(namespace, name, None) for name in KNOBS})
+Options = TypeVar("Options")
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, leave: Collection[str] = (), **defaults: str) -> None:
-    """Add one option per knob that has a flag; an option not given is None (see from_namespace).
+@dataclass(frozen=True)
+class Command(Generic[Options]):
+    """A command of the program: its arguments, and what it does with them."""
 
-    Those to `leave` have no option here; `defaults` are words for what a command takes in place of a knob's own
+    name: str
+    about: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    options_of: Callable[[argparse.Namespace], Options]
+    run: Callable[[Options], int]
+
+    def __call__(self, namespace: argparse.Namespace) -> int:
+        """Run with parsed arguments and return the exit status. Raises UserError."""
+        return self.run(self.options_of(namespace))
+
+
+# --- models and machines ---
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to load, and how."""
+
+    model: str | None
+    """A file, a listed name or a part of one; None is the first model that can edit."""
+    folders: tuple[Path, ...]
+    """Where to look for models, in this order."""
+    device: str
+    precision: str
+
+    def find(self) -> Path:
+        """Return the path of the model. Raises UserError."""
+        return resolve(self.model, self.folders)
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the folders to look for models in."""
+    about = "look for models here too"
+    parser.add_argument("--models-dir", type=Path, action="append", default=[], metavar="DIR", help=about)
+
+
+def model_folders_of(namespace: argparse.Namespace) -> tuple[Path, ...]:
+    """Return the folders to look for models in: those given, then the program's own."""
+    return tuple(model_dirs(namespace.models_dir))
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a model, of a device and of a precision."""
+    add_models_dir(parser)
+    parser.add_argument("--model", metavar="NAME", help="a file, or a name that `models` shows")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default auto)")
+
+
+def model_options_of(namespace: argparse.Namespace) -> ModelOptions:
+    """Return what the arguments say of the model."""
+    return ModelOptions(namespace.model, model_folders_of(namespace), namespace.device, namespace.precision)
+
+
+# --- settings ---
+
+
+def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = (), **defaults: str) -> None:
+    """Add one option per knob that has a flag; an option not given is None (see `settings_of`).
+
+    The knobs named in `leave` get no option; `defaults` are words for what a command takes in place of a knob's own
     default.
     """
     for name, one in KNOBS.items():
@@ -40,6 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, leave: Collection[str] = (
             metavar=one.flag.lstrip("-").upper().replace("-", "_"),
             help=f"{about} (default {shown}{limits})",
         )
+
+
+def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -> EditSettings:
+    """Return the settings in parsed arguments, without those to `leave`. Raises UserError."""
+    return EditSettings.from_mapping({name: getattr(namespace, name, None) for name in KNOBS if name not in leave})
 
 
 def _argument_reader(name: str) -> Callable[[str], object]:

@@ -3,95 +3,92 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ..engine.edit import Progress, edit, plan_for, resolved
-from ..engine.model import EditModel
-from ..engine.precision import Machine, choose_machine
-from ..engine.process_memory import tune_memory
-from ..errors import UserError
-from ..images import format_of, open_picture, save_picture
-from ..models.registry import model_dirs, model_hash, resolve
+from ..settings import EditSettings
 from ..text import say
-from .arguments import settings_of
+from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .huge_pages import use_huge_pages
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class EditOptions:
+    """What `edit` is asked to do."""
+
+    image: Path
+    settings: EditSettings
+    output: Path | None
+    """A file or a folder; None is a new name after the picture's."""
+    mask: Path | None
+    model: ModelOptions
+    as_json: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model(parser)
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
+    add_settings(parser)
+
+
+def options_of(args: argparse.Namespace) -> EditOptions:
+    """Return what the arguments ask for. Raises UserError."""
+    return EditOptions(
+        image=args.image,
+        settings=settings_of(args).require_instruction(),
+        output=args.output,
+        mask=args.mask,
+        model=model_options_of(args),
+        as_json=args.json,
+    )
+
+
+def run(options: EditOptions) -> int:
     """Edit as asked; every finished picture is written before the next is begun.
 
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
+    use_huge_pages()
+    # Imported here: `--help` need not wait for torch.
+    from ..engine.edit import edit, plan_for, resolved
+    from ..engine.precision import choose_machine
+    from ..engine.process_memory import tune_memory
+    from ..images import open_picture, save_picture
+    from .loading import load
+    from .output import output_names, print_result, step_bar
+
     tune_memory()
-    settings = resolved(settings_of(args).require_instruction())
-    picture = open_picture(args.image)
-    mask = open_picture(args.mask).image if args.mask else None
-    outputs = output_names(args.image, args.output, settings.count)
-    machine = choose_machine(args.device, args.precision)
-    path = resolve(args.model, model_dirs(args.models_dir))
+    settings = resolved(options.settings)
+    picture = open_picture(options.image)
+    mask = open_picture(options.mask).image if options.mask else None
+    outputs = output_names(options.image, options.output, settings.count)
+    machine = choose_machine(options.model.device, options.model.precision)
+    path = options.model.find()
     for note in picture.notes:
         say(note)
 
     model, hash_ = load(path, machine)
     alpha = picture.alpha and plan_for(model, picture.image, settings).framed(picture.alpha)
-    # disable=None: no bar where stderr is not a terminal
-    with tqdm(total=settings.steps * settings.count, unit="step", leave=False, disable=None) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total = progress.steps * settings.count
-            bar.update(len(progress.seeds))
-
+    with step_bar(settings.steps, settings.count) as show:
         results = edit(model, picture.image, settings, mask=mask, on_step=show)
         for result, output in zip(results, outputs, strict=True):
-            image = result.image
+            image, seed = result.image, result.settings.seed
             if alpha is not None and output.suffix.lower() in (".png", ".webp"):
                 image.putalpha(alpha)
             text = result.infotext(model.name, hash_)
             written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
-            with tqdm.external_write_mode(sys.stdout):
-                if args.json:
-                    facts = {"path": str(written), "seed": result.settings.seed, "size": list(result.image.size)}
-                    print(json.dumps({**facts, "rows": result.rows, "seconds": round(result.seconds, 3)}), flush=True)
-                else:
-                    print(f"{written}  (seed {result.settings.seed}, {result.seconds:.1f} s)", flush=True)
+            facts = {"path": str(written), "seed": seed, "size": list(image.size), "rows": result.rows}
+            print_result(
+                {**facts, "seconds": round(result.seconds, 3)},
+                f"{written}  (seed {seed}, {result.seconds:.1f} s)",
+                as_json=options.as_json,
+            )
     return 0
 
 
-def load(path: Path, machine: Machine) -> tuple[EditModel, str | None]:
-    """Load a model for a command, with its hash, and say so on stderr. Raises UserError."""
-    began = time.perf_counter()
-    say(f"Loading {path.stem} …")
-    model = EditModel.load(path, machine)
-    hash_ = model_hash(path)
-    number = str(machine.dtype).removeprefix("torch.")
-    say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
-    return model, hash_
-
-
-def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
-    """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
-
-    Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
-    name that no picture can be written to, or that is the picture's own.
-    """
-    if output is None or output.is_dir() or not output.suffix:
-        stem = f"{image.stem}-{what}"
-        stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        attempts = (_numbered((output or Path()) / f"{one}.png", count) for one in stems)
-        return next(names for names in attempts if not any(name.exists() for name in names))
-    format_of(output)
-    names = _numbered(output, count)
-    if any(name.resolve() == image.resolve() for name in names):
-        raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
-    return names
-
-
-def _numbered(path: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
+COMMAND = Command("edit", "Edit a picture.", add_arguments, options_of, run)

@@ -3,73 +3,112 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from ..engine.edit import Edited, Progress, edit_each, plan_for, resolved
-from ..engine.precision import choose_machine
-from ..engine.process_memory import tune_memory
-from ..grid import draw, values
-from ..images import open_picture, save_picture
-from ..models.registry import model_dirs, resolve
+from ..settings import EditSettings
 from ..text import number_text
-from .arguments import settings_of
-from .edit import load, output_names
+from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..engine.edit import Edited
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class GridOptions:
+    """What `grid` is asked to do."""
+
+    image: Path
+    settings: EditSettings
+    """Of every cell, but for the two scales."""
+    text_cfg: str
+    image_cfg: str
+    """The values of a scale, as `grid.values` reads them."""
+    output: Path | None
+    mask: Path | None
+    model: ModelOptions
+    as_json: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model(parser)
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-grid.png)")
+    about = "first:last:count, or values with commas (default {})"
+    parser.add_argument("--text-cfg", default="3:12:4", metavar="VALUES", help=about.format("3:12:4"))
+    parser.add_argument("--image-cfg", default="1:2:3", metavar="VALUES", help=about.format("1:2:3"))
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
+    add_settings(parser, leave=("text_cfg", "image_cfg", "count", "batch_size", "randomize_cfg"))
+
+
+def options_of(args: argparse.Namespace) -> GridOptions:
+    """Return what the arguments ask for. Raises UserError."""
+    return GridOptions(
+        image=args.image,
+        settings=settings_of(args, leave=("text_cfg", "image_cfg")),
+        text_cfg=args.text_cfg,
+        image_cfg=args.image_cfg,
+        output=args.output,
+        mask=args.mask,
+        model=model_options_of(args),
+        as_json=args.json,
+    )
+
+
+def run(options: GridOptions) -> int:
     """Make all edits and write their matrix. Raises UserError."""
+    # Imported here: `--help` need not wait for torch.
+    from ..engine.edit import edit_each, plan_for, resolved
+    from ..engine.precision import choose_machine
+    from ..engine.process_memory import tune_memory
+    from ..grid import draw, values
+    from ..images import open_picture, save_picture
+    from .loading import load
+    from .output import output_names, print_result, step_bar
+
     tune_memory()
-    given = {name: getattr(args, name) for name in ("text_cfg", "image_cfg")}
-    scales = {name: values(text, name) for name, text in given.items()}
-    args.text_cfg = args.image_cfg = None
-    settings = resolved(settings_of(args).require_instruction())
-    picture = open_picture(args.image)
-    mask = open_picture(args.mask).image if args.mask else None
-    (output,) = output_names(args.image, args.output, 1, "grid")
-    machine = choose_machine(args.device, args.precision)
-    path = resolve(args.model, model_dirs(args.models_dir))
-    model, hash_ = load(path, machine)
+    text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
+    settings = resolved(options.settings.require_instruction())
+    picture = open_picture(options.image)
+    mask = open_picture(options.mask).image if options.mask else None
+    (output,) = output_names(options.image, options.output, 1, "grid")
+    machine = choose_machine(options.model.device, options.model.precision)
+    model, hash_ = load(options.model.find(), machine)
 
     one = replace(settings, seed=settings.seeds()[0])
-    asked = [replace(one, text_cfg=t, image_cfg=i) for i in scales["image_cfg"] for t in scales["text_cfg"]]
+    asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
     source = plan_for(model, picture.image, one).framed(picture.image)
     results: list[Edited] = []
-    with tqdm(total=settings.steps * len(asked), unit="step", leave=False, disable=None) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total = progress.steps * len(asked)
-            bar.update()
-
+    with step_bar(settings.steps, len(asked)) as show:
         for result in edit_each(model, picture.image, asked, mask=mask, on_step=show):
             results.append(result)
-            if args.json:
-                with tqdm.external_write_mode(sys.stdout):
-                    print(json.dumps(_facts(result, source)), flush=True)
-    columns = len(scales["text_cfg"])
+            if options.as_json:
+                print_result(_facts(result, source), "", as_json=True)
+    columns = len(text_cfg)
     cells = [[result.image for result in results[i : i + columns]] for i in range(0, len(results), columns)]
     plot = {
         "Script": "X/Y/Z plot",
         "X Type": "CFG Scale",
-        "X Values": ", ".join(map(number_text, scales["text_cfg"])),
+        "X Values": ", ".join(map(number_text, text_cfg)),
         "Y Type": "Image CFG Scale",
-        "Y Values": ", ".join(map(number_text, scales["image_cfg"])),
+        "Y Values": ", ".join(map(number_text, image_cfg)),
     }
     text = results[0].infotext(model.name, hash_, plot)
-    written = save_picture(draw(cells, scales["text_cfg"], scales["image_cfg"], source), output, text)
-    if args.json:
-        print(json.dumps({"path": str(written), "seed": one.seed}))
-    else:
-        print(f"{written}  (seed {one.seed})")
+    written = save_picture(draw(cells, text_cfg, image_cfg, source), output, text)
+    print_result({"path": str(written), "seed": one.seed}, f"{written}  (seed {one.seed})", as_json=options.as_json)
     return 0
 
 
 def _facts(result: Edited, source: Image.Image) -> dict[str, object]:
+    """Return what is printed of a cell; `changed` is its mean distance from the picture, of 255."""
+    import numpy as np
+
     change = np.asarray(result.image, dtype=np.float32) - np.asarray(source.convert("RGB"), dtype=np.float32)
     return {
         "text_cfg": result.settings.text_cfg,
@@ -78,3 +117,8 @@ def _facts(result: Edited, source: Image.Image) -> dict[str, object]:
         "rows": result.rows,
         "seconds": round(result.seconds, 3),
     }
+
+
+COMMAND = Command(
+    "grid", "Edit a picture at several scales, and show them in one picture.", add_arguments, options_of, run
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import socket
@@ -13,39 +12,35 @@ from starlette.types import ASGIApp
 
 from ..engine.precision import choose_machine
 from ..engine.process_memory import tune_memory
-from ..errors import UserError
+from ..errors import Remedy, UserError
 from ..models.catalog import Catalog
-from ..models.registry import model_dirs, resolve
+from ..models.registry import resolve
 from ..paths import PACKAGE, home_of
 from ..text import say
 from .app import build
 from .folder_access import FolderAccess
+from .options import ServeOptions
 from .security import Credentials
 from .worker.worker import Worker
 
 PORT, PORTS_TRIED = 7860, 20
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve until stopped. Raises UserError for words that do not go together and for a port that is taken."""
+def run(options: ServeOptions) -> int:
+    """Serve until stopped. Raises UserError for a model that cannot be used and for a port that is taken."""
     from .page.mount import page  # gradio takes a second to import, and only a server needs it
 
-    if args.listen and args.auth is None and not args.insecure:
-        raise UserError(
-            "--listen lets everyone on the network use this program: add --auth USER:PASSWORD, or --insecure if that "
-            "is what you want."
-        )
-    credentials = _credentials(args.auth) if args.auth is not None else None
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if args.debug else logging.INFO)
+    logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if options.debug else logging.INFO)
     tune_memory()
-    machine = choose_machine(args.device, args.precision)
-    dirs, outputs = model_dirs(args.models_dir), outputs_folder()
-    catalog = Catalog(dirs, resolve(args.model, dirs) if args.model else None)
-    places = FolderAccess.beside(outputs, tuple(args.allow_dir), private=not args.listen)
-    with bound_socket("0.0.0.0" if args.listen else "127.0.0.1", args.port) as listener, Worker(machine) as worker:
+    machine = choose_machine(options.device, options.precision)
+    folders, outputs = options.model_folders, outputs_folder()
+    catalog = Catalog(folders, resolve(options.model, folders) if options.model else None)
+    places = FolderAccess.beside(outputs, options.edit_folders, private=not options.listen)
+    address = "0.0.0.0" if options.listen else "127.0.0.1"
+    with bound_socket(address, options.port) as listener, Worker(machine) as worker:
         port = listener.getsockname()[1]
-        if args.port is None and port != PORT:
+        if options.port is None and port != PORT:
             say(f"Port {PORT} is taken; this is {port}.")
         own = socket.gethostname().lower()
         app = build(
@@ -53,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
             catalog,
             outputs=outputs,
             page=page(worker, catalog, outputs, places),
-            credentials=credentials,
-            host_names=[own, own.partition(".")[0] + ".local", *args.allow_host],
-            listen=args.listen,
+            credentials=Credentials(*options.credentials) if options.credentials else None,
+            host_names=[own, own.partition(".")[0] + ".local", *options.host_names],
+            listen=options.listen,
         )
-        others = f" and, from other machines, http://{own}:{port}" if args.listen else ""
+        others = f" and, from other machines, http://{own}:{port}" if options.listen else ""
         say(f"Open http://127.0.0.1:{port}{others} in a browser. Ctrl+C stops the program.")
         try:
             make_server(app, worker).run(sockets=[listener])
@@ -107,18 +102,13 @@ def bound_socket(host: str, port: int | None) -> socket.socket:
             return listener
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"Port {attempt} cannot be used ({error.strerror}): choose another --port.") from error
+                raise UserError(
+                    f"Port {attempt} cannot be used ({error.strerror})", remedy=Remedy.OTHER_PORT
+                ) from error
     last = port if port is not None else f"{PORT} to {PORT + PORTS_TRIED - 1}"
-    raise UserError(f"Port {last} is taken by another program: choose another --port.")
+    raise UserError(f"Port {last} is taken by another program", remedy=Remedy.OTHER_PORT)
 
 
 def outputs_folder(package: Path = PACKAGE) -> Path:
     """Return where results are saved: outputs/ beside launch.py in a checkout, else in the current folder."""
     return home_of(package) / "outputs"
-
-
-def _credentials(text: str) -> Credentials:
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise UserError("--auth takes a name and a password: write them as USER:PASSWORD.")
-    return Credentials(user, password)

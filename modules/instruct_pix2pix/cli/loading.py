@@ -1,0 +1,22 @@
+"""Loading a model for a command, which is told on stderr."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..engine.model import EditModel
+from ..engine.precision import Machine
+from ..models.registry import model_hash
+from ..text import say
+
+
+def load(path: Path, machine: Machine) -> tuple[EditModel, str]:
+    """Load a model and return it with its hash. Raises UserError."""
+    began = time.perf_counter()
+    say(f"Loading {path.stem} …")
+    model = EditModel.load(path, machine)
+    hash_ = model_hash(path)
+    number = str(machine.dtype).removeprefix("torch.")
+    say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+    return model, hash_

@@ -1,0 +1,72 @@
+"""What commands show: progress on stderr, results on stdout, and the names of the files they write."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..images import format_of
+
+if TYPE_CHECKING:
+    from ..engine.edit import OnStep, Progress
+
+
+def progress_bar(total: int, unit: str) -> tqdm:
+    """Return a bar that leaves no trace, and that is not shown where stderr is not a terminal."""
+    return tqdm(total=total, unit=unit, leave=False, disable=None)
+
+
+@contextlib.contextmanager
+def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
+    """Show a bar over the steps of all pictures; what it yields is told of every step."""
+    with progress_bar(steps * pictures, "step") as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = progress.steps * pictures
+            bar.update(len(progress.seeds))
+
+        yield show
+
+
+def above_bar() -> AbstractContextManager[None]:
+    """Take the bar away while something else is written."""
+    return tqdm.external_write_mode(sys.stdout)
+
+
+def print_result(facts: Mapping[str, object], sentence: str, *, as_json: bool) -> None:
+    """Print one result on stdout: its facts as a JSON object, or a sentence."""
+    with above_bar():
+        print(json.dumps(facts) if as_json else sentence, flush=True)
+
+
+def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
+    """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
+
+    Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
+    name that no picture can be written to, or that is the picture's own.
+    """
+    if output is None or output.is_dir() or not output.suffix:
+        stem = f"{image.stem}-{what}"
+        stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        attempts = (_numbered((output or Path()) / f"{one}.png", count) for one in stems)
+        return next(names for names in attempts if not any(name.exists() for name in names))
+    format_of(output)
+    names = _numbered(output, count)
+    if any(name.resolve() == image.resolve() for name in names):
+        raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
+    return names
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]

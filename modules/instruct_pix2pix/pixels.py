@@ -1,0 +1,86 @@
+"""Pixels of any depth and colour model as 8-bit RGB, and the modes that a file format stores."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
+    """8-bit picture without transparency, its alpha (L) unless opaque, and whether values were stretched."""
+    alpha = None
+    stretched = False
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+        eight, stretched = _eight_bit(values)
+        image = Image.fromarray(eight)
+    elif image.mode == "LA":
+        image, alpha = image.split()
+    elif image.mode in ("RGBA", "RGBa", "PA", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    if alpha is not None and alpha.getextrema() == (255, 255):
+        alpha = None
+    return image, alpha, stretched
+
+
+def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Scale deep grey values [h w] to uint8; True if their range had to be stretched to fit.
+
+    Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
+    """
+    if values.dtype.kind == "u":
+        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8), False
+    tops = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
+    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    top = next((top for top in tops if low >= 0 and high <= top), None)
+    scaled = values * (255 / top) if top else (values - low) * (255 / (high - low))
+    return np.rint(scaled).astype(np.uint8), top is None
+
+
+def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """RGB, and the profile that still applies to it.
+
+    An RGB profile is kept beside the numbers; grey and CMYK ones cannot be, so they are applied (to sRGB).
+    """
+    space = icc[16:20] if icc else b""  # ICC.1, 7.2.6: the header's data colour space
+    try:
+        if image.mode == "LAB":
+            source = ImageCms.createProfile("LAB")
+        elif icc and (image.mode, space) in (("CMYK", b"CMYK"), ("L", b"GRAY")):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        else:
+            return image.convert("RGB"), icc if space == b"RGB " else None
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        if converted is not None:
+            return converted, None
+    except (ImportError, OSError, ImageCms.PyCMSError):
+        pass  # a broken profile, or a Pillow without colour management: the plain formula
+    return image.convert("RGB"), None
+
+
+def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Lay a picture on white by its alpha (L)."""
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=alpha)
+    return white
+
+
+def writable(image: Image.Image, chosen: str) -> Image.Image:
+    """A copy in a mode that the format stores, without the metadata that Pillow would write unasked."""
+    base, alpha, _ = split_alpha(image)
+    rgb = base.copy() if base.mode in ("RGB", "L") else base.convert("RGB")
+    if alpha is not None and chosen == "JPEG":
+        rgb = on_white(rgb, alpha)
+    elif alpha is not None:
+        rgb = rgb.convert("RGB")
+        rgb.putalpha(alpha)
+    rgb.info = {}
+    return rgb
