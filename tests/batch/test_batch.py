@@ -22,7 +22,6 @@ from instruct_pix2pix.batch.units import Control, make_units
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
 from instruct_pix2pix.models.registry import DEMO
@@ -51,18 +50,6 @@ STILL = {  # name: format, size
     "sub/deep/tiff.tif": ("TIFF", (96, 96)),
     "web.webp": ("WEBP", (96, 48)),
 }
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return EditModel.load(DEMO, choose_machine(precision="fp32"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def batch(*words: object) -> int:

@@ -35,13 +35,6 @@ def folder(tmp_path_factory) -> Path:
     return base
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def words(folder: Path, out: str) -> list[str]:
     more = ["--recursive", "--count", "2", "--batch-size", "4", *QUICK]
     return ["batch", str(folder / "in"), str(folder / out), "make it winter", *more]

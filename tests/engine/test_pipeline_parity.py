@@ -19,21 +19,15 @@ from instruct_pix2pix.engine.edit import Edited, Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.tokenizer import Tokenizer, byte_alphabet, merges
 from instruct_pix2pix.errors import Interrupted, UserError
-from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
-from tools.reference_networks import CPU, diffusers_pipeline
+from tools.reference_networks import diffusers_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
 SETTINGS = EditSettings(instruction="make it winter", sampler="Euler", schedule="Uniform", steps=10, seed=42)
 QUICK = replace(SETTINGS, steps=3, size="64")
 LONG = "make it winter, " + ", ".join(["with snow on the house and on the trees"] * 12)
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return EditModel.load(DEMO, CPU)
 
 
 @pytest.fixture(scope="module")

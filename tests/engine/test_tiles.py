@@ -14,12 +14,9 @@ from torch import Tensor
 from instruct_pix2pix.conditioning import to_tensor
 from instruct_pix2pix.engine import model as engine
 from instruct_pix2pix.engine.edit import edit
-from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.tiles import in_tiles
-from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
-from tools.reference_networks import CPU
 
 
 def noise(*shape: int) -> Tensor:
@@ -81,11 +78,6 @@ def test_half_precision_tiles_are_blended_in_float32():
 
 
 # --- the demo model's autoencoder -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return EditModel.load(DEMO, CPU)
 
 
 @pytest.fixture(scope="module")

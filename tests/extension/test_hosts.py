@@ -17,7 +17,6 @@ from torch import Tensor
 
 from instruct_pix2pix.conditioning import to_tensor
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.hosts import job
@@ -30,11 +29,6 @@ from tests.helpers.host_stand_ins import A1111, Classic, Concat, Forge, P, ReFor
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
 LONG = "make it winter and " + ", ".join(["paint the house red"] * 30)
-
-
-@pytest.fixture(scope="module")
-def model() -> EditModel:
-    return EditModel.load(DEMO, choose_machine("cpu", "fp32"))
 
 
 @pytest.fixture(scope="module")

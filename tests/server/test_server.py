@@ -43,20 +43,13 @@ def page(api: FastAPI) -> FastAPI:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def open_server(cache, tmp_path_factory):
+def open_server(tmp_path_factory):
     with served(tmp_path_factory.mktemp("open"), most_body=LIMIT, page=page, host_names=["studio.local"]) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def locked_server(cache, tmp_path_factory):
+def locked_server(tmp_path_factory):
     with served(tmp_path_factory.mktemp("locked"), credentials=Credentials("ann", "password:1")) as running:
         yield running
 

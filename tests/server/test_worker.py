@@ -35,22 +35,10 @@ PICTURE = open_picture(HOUSE)
 END = 10**9
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def worker():
     with Worker(MACHINE) as worker:
         yield worker
-
-
-@pytest.fixture(scope="module")
-def model():
-    return EditModel.load(DEMO, MACHINE)
 
 
 def request(checkpoint: Path = DEMO, picture: Picture = PICTURE, **settings: Any) -> EditRequest:
