@@ -38,7 +38,8 @@ LARGE_PICTURE = """
 import time
 from pathlib import Path
 from PIL import Image
-from instruct_pix2pix.server.worker.edit_task import Order, Worker
+from instruct_pix2pix.server.worker.edit_task import EditRequest
+from instruct_pix2pix.server.worker.worker import Worker
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.engine.process_memory import tune_memory
 from instruct_pix2pix.engine.precision import choose_machine
@@ -48,7 +49,7 @@ tune_memory()
 rss = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 def edit(side):
     picture = Picture(Image.new("RGB", (side, side)), "plain")
-    worker.submit(Order(DEMO, picture, EditSettings(instruction="make it winter", steps=1))).wait(10**9)
+    worker.submit(EditRequest(DEMO, picture, EditSettings(instruction="make it winter", steps=1))).wait(10**9)
 with Worker(choose_machine("cpu", "auto")) as worker:
     edit(96)
     before = rss()
