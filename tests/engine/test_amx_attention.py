@@ -1,4 +1,4 @@
-"""Attention by our own kernel on processors with AMX: the numbers of the plain formula, whatever the shapes."""
+"""Attention by our own kernel on processors with AMX: the numbers of the formula, for all shapes."""
 
 from __future__ import annotations
 

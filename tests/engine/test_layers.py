@@ -1,4 +1,4 @@
-"""Packed weights, rows that begin as one and attention head by head, against plain torch and float64."""
+"""Packed weights, MLPs in parts, rows that share a picture, and attention head by head, against plain torch."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_a_large_feed_forward_in_parts_gives_what_it_gives_at_once(monkeypatch: 
 
 
 @packed_here
-def test_weights_lie_as_each_size_of_picture_wants_them() -> None:
-    """With the blocks of another size a call takes several times as long: oneDNN reorders them then."""
+def test_weights_are_packed_anew_for_sizes_that_want_another_layout() -> None:
+    """With the layout for another size a call takes several times as long: oneDNN reorders the weight at each."""
     layer = Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain = nn.Conv2d(1280, 1280, 3, padding=1).requires_grad_(False)
     plain.load_state_dict(layer.state_dict())
@@ -150,8 +150,8 @@ with torch.inference_mode():
 
 @packed_here
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this processor has no AVX2")
-def test_with_avx2_alone_weights_lie_as_any_number_of_rows_wants_them() -> None:
-    """With the blocks of another number of rows a call takes up to ten times as long: oneDNN reorders them then."""
+def test_with_avx2_alone_weights_have_the_layout_that_any_number_of_rows_wants() -> None:
+    """With the layout for another number of rows a call takes up to ten times as long: oneDNN reorders it at each."""
     limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", AVX2], check=True, env={**os.environ, **limits})
 

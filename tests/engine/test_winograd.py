@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's way: the numbers of the plain one, whatever the picture's size, where there is room."""
+"""Convolutions by Winograd's algorithm: the numbers of plain ones, for all sizes, if memory suffices."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_its_weights_can_be_had_back() -> None:
     assert difference(ours(x.double()), plain(x.double())) < 1e-6
 
 
-def test_weights_do_not_grow_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_not_transformed_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_memory, "available", lambda device: 2**20)
     ours, plain = layers(128, 128)
     x = picture(1, 128, 32, 32)
@@ -108,7 +108,7 @@ def test_weights_do_not_grow_where_memory_is_short(monkeypatch: pytest.MonkeyPat
     assert ours.weight.is_mkldnn
 
 
-def test_small_pictures_and_narrow_layers_keep_the_plain_way() -> None:
+def test_small_pictures_and_narrow_layers_are_convolved_directly() -> None:
     for channels, size in ((128, 7), (112, 32)):
         ours, _ = layers(channels, 128)
         with torch.inference_mode():
@@ -129,7 +129,7 @@ def test_of_a_unet_the_two_finest_levels_use_it() -> None:
 
 
 def _at(unet: UNet, size: int) -> list[str]:
-    """The names of the plain 3x3 convolutions that meet latents of this size in a picture of 512 pixels."""
+    """Return the names of the 3x3 convolutions that read latents of this size for a picture of 512 pixels."""
     found: list[str] = []
     handles = [
         layer.register_forward_hook(
