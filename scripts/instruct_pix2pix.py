@@ -122,7 +122,7 @@ class InstructPix2Pix(scripts.Script):
     @loud
     def process(self, p: Any, *args: Any) -> None:
         if HOST:
-            job.begin(HOST, p, job.Controls(*args), self.is_img2img)
+            job.begin(HOST, p, job.Controls.from_args(*args), self.is_img2img)
 
     @loud
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -20,6 +21,7 @@ from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
+from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.forge import pass_errors_on
@@ -108,6 +110,40 @@ def test_every_step_is_the_papers_formula(
         assert error < 1e-4
 
 
+def test_pictures_of_a_batch_may_differ_in_their_sub_prompts(model: EditModel, picture: Tensor) -> None:
+    """As with AUTOMATIC1111's prompts from a file. The first picture alone needs no 'image only' row."""
+    winter, night = say(model, "make it winter", "make it night")
+    prompts = [[(winter, 0.2)], [(night, 0.5), (winter, 0.25), (night, 1.0)]]
+    host = A1111(model)
+    with host.modules():
+        p = host.p(prompts, empty(model), cfg_scale=7.5, image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(2), Controls())
+        x, sigma = draw(2, 7) * 3, torch.full((2,), 3.0)
+        guided = denoise(x, sigma, 0)
+        assert sum(host.rows) == 4 + 2 + 2
+        torch.testing.assert_close(guided, three_rows(host, p, x, sigma, picture, 7.5, 1.5), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.5), (0.3, 0.1, 0.7)])
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.5), (7.5, 1.0), (1.5, 1.5), (1.0, 1.0)])
+def test_the_rows_are_added_up_by_the_weights_of_the_formula_and_no_others(
+    model: EditModel, picture: Tensor, weights: tuple[float, ...], text_cfg: float, image_cfg: float
+) -> None:
+    host = A1111(model)
+    with host.modules():
+        prompts = [[(empty(model), weight) for weight in weights]]
+        p = host.p(prompts, empty(model), cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+        denoise = host.begin(p, picture, draw(1), Controls())
+        denoise(draw(1), torch.ones(1), 0)
+        needed = rows(Scales(text_cfg, image_cfg), weights)
+        x_out = draw(len(needed), 5)
+        guided = p.sampler.model_wrap_cfg.combine_denoised(x_out, [list(enumerate(weights))], None, text_cfg)
+    expected = torch.zeros(1, 4, 8, 8)
+    for row, one in zip(needed, x_out, strict=True):
+        expected = expected + one * row.weight
+    assert torch.equal(guided, expected)
+
+
 @pytest.mark.parametrize(
     ("text_cfg", "image_cfg", "rows"),
     [(7.5, 1.5, 3), (7.5, 1.0, 2), (1.5, 1.5, 2), (1.0, 1.5, 3), (1.0, 1.0, 1)],
@@ -189,6 +225,18 @@ def test_rescaled_guidance_has_the_deviation_of_the_full_row(host: Shape, pictur
     full = host.model(x, sigma, text, host.model.encode_image(picture))
     assert torch.isclose((x - denoise(x, sigma, 1)).std(), (x - full).std(), rtol=1e-3)
     assert p.extra_generation_params["Guidance rescale"] == 1.0
+
+
+def test_a_sampler_whose_rows_are_noise_has_the_noise_rescaled(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        text = say(model, "make it winter")[0]
+        p = host.p([[(text, 1.0)]], empty(model), image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0))
+        p.sampler.model_wrap_cfg.mask_before_denoising = True
+        x, sigma = draw(1) * 10, torch.full((1,), 10.0)
+        full = model(x, sigma, text, model.encode_image(picture))
+        assert torch.isclose(denoise(x, sigma, 1).std(), full.std(), rtol=1e-3)
 
 
 def taken(host: Shape, denoise: Any, xs: list[Tensor], levels: list[float]) -> tuple[list[Tensor], list[int]]:
@@ -301,6 +349,51 @@ def test_a_speed_of_no_name_is_refused(host: Shape) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
     with pytest.raises(UserError, match="Speed is 'warp', but must be one of exact, balanced, fast"):
         job.begin(host.adapter, p, Controls(speed="warp"), is_img2img=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "controls"),
+    [
+        ([], Controls()),
+        ([False, True, 0.5, "fast"], Controls(False, True, 0.5, "fast")),
+        ([False, True], Controls(False, True)),
+        ([{}], Controls()),
+        ([{"speed": "fast", "from_noise": False}], Controls(from_noise=False, speed="fast")),
+        ([{"rescale": 1, "randomize": True, "speed": None}, False, 0.0, "exact"], Controls(True, True, 1.0)),
+        ([{"from_noise": False}, False, 0.5, "balanced"], Controls(False, False, 0.5, "balanced")),  # of an infotext
+    ],
+)
+def test_script_arguments_come_by_place_or_by_name(args: list[Any], controls: Controls) -> None:
+    assert Controls.from_args(*args) == controls
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ({"rescail": 0.5}, "There is no control 'rescail': did you mean 'rescale'?"),
+        ({"image_mask": 1}, "There is no control 'image_mask': the controls are from_noise, randomize, rescale, speed."),
+        ({3: True}, "There is no control '3': the controls are"),
+        ({"from_noise": 1}, "Start from noise is 1, but must be true or false"),
+        ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be true or false"),
+        ({"rescale": "0.5"}, "Guidance rescale is '0.5', but must be a number between 0 and 1"),
+        ({"rescale": float("nan")}, "Guidance rescale is nan, but must lie between 0 and 1"),
+        ({"speed": ["fast"]}, "Speed is ['fast'], but must be text"),
+        ({"speed": "warp"}, "Speed is 'warp', but must be one of exact, balanced, fast"),
+    ],
+)
+def test_a_named_argument_that_is_wrong_is_refused_with_a_sentence(named: dict[Any, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Controls.from_args(named, False, 0.0, "exact")
+
+
+def test_named_arguments_reach_the_job(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    controls = Controls.from_args({"speed": "fast", "from_noise": False}, False, 0.0, "exact")
+    denoise = host.begin(p, picture, draw(1), controls)
+    _, counts = taken(host, denoise, [draw(1) * level for level in LEVELS[:3]], LEVELS[:3])
+    assert counts == [3, 1, 1]
+    assert p.extra_generation_params["Speed"] == "fast"
+    assert p.denoising_strength == 0.75
 
 
 def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, picture: Tensor) -> None:

@@ -20,6 +20,7 @@ from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.hosts import a1111, job
 from instruct_pix2pix.hosts.a1111 import A1111Host
 from instruct_pix2pix.hosts.forge import ForgeHost
+from instruct_pix2pix.hosts.job import Host
 
 STEPS = 4
 
@@ -67,6 +68,7 @@ class P:
     refiner_checkpoint_info: Any = None
     refiner_switch_at: float | None = None
     seeds: list[int] = field(default_factory=lambda: [1])
+    uc: Any = None
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
     sampler: Any = None
@@ -74,10 +76,16 @@ class P:
     def comment(self, text: str) -> None:
         self.comments.append(text)
 
-    def init(self) -> None:
+    def setup_conds(self) -> None:
+        """What only Forge is asked for."""
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
         """What happens to a job that nothing stopped."""
 
-    def img2img_image_conditioning(self, source: Tensor, latent: Tensor) -> Tensor:
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def img2img_image_conditioning(self, source: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What a host does with an 8-channel model by itself is wrong in three of four."""
         return torch.full_like(latent, float("nan"))
 
@@ -85,7 +93,7 @@ class P:
 class Shape:
     """A host with one model, and the options that matter here."""
 
-    adapter: Any
+    adapter: Host
 
     def __init__(self, model: EditModel) -> None:
         self.model = model

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HOST = {
@@ -29,6 +31,13 @@ HOST = {
         "def get_closet_checkpoint_match(title): return Info(files[title]) if title in files else None\n"
     ),
 }
+JOBS: dict[str, list[Any]] = {
+    "named": [{"speed": "fast", "from_noise": False}],
+    "misnamed": [{"sped": "fast"}],
+    "wrong": [{"from_noise": "no"}],
+    "placed": [True, False, 0.5],
+}
+"""Script arguments of calls of a host's API, as a program gives them."""
 OWN = {
     "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
     "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
@@ -87,8 +96,31 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         "host": getattr(module.HOST, "name", None),
         "path": sys.path == path,
         "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
+        "jobs": {name: process(script, given, arguments) for name, given in JOBS.items()} if module.HOST else {},
         "txt2img": script.ui(False),
     }
+
+
+def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, Any]:
+    """Run the script's hook for an edit as a host's API does: what is given stands before the controls' defaults."""
+    network = SimpleNamespace(input_blocks=[[SimpleNamespace(weight=SimpleNamespace(shape=(320, 8, 3, 3)))]])
+    model = SimpleNamespace(diffusion_model=network)
+    p = SimpleNamespace(
+        sd_model=SimpleNamespace(model=model, forge_objects=SimpleNamespace(unet=SimpleNamespace(model=model))),
+        cfg_scale=7.5,
+        image_cfg_scale=1.5,
+        denoising_strength=0.6,
+        extra_generation_params={},
+        init=lambda: None,
+    )
+    with suppress(Exception):  # as a host does
+        script.process(p, *given, *[argument.value for argument in arguments[len(given) :]])
+    ends = None
+    try:
+        p.init()
+    except Exception as error:
+        ends = str(error)
+    return {"ends": ends, "infotext": p.extra_generation_params, "strength": p.denoising_strength}
 
 
 def events(dependency: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
