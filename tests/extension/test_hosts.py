@@ -1,4 +1,4 @@
-"""The extension's hooks, driven by web GUIs in small around the demo model."""
+"""The extension's hooks, called by stand-ins for web GUIs around the demo model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def draw(batch: int, seed: int = 0) -> Tensor:
 def three_rows(
     host: Shape, p: P, x: Tensor, sigma: Tensor, picture: Tensor, text_cfg: float, image_cfg: float
 ) -> Tensor:
-    """The paper's formula from one call of the model for each row of each picture."""
+    """Return the paper's formula, from one call of the model for each row of each picture."""
     seen = host.model.encode_image(picture)
     answers = []
     for i, parts in enumerate(p.prompts):
@@ -255,7 +255,7 @@ LEVELS = [14.6 * 0.7**step for step in range(20)]
 @pytest.mark.parametrize(
     ("case", "speed"), [("plain", "balanced"), ("long", "fast"), ("AND", "fast"), ("batch", "fast")]
 )
-def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
+def test_a_speed_adds_the_cached_guidance_of_an_earlier_step_to_the_full_row(
     host: Shape, picture: Tensor, case: str, speed: str
 ) -> None:
     texts, negative, batch, weights = CASES[case]
@@ -265,16 +265,16 @@ def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
     whole, xs = whole_steps(speed, 20), [draw(batch, step) * level for step, level in enumerate(LEVELS)]
     found, counts = taken(host, denoise, xs, LEVELS)
     assert counts == [batch * (len(texts) + 2 * (step in whole)) for step in range(20)]
-    # Where a host weighs the sub-prompts by itself, their mean is a weighted one.
+    # In hosts that weight the sub-prompts themselves, the full row is their weighted mean.
     shares = torch.ones(len(texts)) if isinstance(host, A1111) else torch.tensor(weights)
-    seen, pull = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
+    seen, cached = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
     for step, (x, level) in enumerate(zip(xs, LEVELS, strict=True)):
         sigma = torch.full((batch,), level)
         rows = [host.model(x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
         full = torch.tensordot(shares / shares.sum(), torch.stack(rows), dims=1)
         if step in whole:
-            pull = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
-        expected = full + level * pull
+            cached = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
+        expected = full + level * cached
         assert (found[step] - expected).abs().max() / expected.abs().max() < 2e-4, step
     assert p.extra_generation_params["Speed"] == speed
 
@@ -330,12 +330,12 @@ def test_a_speed_and_a_host_that_leaves_cfg_out_of_some_steps(host: Shape, pictu
     denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
     xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
     found, counts = taken(host, denoise, xs, LEVELS)
-    assert counts[:9] == [1] * 7 + [3, 1]  # the first step with CFG has nothing to go by
+    assert counts[:9] == [1] * 7 + [3, 1]  # at the first step with CFG nothing is cached
     expected = three_rows(host, p, xs[7], torch.tensor([LEVELS[7]]), picture, 7.5, 1.5)
     torch.testing.assert_close(found[7], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_sampler_that_takes_a_step_at_another_size_meets_no_pull_of_that_size(host: Shape, picture: Tensor) -> None:
+def test_a_step_at_another_size_uses_no_guidance_cached_at_the_first(host: Shape, picture: Tensor) -> None:
     p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), steps=20)
     denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
     xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
@@ -371,7 +371,7 @@ def test_script_arguments_come_by_place_or_by_name(args: list[Any], controls: Co
     ("named", "sentence"),
     [
         ({"rescail": 0.5}, "There is no control 'rescail': did you mean 'rescale'?"),
-        ({"image_mask": 1}, "There is no control 'image_mask': the controls are from_noise, randomize, rescale, speed."),
+        ({"mask": 1}, "There is no control 'mask': the controls are from_noise, randomize, rescale, speed."),
         ({3: True}, "There is no control '3': the controls are"),
         ({"from_noise": 1}, "Start from noise is 1, but must be true or false"),
         ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be true or false"),
@@ -403,7 +403,7 @@ def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, pi
 
 
 def test_the_scale_that_was_asked_for_lasts_for_all_files_of_a_folder(host: Shape, picture: Tensor) -> None:
-    """A host runs one `p` for every file, and takes the scale off it on the way."""
+    """A host runs one `p` for every file, and removes the scale from it on the way."""
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=2.25)
     for _ in range(3):
         host.begin(p, picture, draw(1), Controls(randomize=False))

@@ -2,7 +2,8 @@
 
     python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT
 
-Run by test_panel.py under each version of gradio. HOST_FOLDER gets the few modules of a host that the script imports.
+test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are written to
+HOST_FOLDER.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ OWN = {
 
 
 def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
-    """Write the host, load the script as a host loads it, build the page."""
+    """Write the host, load the script as a host does, build the page, and run the script's first hook."""
     for name, text in {**HOST, **OWN[folder.name]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -95,7 +96,7 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         "arguments": [names[argument._id] for argument in arguments],
         "host": getattr(module.HOST, "name", None),
         "path": sys.path == path,
-        "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
+        "looks": {title: list(script.look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
         "jobs": {name: process(script, given, arguments) for name, given in JOBS.items()} if module.HOST else {},
         "txt2img": script.ui(False),
     }
@@ -124,7 +125,7 @@ def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, An
 
 
 def events(dependency: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
-    """An event by the names of what it reads and writes."""
+    """Return an event by the element ids of what it reads and writes."""
     return {
         "in": [names[i] for i in dependency["inputs"]],
         "out": [names[i] for i in dependency["outputs"]],
