@@ -1,7 +1,7 @@
-"""Run by a host web GUI before it starts: adds the small packages that the extension uses and the host lacks.
+"""Run by a host web GUI before it starts: installs the small packages that the extension uses and the host lacks.
 
-The host's own packages stay as they are: PyTorch, NumPy, Pillow and gradio are its affair, and pip is told to
-keep every version that is there. A failure is one sentence and never keeps the host from starting.
+The host's own packages stay as they are: it has PyTorch, NumPy, Pillow and gradio, and pip is told to keep every
+version that is there. A failure prints one sentence and never keeps the host from starting.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NEEDED = ["einops", "huggingface_hub", "omegaconf", "safetensors", "tokenizers"]  # package and module names
+NEEDED = ["einops", "huggingface_hub", "omegaconf", "safetensors", "tokenizers"]  # names of packages and of modules
 
 
 def missing() -> list[str]:
@@ -20,7 +20,7 @@ def missing() -> list[str]:
 
 
 def install(names: list[str]) -> bool:
-    """Let pip add `names` and what they need, without touching a package that is present; return success."""
+    """Let pip install `names` and what they need, and change no package that is present; return success."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     listing = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def install(names: list[str]) -> bool:
 
 
 def main() -> None:
-    """Add what is missing, silently when nothing is."""
+    """Install what is missing; print nothing when nothing is."""
     if "--skip-install" in os.environ.get("COMMANDLINE_ARGS", "").split():
         return
     names = missing()

@@ -18,6 +18,7 @@ try:
     from instruct_pix2pix.hosts import a1111, forge, job
     from instruct_pix2pix.hosts.axes import add_axes
     from instruct_pix2pix.hosts.detect import UNSUPPORTED, find_host
+    from instruct_pix2pix.hosts.processing import Processing
 finally:
     sys.path.pop(0)
 
@@ -31,15 +32,15 @@ def selected(title: str | None = None) -> Path | None:
 
 
 def from_edit(read: Callable[[dict[str, str]], object]) -> Callable[[dict[str, str]], object]:
-    """Let a pasted infotext set a control only when it is that of an edit."""
+    """Let a pasted infotext set a control only when it is the infotext of an edit."""
     return lambda fields: read(fields) if "Image CFG scale" in fields else gr.update()
 
 
 def loud(hook: Callable[..., None]) -> Callable[..., None]:
-    """Let an error in a hook end the job with a sentence: hosts print it and go on without an edit."""
+    """Let an error in a hook end the job with a sentence: a host would print it and go on without an edit."""
 
     @wraps(hook)
-    def heard(self: scripts.Script, p: Any, *args: Any, **kwargs: Any) -> None:
+    def heard(self: scripts.Script, p: Processing, *args: Any, **kwargs: Any) -> None:
         try:
             hook(self, p, *args, **kwargs)
         except Exception as error:
@@ -50,7 +51,7 @@ def loud(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class InstructPix2Pix(scripts.Script):
-    """Edits pictures by instruction when the checkpoint in use is one that can."""
+    """Edits pictures by instruction when the checkpoint in use can."""
 
     sorting_priority = 1
     panel: controls.Panel
@@ -58,10 +59,10 @@ class InstructPix2Pix(scripts.Script):
 
     def __init__(self) -> None:
         self.others: dict[str, Any] = {}
-        """Components of the host that the panel has to do with, by elem_id."""
+        """The host's components that the panel is joined to, by elem_id."""
 
     def title(self) -> str:
-        """See `scripts.Script`, as for every method without an underscore."""
+        """See `scripts.Script`, as for every method without a docstring of its own."""
         return controls.TITLE
 
     def show(self, is_img2img: bool) -> object:
@@ -91,7 +92,7 @@ class InstructPix2Pix(scripts.Script):
         return self.panel.arguments
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Note what the panel has to do with, and join them at the footer, which comes last on a page.
+        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page.
 
         A host calls this for the components of the tab, and as a callback for all that come after the panel.
         """
@@ -102,7 +103,7 @@ class InstructPix2Pix(scripts.Script):
             self._join(Context.root_block)
 
     def _join(self, page: Any) -> None:
-        """Keep the panel's scales and the tab's in step, and look at every checkpoint that is chosen."""
+        """Keep the panel's scales and the tab's in step, and describe every checkpoint that is chosen."""
         text_cfg, image_cfg = self.others.get("img2img_cfg_scale"), self.others.get("img2img_image_cfg_scale")
         if text_cfg is not None and image_cfg is not None:
             image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
@@ -112,24 +113,25 @@ class InstructPix2Pix(scripts.Script):
         dropdown = self.others.get("setting_sd_model_checkpoint") or getattr(forge, "ui_checkpoint", None)
         shown = {"outputs": [self.accordion, self.panel.status], "show_progress": False, "queue": False}
         if dropdown is not None:
-            dropdown.change(fn=self._look, inputs=[dropdown], **shown)
-        page.load(fn=self._look, inputs=[], **shown)
+            dropdown.change(fn=self.look, inputs=[dropdown], **shown)
+        page.load(fn=self.look, inputs=[], **shown)
 
-    def _look(self, title: str | None = None) -> tuple[Any, Any]:
+    def look(self, title: str | None = None) -> tuple[Any, Any]:
+        """Return what the panel shows of the checkpoint with this title, or of the selected one."""
         editing, status = controls.describe(selected(title))
         return gr.update(open=editing, label=controls.TITLE if editing else controls.SELECT), gr.update(value=status)
 
     @loud
-    def process(self, p: Any, *args: Any) -> None:
+    def process(self, p: Processing, *args: Any) -> None:
         if HOST:
-            job.begin(HOST, p, job.Controls(*args), self.is_img2img)
+            job.begin(HOST, p, job.Controls.from_args(*args), self.is_img2img)
 
     @loud
-    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+    def process_batch(self, p: Processing, *args: Any, **kwargs: Any) -> None:
         job.begin_batch(p)
 
     @loud
-    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+    def process_before_every_sampling(self, p: Processing, *args: Any, **kwargs: Any) -> None:
         if HOST:
             job.begin_sampling(HOST, p, kwargs["x"], kwargs["noise"], kwargs["uc"])
 

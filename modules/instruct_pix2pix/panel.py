@@ -1,6 +1,6 @@
-"""The controls of instruct-pix2pix, built once for the tab of a host and for the page of its own.
+"""The controls of instruct-pix2pix, written once for the tab of a host and for our own page.
 
-Runs on every gradio from 3.41: names that changed since then are looked up here and nowhere else.
+Runs on gradio 3.41 and later: a name that differs between versions is looked up here and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .settings import KNOBS, Knob
 from .templates import TEMPLATES
 
 IN_BROWSER = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
-"""The name of the argument by which an event runs JavaScript."""
+"""The argument of an event that takes JavaScript."""
 
 
 TITLE = "Instruct Pix2Pix"
 SELECT = f"{TITLE} – select an instruct-pix2pix checkpoint to edit pictures"
-"""What stands on the closed panel."""
+"""The title of the closed panel."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The controls; `arguments` are those that an edit needs beside the two scales, in a fixed order."""
+    """The components that `build` made."""
 
     status: Any
     text_cfg: Any
@@ -46,7 +46,7 @@ class Panel:
 
 
 def build(status_html: str) -> Panel:
-    """Make the controls inside the block that is open."""
+    """Make the controls inside the gradio block that is open."""
     status = gr.HTML(status_html, elem_id="ip2p_status")
     text_cfg, image_cfg = scales()
     return Panel(status, text_cfg, image_cfg, *more(), instruction_templates())
@@ -61,7 +61,10 @@ def scales() -> tuple[Any, Any]:
 
 
 def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any, Any]:
-    """Make what is less often changed: from noise, randomize, rescale, speed."""
+    """Make the controls that are changed less often: from noise, randomize, rescale, speed.
+
+    `drawn_for_each` says what gets random scales of its own: a batch or a picture.
+    """
     with gr.Row(elem_id="ip2p_more"):
         from_noise = gr.Checkbox(
             True,
@@ -81,7 +84,7 @@ def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any, Any]:
 
 
 def instruction_templates() -> Any:
-    """Make the list whose entries go into the prompt, the first blank marked."""
+    """Make the list whose entries go into the prompt, where the first blank is selected."""
     templates = gr.Dropdown(
         [template.text for template in TEMPLATES],
         value=None,
@@ -95,19 +98,19 @@ def instruction_templates() -> Any:
 
 
 def slider(knob: Knob, elem_id: str) -> Any:
-    """A slider with everything that the knob says."""
+    """Make a slider with the knob's label, help, range and default."""
     limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
     return gr.Slider(value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id, **limits)
 
 
 def radio(knob: Knob, elem_id: str) -> Any:
-    """A choice of one of the words that the knob has."""
+    """Make a choice of one of the knob's words."""
     words = list(knob.choices or ())
     return gr.Radio(words, value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id)
 
 
 def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
-    """Let two sliders always show one value, at first theirs; in the browser, so that no request can come too late."""
+    """Let two sliders always show one value, at first theirs: in the browser, so that no answer comes too late."""
     same: dict[str, Any] = {"fn": None, IN_BROWSER: "(value) => value"}
     ours.input(inputs=[ours], outputs=[theirs], **same)
     theirs.change(inputs=[theirs], outputs=[ours], **same)
@@ -115,7 +118,7 @@ def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
 
 
 def describe(path: Path | None) -> tuple[bool, str]:
-    """Say what the selected checkpoint is: whether it edits, and a line of HTML for the status."""
+    """Return whether the selected checkpoint edits, and a line of HTML for the status that says what it is."""
     if path is None:
         return False, line("No checkpoint is selected: select an instruct-pix2pix checkpoint.")
     try:
@@ -128,5 +131,5 @@ def describe(path: Path | None) -> tuple[bool, str]:
 
 
 def line(text: str, *, found: bool = False) -> str:
-    """A sentence as the status shows it."""
+    """Return a sentence as the status shows it, in HTML."""
     return f'<p class="{"ip2p-found" if found else "ip2p-other"}">{html.escape(text)}</p>'

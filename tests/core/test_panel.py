@@ -37,7 +37,7 @@ def build(python: Path, folder: Path) -> dict[str, Any]:
     plain = load_file(DEMO)
     plain[FIRST] = plain[FIRST][:, :4].contiguous()
     save_file(plain, folder / "plain.safetensors")
-    program = [python, ROOT / "tests" / "panel_in_a_host.py", folder, DEMO, folder / "plain.safetensors"]
+    program = [python, ROOT / "tests" / "helpers" / "panel_in_a_host.py", folder, DEMO, folder / "plain.safetensors"]
     done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "wanted": folder.name}
@@ -111,6 +111,25 @@ def test_a_template_goes_to_the_browser(page: dict[str, Any]) -> None:
 def test_an_api_call_names_its_arguments_by_place(page: dict[str, Any]) -> None:
     """A change of this order would change the meaning of every program that calls the extension."""
     assert page["arguments"] == ["ip2p_from_noise", "ip2p_randomize", "ip2p_rescale", "ip2p_speed"]
+
+
+def test_an_api_call_may_give_them_by_name(page: dict[str, Any]) -> None:
+    answer = page["jobs"]["named"]
+    assert answer["ends"] is None
+    assert answer["infotext"] == {"Speed": "fast", "Image CFG scale": 1.5}
+    assert answer["strength"] == 0.6  # not from noise
+
+
+def test_a_wrong_name_or_value_ends_the_job_with_a_sentence(page: dict[str, Any]) -> None:
+    assert page["jobs"]["misnamed"]["ends"] == "There is no control 'sped': did you mean 'speed'?"
+    assert page["jobs"]["wrong"]["ends"].startswith("Start from noise is 'no', but must be true or false")
+
+
+def test_by_place_they_mean_what_they_meant(page: dict[str, Any]) -> None:
+    answer = page["jobs"]["placed"]
+    assert answer["ends"] is None
+    assert answer["infotext"] == {"Edit start": "noise", "Guidance rescale": 0.5, "Image CFG scale": 1.5}
+    assert answer["strength"] == 1.0
 
 
 def test_txt2img_gets_no_panel(page: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The extension's hooks, driven by web GUIs in small around the demo model."""
+"""The extension's hooks, called by stand-ins for web GUIs around the demo model."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -19,6 +20,7 @@ from instruct_pix2pix.conditioning import to_tensor
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
+from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.forge import pass_errors_on
@@ -61,7 +63,7 @@ def draw(batch: int, seed: int = 0) -> Tensor:
 def three_rows(
     host: Shape, p: P, x: Tensor, sigma: Tensor, picture: Tensor, text_cfg: float, image_cfg: float
 ) -> Tensor:
-    """The paper's formula from one call of the model for each row of each picture."""
+    """Return the paper's formula, from one call of the model for each row of each picture."""
     seen = host.model.encode_image(picture)
     answers = []
     for i, parts in enumerate(p.prompts):
@@ -100,6 +102,40 @@ def test_every_step_is_the_papers_formula(
         expected = three_rows(host, p, x, sigma, picture, text_cfg, image_cfg)
         error = (denoise(x, sigma, step) - expected).abs().max() / expected.abs().max()
         assert error < 1e-4
+
+
+def test_pictures_of_a_batch_may_differ_in_their_sub_prompts(model: EditModel, picture: Tensor) -> None:
+    """As with AUTOMATIC1111's prompts from a file. The first picture alone needs no 'image only' row."""
+    winter, night = say(model, "make it winter", "make it night")
+    prompts = [[(winter, 0.2)], [(night, 0.5), (winter, 0.25), (night, 1.0)]]
+    host = A1111(model)
+    with host.modules():
+        p = host.p(prompts, empty(model), cfg_scale=7.5, image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(2), Controls())
+        x, sigma = draw(2, 7) * 3, torch.full((2,), 3.0)
+        guided = denoise(x, sigma, 0)
+        assert sum(host.rows) == 4 + 2 + 2
+        torch.testing.assert_close(guided, three_rows(host, p, x, sigma, picture, 7.5, 1.5), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.5), (0.3, 0.1, 0.7)])
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.5), (7.5, 1.0), (1.5, 1.5), (1.0, 1.0)])
+def test_the_rows_are_added_up_by_the_weights_of_the_formula_and_no_others(
+    model: EditModel, picture: Tensor, weights: tuple[float, ...], text_cfg: float, image_cfg: float
+) -> None:
+    host = A1111(model)
+    with host.modules():
+        prompts = [[(empty(model), weight) for weight in weights]]
+        p = host.p(prompts, empty(model), cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+        denoise = host.begin(p, picture, draw(1), Controls())
+        denoise(draw(1), torch.ones(1), 0)
+        needed = rows(Scales(text_cfg, image_cfg), weights)
+        x_out = draw(len(needed), 5)
+        guided = p.sampler.model_wrap_cfg.combine_denoised(x_out, [list(enumerate(weights))], None, text_cfg)
+    expected = torch.zeros(1, 4, 8, 8)
+    for row, one in zip(needed, x_out, strict=True):
+        expected = expected + one * row.weight
+    assert torch.equal(guided, expected)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +221,18 @@ def test_rescaled_guidance_has_the_deviation_of_the_full_row(host: Shape, pictur
     assert p.extra_generation_params["Guidance rescale"] == 1.0
 
 
+def test_a_sampler_whose_rows_are_noise_has_the_noise_rescaled(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        text = say(model, "make it winter")[0]
+        p = host.p([[(text, 1.0)]], empty(model), image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0))
+        p.sampler.model_wrap_cfg.mask_before_denoising = True
+        x, sigma = draw(1) * 10, torch.full((1,), 10.0)
+        full = model(x, sigma, text, model.encode_image(picture))
+        assert torch.isclose(denoise(x, sigma, 1).std(), full.std(), rtol=1e-3)
+
+
 def taken(host: Shape, denoise: Any, xs: list[Tensor], levels: list[float]) -> tuple[list[Tensor], list[int]]:
     """Take the steps of a sampling -> what each gave, and the rows that the UNet was asked for in it."""
     found, counts = [], []
@@ -201,7 +249,7 @@ LEVELS = [14.6 * 0.7**step for step in range(20)]
 @pytest.mark.parametrize(
     ("case", "speed"), [("plain", "balanced"), ("long", "fast"), ("AND", "fast"), ("batch", "fast")]
 )
-def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
+def test_a_speed_adds_the_cached_guidance_of_an_earlier_step_to_the_full_row(
     host: Shape, picture: Tensor, case: str, speed: str
 ) -> None:
     texts, negative, batch, weights = CASES[case]
@@ -211,16 +259,16 @@ def test_a_speed_adds_the_pull_of_an_earlier_step_to_the_full_row(
     whole, xs = whole_steps(speed, 20), [draw(batch, step) * level for step, level in enumerate(LEVELS)]
     found, counts = taken(host, denoise, xs, LEVELS)
     assert counts == [batch * (len(texts) + 2 * (step in whole)) for step in range(20)]
-    # Where a host weighs the sub-prompts by itself, their mean is a weighted one.
+    # In hosts that weight the sub-prompts themselves, the full row is their weighted mean.
     shares = torch.ones(len(texts)) if isinstance(host, A1111) else torch.tensor(weights)
-    seen, pull = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
+    seen, cached = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
     for step, (x, level) in enumerate(zip(xs, LEVELS, strict=True)):
         sigma = torch.full((batch,), level)
         rows = [host.model(x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
         full = torch.tensordot(shares / shares.sum(), torch.stack(rows), dims=1)
         if step in whole:
-            pull = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
-        expected = full + level * pull
+            cached = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
+        expected = full + level * cached
         assert (found[step] - expected).abs().max() / expected.abs().max() < 2e-4, step
     assert p.extra_generation_params["Speed"] == speed
 
@@ -276,12 +324,12 @@ def test_a_speed_and_a_host_that_leaves_cfg_out_of_some_steps(host: Shape, pictu
     denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
     xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
     found, counts = taken(host, denoise, xs, LEVELS)
-    assert counts[:9] == [1] * 7 + [3, 1]  # the first step with CFG has nothing to go by
+    assert counts[:9] == [1] * 7 + [3, 1]  # at the first step with CFG nothing is cached
     expected = three_rows(host, p, xs[7], torch.tensor([LEVELS[7]]), picture, 7.5, 1.5)
     torch.testing.assert_close(found[7], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_sampler_that_takes_a_step_at_another_size_meets_no_pull_of_that_size(host: Shape, picture: Tensor) -> None:
+def test_a_step_at_another_size_uses_no_guidance_cached_at_the_first(host: Shape, picture: Tensor) -> None:
     p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), steps=20)
     denoise = host.begin(p, picture, draw(1), Controls(speed="fast"))
     xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
@@ -297,6 +345,51 @@ def test_a_speed_of_no_name_is_refused(host: Shape) -> None:
         job.begin(host.adapter, p, Controls(speed="warp"), is_img2img=True)
 
 
+@pytest.mark.parametrize(
+    ("args", "controls"),
+    [
+        ([], Controls()),
+        ([False, True, 0.5, "fast"], Controls(False, True, 0.5, "fast")),
+        ([False, True], Controls(False, True)),
+        ([{}], Controls()),
+        ([{"speed": "fast", "from_noise": False}], Controls(from_noise=False, speed="fast")),
+        ([{"rescale": 1, "randomize": True, "speed": None}, False, 0.0, "exact"], Controls(True, True, 1.0)),
+        ([{"from_noise": False}, False, 0.5, "balanced"], Controls(False, False, 0.5, "balanced")),  # of an infotext
+    ],
+)
+def test_script_arguments_come_by_place_or_by_name(args: list[Any], controls: Controls) -> None:
+    assert Controls.from_args(*args) == controls
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ({"rescail": 0.5}, "There is no control 'rescail': did you mean 'rescale'?"),
+        ({"mask": 1}, "There is no control 'mask': the controls are from_noise, randomize, rescale, speed."),
+        ({3: True}, "There is no control '3': the controls are"),
+        ({"from_noise": 1}, "Start from noise is 1, but must be true or false"),
+        ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be true or false"),
+        ({"rescale": "0.5"}, "Guidance rescale is '0.5', but must be a number between 0 and 1"),
+        ({"rescale": float("nan")}, "Guidance rescale is nan, but must lie between 0 and 1"),
+        ({"speed": ["fast"]}, "Speed is ['fast'], but must be text"),
+        ({"speed": "warp"}, "Speed is 'warp', but must be one of exact, balanced, fast"),
+    ],
+)
+def test_a_named_argument_that_is_wrong_is_refused_with_a_sentence(named: dict[Any, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Controls.from_args(named, False, 0.0, "exact")
+
+
+def test_named_arguments_reach_the_job(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), image_cfg_scale=1.5, steps=20)
+    controls = Controls.from_args({"speed": "fast", "from_noise": False}, False, 0.0, "exact")
+    denoise = host.begin(p, picture, draw(1), controls)
+    _, counts = taken(host, denoise, [draw(1) * level for level in LEVELS[:3]], LEVELS[:3])
+    assert counts == [3, 1, 1]
+    assert p.extra_generation_params["Speed"] == "fast"
+    assert p.denoising_strength == 0.75
+
+
 def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, picture: Tensor) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), seeds=[42])
     host.begin(p, picture, draw(1), Controls(randomize=True))
@@ -304,7 +397,7 @@ def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, pi
 
 
 def test_the_scale_that_was_asked_for_lasts_for_all_files_of_a_folder(host: Shape, picture: Tensor) -> None:
-    """A host runs one `p` for every file, and takes the scale off it on the way."""
+    """A host runs one `p` for every file, and removes the scale from it on the way."""
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=2.25)
     for _ in range(3):
         host.begin(p, picture, draw(1), Controls(randomize=False))

@@ -1,4 +1,4 @@
-"""Web GUIs in small: what the extension meets in a host, around the demo model.
+"""Stand-ins for host web GUIs: what the extension meets in a host, around the demo model.
 
 Each takes from its host only what the hooks touch: the order of events of one img2img job, and how CFG is computed.
 """
@@ -20,6 +20,7 @@ from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.hosts import a1111, job
 from instruct_pix2pix.hosts.a1111 import A1111Host
 from instruct_pix2pix.hosts.forge import ForgeHost
+from instruct_pix2pix.hosts.job import Host
 
 STEPS = 4
 
@@ -50,7 +51,7 @@ def steps_of(p: P, steps: int | None) -> tuple[int, int]:
 
 @dataclass
 class P:
-    """A host's processing object."""
+    """A host's processing object, `hosts.processing.Processing`."""
 
     sd_model: Any
     prompts: list[list[tuple[Tensor, float]]]
@@ -67,6 +68,7 @@ class P:
     refiner_checkpoint_info: Any = None
     refiner_switch_at: float | None = None
     seeds: list[int] = field(default_factory=lambda: [1])
+    uc: Any = None
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
     sampler: Any = None
@@ -74,24 +76,30 @@ class P:
     def comment(self, text: str) -> None:
         self.comments.append(text)
 
-    def init(self) -> None:
-        """What happens to a job that nothing stopped."""
+    def setup_conds(self) -> None:
+        """Only Forge's is called."""
 
-    def img2img_image_conditioning(self, source: Tensor, latent: Tensor) -> Tensor:
-        """What a host does with an 8-channel model by itself is wrong in three of four."""
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Where a job that was stopped raises its error."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def img2img_image_conditioning(self, source: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Three of four hosts condition an 8-channel model wrongly by themselves."""
         return torch.full_like(latent, float("nan"))
 
 
 class Shape:
     """A host with one model, and the options that matter here."""
 
-    adapter: Any
+    adapter: Host
 
     def __init__(self, model: EditModel) -> None:
         self.model = model
         self.opts = SimpleNamespace(skip_early_cond=0.0, s_min_uncond_all=False)
         self.rows: list[int] = []
-        """Rows that the UNet was asked for, call by call."""
+        """Rows that the UNet evaluated, one number for each call."""
         self.sigmas = torch.tensor([14.6, 5.0, 1.5, 0.4, 0.0])
 
     def evaluate(self, x: Tensor, sigma: Tensor, text: Tensor, picture: Tensor) -> Tensor:
@@ -130,7 +138,7 @@ class Shape:
 
 
 class A1111(Shape):
-    """A CFGDenoiser: rows joined, callback, one call or several, then combined."""
+    """Has a CFGDenoiser: rows joined, callback, one call or several, then combined."""
 
     adapter = A1111Host()
 
@@ -294,7 +302,7 @@ class ReForgeVae(Vae):
 
 
 class Forge(Shape):
-    """Conditions as lists of weighted means."""
+    """Takes weighted means of lists of conditions."""
 
     adapter = ForgeHost()
     vae: type[Vae] = Vae
@@ -336,7 +344,7 @@ class _ForgeP(P):
 
 
 def compile_conditions(text: Tensor) -> list[dict[str, Any]]:
-    """A text as a condition."""
+    """Return a text as a condition."""
     return [{"cross_attn": text, "model_conds": {"c_crossattn": Concat(text)}}]
 
 

@@ -2,7 +2,8 @@
 
     python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT
 
-Run by test_panel.py under each version of gradio. HOST_FOLDER gets the few modules of a host that the script imports.
+test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are written to
+HOST_FOLDER.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HOST = {
@@ -29,6 +32,13 @@ HOST = {
         "def get_closet_checkpoint_match(title): return Info(files[title]) if title in files else None\n"
     ),
 }
+JOBS: dict[str, list[Any]] = {
+    "named": [{"speed": "fast", "from_noise": False}],
+    "misnamed": [{"sped": "fast"}],
+    "wrong": [{"from_noise": "no"}],
+    "placed": [True, False, 0.5],
+}
+"""Script arguments of calls of a host's API, as a program gives them."""
 OWN = {
     "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
     "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
@@ -37,7 +47,7 @@ OWN = {
 
 
 def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
-    """Write the host, load the script as a host loads it, build the page."""
+    """Write the host, load the script as a host does, build the page, and run the script's first hook."""
     for name, text in {**HOST, **OWN[folder.name]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -86,13 +96,36 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         "arguments": [names[argument._id] for argument in arguments],
         "host": getattr(module.HOST, "name", None),
         "path": sys.path == path,
-        "looks": {title: list(script._look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
+        "looks": {title: list(script.look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
+        "jobs": {name: process(script, given, arguments) for name, given in JOBS.items()} if module.HOST else {},
         "txt2img": script.ui(False),
     }
 
 
+def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, Any]:
+    """Run the script's hook for an edit as a host's API does: what is given stands before the controls' defaults."""
+    network = SimpleNamespace(input_blocks=[[SimpleNamespace(weight=SimpleNamespace(shape=(320, 8, 3, 3)))]])
+    model = SimpleNamespace(diffusion_model=network)
+    p = SimpleNamespace(
+        sd_model=SimpleNamespace(model=model, forge_objects=SimpleNamespace(unet=SimpleNamespace(model=model))),
+        cfg_scale=7.5,
+        image_cfg_scale=1.5,
+        denoising_strength=0.6,
+        extra_generation_params={},
+        init=lambda: None,
+    )
+    with suppress(Exception):  # as a host does
+        script.process(p, *given, *[argument.value for argument in arguments[len(given) :]])
+    ends = None
+    try:
+        p.init()
+    except Exception as error:
+        ends = str(error)
+    return {"ends": ends, "infotext": p.extra_generation_params, "strength": p.denoising_strength}
+
+
 def events(dependency: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
-    """An event by the names of what it reads and writes."""
+    """Return an event by the element ids of what it reads and writes."""
     return {
         "in": [names[i] for i in dependency["inputs"]],
         "out": [names[i] for i in dependency["outputs"]],

@@ -1,1 +1,1 @@
-"""The extension's side of a host web GUI: what it loads, how it encodes, where its denoiser is wrapped."""
+"""The extension in a host web GUI: how a job begins, how the picture is encoded, how the denoiser is guided."""

@@ -1,13 +1,14 @@
 """Hosts with AUTOMATIC1111's own CFGDenoiser.
 
-Its plain two-row way is used also for edit models (their own way breaks on AND and on prompts of unequal length).
-Before each step the callback of the denoiser gets the rows that the dual guidance needs, in an order that the rest
-of the denoiser copes with: sub-prompts, image only, null. Afterwards the rows are weighed by `combine`.
+Its plain two-row way is used for edit models too: its own way for them fails on AND and on prompts of unequal length.
+Before each step a callback gives the denoiser the rows that the dual guidance needs, in an order that the rest of the
+denoiser can work with: sub-prompts, image only, null. After it `combine` sums up what they gave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -15,11 +16,9 @@ import torch
 from torch import Tensor
 
 from ..guidance.cached import SamplingStep
-from ..guidance.rows import Scales, rescale_noise, rows, same_length
+from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, same_length
 from .job import HostJob, fitting
-
-Weights = Sequence[Sequence[tuple[int, float]]]
-"""For each picture of a batch, (row, weight) of its sub-prompts."""
+from .processing import CFGDenoiser, CFGDenoiserParams, Processing, SubPrompts
 
 
 class A1111Host:
@@ -27,18 +26,18 @@ class A1111Host:
 
     name = "AUTOMATIC1111"
 
-    def input_channels(self, p: Any) -> int | None:
+    def input_channels(self, p: Processing) -> int | None:
         """See `Host`."""
         network = getattr(getattr(p.sd_model, "model", None), "diffusion_model", None)
         blocks = getattr(network, "input_blocks", None)
         return None if blocks is None else int(blocks[0][0].weight.shape[1])
 
-    def encode(self, p: Any, picture: Tensor) -> Tensor:
+    def encode(self, p: Processing, picture: Tensor) -> Tensor:
         """See `Host`."""
         picture = import_module("modules.devices").cond_cast_float(picture)
         return p.sd_model.encode_first_stage(picture).mode()
 
-    def guide(self, p: Any, job: HostJob, negative: Any) -> None:
+    def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         denoiser = p.sampler.model_wrap_cfg
         denoiser.instruct_pix2pix = guide = _Guide(job, denoiser)
@@ -46,111 +45,117 @@ class A1111Host:
 
 
 def on_denoiser(params: Any) -> None:
-    """The callback of every step of every job; does nothing where no job of ours put its guide."""
+    """The callback of every step of every job; does nothing in a job that is not ours."""
     guide = getattr(params.denoiser, "instruct_pix2pix", None)
     if guide is not None:
         guide.prepare(params)
 
 
+@dataclass(frozen=True)
+class _GuidedStep:
+    """A step whose rows are ours: what the denoiser evaluates, and what each row weighs."""
+
+    x: Tensor
+    """[B, 4, h, w]"""
+    rows: Sequence[Sequence[Row]]
+    """Of each picture, with the paper's weights."""
+    now: SamplingStep | None
+    """None where no guidance is cached, or the full row is the only one."""
+    cached: bool
+    """Whether an earlier step's guidance is used: only the rows of the sub-prompts are evaluated."""
+
+
 class _Guide:
     """The dual guidance of one sampling."""
 
-    def __init__(self, job: HostJob, denoiser: Any) -> None:
+    def __init__(self, job: HostJob, denoiser: CFGDenoiser) -> None:
         self.job, self.denoiser = job, denoiser
         self.host_combine = denoiser.combine_denoised
+        self.cache = job.cached_guidance()
+        self.step: _GuidedStep | None = None
         self.error: Exception | None = None
-        self.skipped = False
-        self.x = torch.empty(0)
-        self.present = (True, True)
-        self.pull = job.pull()
-        self.now: SamplingStep | None = None
-        self.serves = False
 
-    def prepare(self, params: Any) -> None:
+    def prepare(self, params: CFGDenoiserParams) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
         try:
             params.image_cond = fitting(params.image_cond, params.x)  # some samplers sample at other sizes in between
-            self.skipped = self._host_skips(params.sigma)
-            if self.skipped:  # the host will drop the negative rows of x and sigma, and forget those of the picture
+            if self._host_skips(params.sigma):
+                # The host will drop the negative rows of x and sigma, and forget those of the picture.
+                self.step = None
                 params.image_cond = params.image_cond[: -len(self.denoiser.init_latent)]
             else:
-                self._arrange(params)
+                self.step = self._arrange(params)
         except Exception as error:
             self.error = error
 
-    def _arrange(self, params: Any) -> None:
+    def _arrange(self, params: CFGDenoiserParams) -> _GuidedStep:
+        """Ask `rows` for each picture, and leave in `params` what a picture of the batch needs."""
         batch = len(self.denoiser.init_latent)
         count = len(params.x) - batch  # rows of sub-prompts
-        self.x = params.x[-batch:]
-        scales = Scales(self._text_cfg(), self.job.image_cfg)
-        conds = self.denoiser.sampler.sampler_extra_args["cond"].batch
-        weights = [[part.weight for part in parts] for parts in conds]
-        needed = [row for one in weights for row in rows(scales, one) if row.prompt is None]
-        image_only, null = any(row.image for row in needed), any(not row.image for row in needed)
-        self.serves = False
-        if self.pull is not None and needed:
-            self.now = self._moment(params, scales)
-            self.serves = self.pull.serves(self.now, self.x.shape)
-        if self.serves:
-            image_only = null = False
-        self.present = (image_only, null)
-        picture = params.image_cond[-batch:]
+        x, picture = params.x[-batch:], params.image_cond[-batch:]
+        scales = Scales(self.denoiser.p.cfg_scale * self.denoiser.cond_scale_miltiplier, self.job.image_cfg)
+        prompts = self.denoiser.sampler.sampler_extra_args["cond"].batch
+        needed = [rows(scales, [part.weight for part in parts]) for parts in prompts]
+        others = [row for one in needed for row in one if row.prompt is None]
+        now = self._now(params, scales) if self.cache and others else None
+        cached = bool(self.cache and now and self.cache.serves(now, x.shape))
+        if cached:
+            others = []
+        image_only, null = any(row.image for row in others), any(not row.image for row in others)
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
-        params.x = torch.cat([params.x[:count], *[self.x] * len(pictures)])
+        params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
         params.image_cond = torch.cat([params.image_cond[:count], *pictures])
         full, negative = _same_length(params.text_cond, params.text_uncond)
         # The denoiser takes its 'last' rows by the length of text_uncond.
         params.text_cond = _cat([full, negative]) if image_only and null else full
-        params.text_uncond = negative if image_only or null else _rows(negative, 0)
+        params.text_uncond = negative if image_only or null else _empty(negative)
+        return _GuidedStep(x, needed, now, cached)
 
-    def combine(self, x_out: Tensor, conds_list: Weights, uncond: Any, cond_scale: float) -> Tensor:
-        """Return the guided [B, 4, h, w] of the rows x_out; they are denoised latents, or noise with some samplers."""
+    def combine(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
+        """Return the guided [B, 4, h, w] of the rows x_out: denoised latents, or noise with some samplers.
+
+        In place of the host's `U + s (C - U)`: for each picture the paper's sum, `row.weight * x_out[index]`.
+        """
         if self.error is not None:
             raise self.error
-        if self.skipped:
-            return self.host_combine(x_out, conds_list, uncond, cond_scale)
-        batch = len(conds_list)
-        count = sum(len(one) for one in conds_list)
-        image_only, null = self.present
-        last = x_out[count:]
-        seen = last[:batch] if image_only else None
-        unseen = last[-batch:] if null else None
-        own = torch.stack([x_out[[k for k, _ in prompts]].mean(dim=0) for prompts in conds_list])
-        noise = self.denoiser.mask_before_denoising  # the samplers that work in timesteps predict noise
-        sigma = 1.0 if noise or self.now is None else self.now.level
-        if self.pull is not None and self.serves:
-            return self._rescaled(self.pull.guided(own, sigma), own)
-        guided = []
-        for i, prompts in enumerate(conds_list):
-            full = [weight * cond_scale for _, weight in prompts]
-            one = sum((x_out[k] * w for (k, _), w in zip(prompts, full, strict=True)), torch.zeros_like(x_out[0]))
-            if seen is not None:
-                one = one + seen[i] * (self.job.image_cfg - sum(full))
-            if unseen is not None:
-                one = one + unseen[i] * (1 - self.job.image_cfg)
-            guided.append(one)
-        denoised = torch.stack(guided)
-        if self.pull is not None and self.now is not None and (image_only or null):
-            self.pull.keep(self.now, denoised, own, sigma)
-        return self._rescaled(denoised, own)
+        step = self.step
+        if step is None:
+            return self.host_combine(x_out, prompts, uncond, cond_scale)
+        own = torch.stack([x_out[[index for index, _ in parts]].mean(dim=0) for parts in prompts])
+        sigma = 1.0 if self.denoiser.mask_before_denoising or step.now is None else step.now.level
+        if self.cache and step.cached:
+            return self._rescaled(step.x, self.cache.guided(own, sigma), own)
+        count, batch = sum(len(parts) for parts in prompts), len(prompts)
 
-    def _rescaled(self, guided: Tensor, own: Tensor) -> Tensor:
+        def index(picture: int, row: Row) -> int:
+            if row.prompt is not None:
+                return prompts[picture][row.prompt][0]
+            return picture + (count if row.image else len(x_out) - batch)
+
+        guided = torch.stack(
+            [
+                sum((row.weight * x_out[index(i, row)] for row in needed), torch.zeros_like(x_out[0]))
+                for i, needed in enumerate(step.rows)
+            ]
+        )
+        if self.cache and step.now:
+            self.cache.keep(step.now, guided, own, sigma)
+        return self._rescaled(step.x, guided, own)
+
+    def _rescaled(self, x: Tensor, guided: Tensor, own: Tensor) -> Tensor:
         amount = self.job.controls.rescale
         if not amount:
             return guided
         if self.denoiser.mask_before_denoising:
             return rescale_noise(guided, own, amount)
-        return self.x - rescale_noise(self.x - guided, self.x - own, amount)
+        return rescale_denoised(x, guided, own, amount)
 
-    def _moment(self, params: Any, scales: Scales) -> SamplingStep:
-        """The place of this call among those of the sampling, as the host counts them."""
+    def _now(self, params: CFGDenoiserParams, scales: Scales) -> SamplingStep:
+        """Return the place of this step in the sampling, as the host counts."""
         texts = (*_tensors(params.text_cond), *_tensors(params.text_uncond))
         level, step = float(params.sigma.flatten()[0]), self.denoiser.step
         return SamplingStep(step, self.denoiser.total_steps, level, (scales.text, scales.image), texts)
-
-    def _text_cfg(self) -> float:
-        return self.denoiser.p.cfg_scale * self.denoiser.cond_scale_miltiplier
 
     def _host_skips(self, sigma: Tensor) -> bool:
         """Whether the host leaves CFG out of this step: its 'early' option, or 'negative guidance minimum sigma'."""
@@ -181,10 +186,9 @@ def _cat(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts))
 
 
-def _rows(conditioning: Any, count: int) -> Any:
-    if isinstance(conditioning, Mapping):
-        return _mapping(conditioning, {key: value[:count] for key, value in conditioning.items()})
-    return conditioning[:count]
+def _empty(like: Any) -> Any:
+    """Return a conditioning of no rows."""
+    return _mapping(like, {key: value[:0] for key, value in like.items()}) if isinstance(like, Mapping) else like[:0]
 
 
 def _mapping(like: Any, values: Mapping[str, Tensor]) -> Any:

@@ -1,9 +1,11 @@
-"""Axes for the hosts' X/Y/Z plot."""
+"""Axes of ours for the hosts' X/Y/Z plot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from .processing import Processing
 
 AXES = (
     ("[Instruct Pix2Pix] Text CFG", "cfg_scale", float),
@@ -24,8 +26,8 @@ def add_axes(scripts_data: Iterable[Any]) -> None:
         options.extend(option(label, kind, _setter(name)) for label, name, kind in AXES if label not in present)
 
 
-def _setter(name: str) -> Callable[..., None]:
-    def apply(p: Any, value: float | str, values: object) -> None:
+def _setter(name: str) -> Callable[[Processing, float | str, object], None]:
+    def apply(p: Processing, value: float | str, values: object) -> None:
         setattr(p, name, value)
 
     return apply

@@ -1,4 +1,4 @@
-"""Which host the extension finds itself in."""
+"""Which host the extension runs in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNSUPPORTED = (
 
 
 def find_host() -> Host | None:
-    """Return the adapter for the running web GUI, told by the modules it has; None for others, such as SD.Next."""
+    """Return the adapter for the running web GUI, known by its modules; None for others, such as SD.Next."""
     if find_spec("modules_forge"):
         return ForgeHost()
     if find_spec("modules") and find_spec("modules.sd_samplers_cfg_denoiser"):

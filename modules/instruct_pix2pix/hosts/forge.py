@@ -1,4 +1,4 @@
-"""Hosts whose UNet is patched per job: Forge, reForge and Forge Classic.
+"""Hosts whose UNet is patched for each job: Forge, reForge and Forge Classic.
 
 Their CFG is `U + s (C - U)`, where C and U are weighted means of any number of conditions. So the rows of the dual
 guidance need no code of their own in a step: 'image only' and 'null' become two unconditional conditions whose
@@ -12,17 +12,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance, SamplingStep
-from ..guidance.rows import Scales, rescale_noise, rows
+from ..guidance.rows import Scales, rescale_denoised, rows
 from .job import HostJob, fitting
+from .processing import CFGDenoiserParams, Processing
 
 Condition = dict[str, Any]
+"""A row in the host's terms: its `strength`, and `model_conds` with a text, c_crossattn, and a picture, c_concat."""
+
+
+class UnetPatcher(Protocol):
+    """The host's UNet with what was added to it for one sampling."""
+
+    def clone(self) -> UnetPatcher:
+        """Return one that can be added to by itself."""
+        ...
+
+    def add_conditioning_modifier(self, modifier: Callable[..., tuple[Any, ...]]) -> None:
+        """Let `modifier` replace the arguments of CFG in each step."""
+        ...
+
+    def set_model_sampler_post_cfg_function(self, function: Callable[[dict[str, Any]], Tensor]) -> None:
+        """Let `function` replace the result of CFG in each step."""
+        ...
 
 
 class ForgeHost:
@@ -30,13 +48,13 @@ class ForgeHost:
 
     name = "Forge"
 
-    def input_channels(self, p: Any) -> int | None:
+    def input_channels(self, p: Processing) -> int | None:
         """See `Host`."""
         unet = getattr(getattr(p.sd_model, "forge_objects", None), "unet", None)
         blocks = getattr(getattr(getattr(unet, "model", None), "diffusion_model", None), "input_blocks", None)
         return None if blocks is None else int(blocks[0][0].weight.shape[1])
 
-    def encode(self, p: Any, picture: Tensor) -> Tensor:
+    def encode(self, p: Processing, picture: Tensor) -> Tensor:
         """See `Host`. The host's own way samples from the posterior, or scales, or both."""
         vae = p.sd_model.forge_objects.vae
         if not hasattr(vae.first_stage_model, "regularization"):  # Forge has a regulation in its place
@@ -45,15 +63,15 @@ class ForgeHost:
         with _taking_the_mode(vae.first_stage_model):
             return vae.encode(picture.movedim(1, -1) * 0.5 + 0.5)
 
-    def guide(self, p: Any, job: HostJob, negative: Any) -> None:
+    def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         if negative is None:  # Forge encodes no negative prompt at CFG 1
             negative = _encode_negative(p)
-        unet = p.sd_model.forge_objects.unet.clone()
-        pulling = _CachedStep(p, pull) if (pull := job.pull()) else None
-        unet.add_conditioning_modifier(_modifier(p, job, negative, pulling))
-        if pulling is not None:
-            unet.set_model_sampler_post_cfg_function(pulling.finisher())
+        unet: UnetPatcher = p.sd_model.forge_objects.unet.clone()
+        cached = _CachedStep(p, cache) if (cache := job.cached_guidance()) else None
+        unet.add_conditioning_modifier(_modifier(p, job, negative, cached))
+        if cached is not None:
+            unet.set_model_sampler_post_cfg_function(cached.finisher())
         if job.controls.rescale:
             unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
         p.sd_model.forge_objects.unet = unet
@@ -63,16 +81,16 @@ class ForgeHost:
 class _Sizes:
     """Fits the picture to the latent before a step: some samplers take steps at another size in between."""
 
-    def prepare(self, params: Any) -> None:
+    def prepare(self, params: CFGDenoiserParams) -> None:
         """See `a1111.on_denoiser`."""
         params.image_cond = fitting(params.image_cond, params.x)
 
 
 def pass_errors_on(main_thread: Any) -> None:
-    """Let what ends a job reach the page that asked for it; `main_thread` is the host's module, or None.
+    """Let the error that ends a job reach the page that asked for it; `main_thread` is the host's module, or None.
 
-    reForge and Forge Classic run jobs in a thread of their own that prints an exception and hands over nothing, which
-    the page then calls a TypeError. Forge passes it on by itself.
+    reForge and Forge Classic run jobs in a thread of their own, which prints an exception and returns None: the page
+    then shows a TypeError. Forge passes the exception on by itself.
     """
     wait = getattr(main_thread, "run_and_wait_result", None)
     if wait is None or hasattr(main_thread, "last_exception") or hasattr(wait, "instruct_pix2pix"):
@@ -101,9 +119,14 @@ def pass_errors_on(main_thread: Any) -> None:
 def combine(
     cond: list[Condition], image_only: list[Condition], scales: Scales
 ) -> tuple[list[Condition], list[Condition] | None, float]:
-    """Say the dual guidance of a step in the host's terms: conditions, unconditional conditions, CFG scale.
+    """Return the dual guidance of a step in the host's terms: conditions, unconditional conditions, CFG scale.
 
     `cond` has one condition for each sub-prompt, `image_only` those of the negative prompt; all see the picture.
+
+    The host computes `s e C + (1 - s e) U`: s the CFG scale, e the sum of the strengths of the conditions, C and U the
+    means of their rows by strength. With s = s_T, the part `s e C` is the sum of the full rows by their weights. All
+    weights add up to 1, so those of the other rows add up to 1 - s e, and U has to be the mean of these rows: each gets
+    the strength weight / (1 - s e).
     """
     strengths = [one.get("strength", 1.0) for one in cond]
     rest: list[Condition] = []
@@ -114,7 +137,7 @@ def combine(
             rest += [{**one, "strength": row.weight * one.get("strength", 1.0) / total} for one in seen]
     full = scales.text * math.fsum(strengths)
     if full == 0.0 or math.isclose(scales.text, 1.0) or math.isclose(full, 1.0):
-        # Here the host drops U, or U's weight is zero: all rows as one weighted mean instead.
+        # Here the host drops U, or U's weight is zero: all rows as one weighted mean instead, C at scale 1.
         said = [{**one, "strength": scales.text * one.get("strength", 1.0)} for one in cond if scales.text]
         return [one for one in (*said, *rest) if one["strength"]], None, 1.0
     mixed = [{**one, "strength": one["strength"] / (1.0 - full)} for one in rest]
@@ -128,17 +151,17 @@ def _without_picture(condition: Condition) -> Condition:
 
 
 class _CachedStep:
-    """The way of a pull through a host's step: rows are left out before it, and added after it."""
+    """The cached guidance in a host's step: rows are left out before it, and what they gave is added after it."""
 
-    def __init__(self, p: Any, pull: CachedGuidance) -> None:
-        self._p, self._pull = p, pull
+    def __init__(self, p: Processing, cache: CachedGuidance) -> None:
+        self._p, self._cache = p, cache
         self._now: SamplingStep | None = None
         self._serves = False
 
     def shorten(
         self, x: Tensor, sigma: Tensor, cond: list[Condition], uncond: list[Condition] | None, scales: Scales
     ) -> list[Condition] | None:
-        """Return the conditions of a step that needs no others, or None for a step that is to be evaluated whole.
+        """Return the only conditions of a step that uses the cache, or None for a step that evaluates all of them.
 
         `uncond` is None where all rows are in one mean, or there is only one: then there is nothing to keep.
         """
@@ -151,7 +174,7 @@ class _CachedStep:
         strengths = tuple(one.get("strength", 1.0) for one in (*cond, *uncond))
         asked = (scales.text, scales.image, *strengths)
         self._now = SamplingStep(denoiser.step, denoiser.total_steps, level, asked, texts)
-        self._serves = self._pull.serves(self._now, x.shape)
+        self._serves = self._cache.serves(self._now, x.shape)
         if not self._serves:
             return None
         total = math.fsum(one.get("strength", 1.0) for one in cond)
@@ -164,14 +187,14 @@ class _CachedStep:
             if self._now is None:
                 return args["denoised"]
             if self._serves:
-                return self._pull.guided(args["cond_denoised"], self._now.level)
-            self._pull.keep(self._now, args["denoised"], args["cond_denoised"], self._now.level)
+                return self._cache.guided(args["cond_denoised"], self._now.level)
+            self._cache.keep(self._now, args["denoised"], args["cond_denoised"], self._now.level)
             return args["denoised"]
 
         return finish
 
 
-def _modifier(p: Any, job: HostJob, negative: Any, pulling: _CachedStep | None) -> Callable[..., tuple[Any, ...]]:
+def _modifier(p: Processing, job: HostJob, negative: Any, cached: _CachedStep | None) -> Callable[..., tuple[Any, ...]]:
     # A function, not a method: patchers copy what they carry, and would copy an object whole.
     def modifier(
         model: object,
@@ -191,14 +214,14 @@ def _modifier(p: Any, job: HostJob, negative: Any, pulling: _CachedStep | None) 
         if uncond is None:
             uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
         cond, uncond, cond_scale = combine(cond, uncond, scales)
-        if pulling is not None and (shorter := pulling.shorten(x, timestep, cond, uncond, scales)) is not None:
+        if cached is not None and (shorter := cached.shorten(x, timestep, cond, uncond, scales)) is not None:
             cond, uncond, cond_scale = shorter, None, 1.0
         return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
     return modifier
 
 
-def _is_unasked(p: Any, sigma: Tensor) -> bool:
+def _is_unasked(p: Processing, sigma: Tensor) -> bool:
     """Whether a step without CFG is Forge Classic's first, which it leaves out even when nobody asked for that."""
     options = import_module("modules.shared").opts
     return options.skip_early_cond == 0 and not float(sigma[0]) < p.sampler.s_min_uncond
@@ -206,13 +229,12 @@ def _is_unasked(p: Any, sigma: Tensor) -> bool:
 
 def _rescaler(amount: float) -> Callable[[dict[str, Any]], Tensor]:
     def rescale(args: dict[str, Any]) -> Tensor:
-        x, denoised = args["input"], args["denoised"]
-        return x - rescale_noise(x - denoised, x - args["cond_denoised"], amount)
+        return rescale_denoised(args["input"], args["denoised"], args["cond_denoised"], amount)
 
     return rescale
 
 
-def _encode_negative(p: Any) -> Any:
+def _encode_negative(p: Processing) -> Any:
     asked, p.cfg_scale = p.cfg_scale, 7.0  # any scale but 1
     try:
         p.setup_conds()

@@ -1,14 +1,16 @@
 """One job of a host on an instruct-pix2pix checkpoint, from the host's first hook to its last.
 
-Everything hangs on the host's own processing object `p` and on what the host makes anew for each sampling, so
-that nothing is left behind when a job ends, however it ends.
+All state is kept on the host's own processing object `p`, and on objects that the host makes anew for each sampling:
+nothing is left behind when a job ends, however it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -16,54 +18,88 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance
-from ..settings import KNOBS, random_scales
+from ..settings import KNOBS, SEEDS, Knob, random_scales
+from .processing import Processing
 
 EDIT_CHANNELS = 8
 """Input channels of a UNet that edits: 4 of the noisy latent, 4 of the picture's."""
 
 
+JOB = "instruct_pix2pix"
+"""The attribute of `p` that holds its job."""
+
+CONTROLS: Mapping[str, Knob] = MappingProxyType(
+    {
+        "from_noise": Knob(True, "Start from noise", "As in the paper. Off: start from the noised input."),
+        "randomize": KNOBS["randomize_cfg"],
+        "rescale": KNOBS["rescale"],
+        "speed": KNOBS["speed"],
+    }
+)
+"""The knob of each of the panel's own controls. The two scales are the tab's."""
+
+
 @dataclass(frozen=True)
 class Controls:
-    """The panel's own controls, in the order in which a host passes them. The two scales are the tab's."""
+    """Values of the panel's own controls, in the order in which a host passes them."""
 
-    from_noise: bool = True
-    randomize: bool = False
-    rescale: float = KNOBS["rescale"].default
-    speed: str = KNOBS["speed"].default
+    from_noise: bool = CONTROLS["from_noise"].default
+    randomize: bool = CONTROLS["randomize"].default
+    rescale: float = CONTROLS["rescale"].default
+    speed: str = CONTROLS["speed"].default
+
+    @classmethod
+    def from_args(cls, *args: Any) -> Controls:
+        """Make controls from a script's arguments: values in order, or first a mapping of names to values.
+
+        A host puts the arguments of an API call over the defaults, so a mapping stands before defaults: what it does
+        not name, or names with None, has the value of its place. Raises UserError for an unknown name, and for a named
+        value of the wrong kind or out of range; values in order are checked by `begin`.
+        """
+        if not (args and isinstance(args[0], Mapping)):
+            return cls(*args)
+        named, others = args[0], args[1:]
+        for name in named:
+            if name not in CONTROLS:
+                close = get_close_matches(str(name), CONTROLS, n=1)
+                advice = f"did you mean '{close[0]}'?" if close else f"the controls are {', '.join(CONTROLS)}."
+                raise UserError(f"There is no control '{str(name)[:60]}': {advice}")
+        said = {name: CONTROLS[name].check(value) for name, value in named.items() if value is not None}
+        return replace(cls(cls.from_noise, *others), **said)
 
 
 class HostJob:
-    """What the hooks of one job know."""
+    """What the hooks of one job share."""
 
     def __init__(self, controls: Controls, image_cfg: float) -> None:
         self.controls = controls
         self.asked_image_cfg = image_cfg
         self.image_cfg = image_cfg
 
-    def pull(self) -> CachedGuidance | None:
-        """Return what makes a sampling cheaper, made anew for it; None where every row is wanted."""
+    def cached_guidance(self) -> CachedGuidance | None:
+        """Return an empty cache for one sampling; None when every step evaluates all its rows."""
         return None if self.controls.speed == "exact" else CachedGuidance(self.controls.speed)
 
 
 class Host(Protocol):
-    """A family of web GUIs."""
+    """A family of web GUIs: the parts of a job in which one differs from another."""
 
     name: str
 
-    def input_channels(self, p: Any) -> int | None:
+    def input_channels(self, p: Processing) -> int | None:
         """Return the channels that the UNet's first convolution takes; None for another kind of network."""
         ...
 
-    def encode(self, p: Any, picture: Tensor) -> Tensor:
+    def encode(self, p: Processing, picture: Tensor) -> Tensor:
         """Picture [B, 3, H, W] in -1..1 -> the VAE's mode, unscaled, [B, 4, H/8, W/8]."""
         ...
 
-    def guide(self, p: Any, job: HostJob, negative: Any) -> None:
-        """Give the sampling that is about to begin the dual guidance. `negative` is what the host has encoded."""
+    def guide(self, p: Processing, job: HostJob, negative: object) -> None:
+        """Give the dual guidance to the sampling that is about to begin. `negative` is the host's encoded prompt."""
         ...
 
 
-def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
+def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> None:
     """Prepare a job before the host encodes its picture; does nothing on any other kind of checkpoint.
 
     Raises UserError for txt2img, which has no picture, and for scales out of range.
@@ -75,13 +111,13 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
     if not is_img2img:
         raise UserError("This checkpoint edits pictures: open the img2img tab and drop a picture there.")
     asked = p.image_cfg_scale
-    if asked is None:  # not said through the API, or set aside by us when this p was used for another picture
+    if asked is None:  # left out of an API call, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
     chosen = {name: _chosen(p, controls, name) for name in ("rescale", "speed")}
     job = HostJob(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
-    p.instruct_pix2pix = job
-    # With a value here a host takes its own way through an edit model, which ends where prompts differ in length.
+    setattr(p, JOB, job)
+    # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None
 
     def condition(source: Tensor, latent: Tensor, *_: object) -> Tensor:
@@ -98,28 +134,32 @@ def begin(host: Host, p: Any, controls: Controls, is_img2img: bool) -> None:
         p.refiner_checkpoint = p.refiner_checkpoint_info = p.refiner_switch_at = None
         p.comment("The refiner was left out: it cannot take over from an instruct-pix2pix checkpoint.")
     for name, value in chosen.items():
-        p.extra_generation_params.pop(KNOBS[name].infotext, None)  # of another cell of the plot
+        label = KNOBS[name].infotext or name
+        p.extra_generation_params.pop(label, None)  # of another cell of the plot
         if value != KNOBS[name].default:
-            p.extra_generation_params[KNOBS[name].infotext] = value
+            p.extra_generation_params[label] = value
     _note_scale(p, job)
 
 
-def _chosen(p: Any, controls: Controls, name: str) -> Any:
-    """Return what an X/Y/Z plot sets for this control, or else the panel."""
+def _chosen(p: Processing, controls: Controls, name: str) -> Any:
+    """Return what an X/Y/Z plot sets for this control, or else the panel's value; raises UserError."""
     plotted = vars(p).get(f"instruct_pix2pix_{name}")
     return KNOBS[name].check(getattr(controls, name) if plotted is None else plotted)
 
 
-def begin_batch(p: Any) -> None:
-    """Draw this batch's scales from its first seed when they are to be random."""
+def begin_batch(p: Processing) -> None:
+    """Draw the scales of this batch from its first seed, where 'Randomize CFG' asks for that."""
     job = job_of(p)
     if job and job.controls.randomize:
-        p.cfg_scale, job.image_cfg = random_scales(int(p.seeds[0]) % 2**32)
+        p.cfg_scale, job.image_cfg = random_scales(int(p.seeds[0]) % SEEDS)
         _note_scale(p, job)
 
 
-def begin_sampling(host: Host, p: Any, x: Tensor, noise: Tensor, negative: Any) -> None:
-    """Hand the dual guidance to the sampling that starts now, and start it from noise alone where that is wished."""
+def begin_sampling(host: Host, p: Processing, x: Tensor, noise: Tensor, negative: object) -> None:
+    """Hand the dual guidance to the sampling that starts now; with 'Start from noise', let it start from noise alone.
+
+    x, noise [B, 4, h, w]: the picture's scaled latent, and the noise, which is changed in place.
+    """
     job = job_of(p)
     if job is None:
         return
@@ -129,23 +169,24 @@ def begin_sampling(host: Host, p: Any, x: Tensor, noise: Tensor, negative: Any) 
         noise -= x.to(noise) / first_sigma(p)
 
 
-def first_sigma(p: Any) -> float:
+def first_sigma(p: Processing) -> float:
     """Return the noise level at which the sampler of `p` will begin an img2img job."""
     common = import_module("modules.sd_samplers_common")
     steps, taken = common.setup_img2img_steps(p, None)
-    if hasattr(p.sampler, "get_timesteps"):
-        alpha = float(p.sd_model.alphas_cumprod[p.sampler.get_timesteps(p, steps)[taken]])
+    get_timesteps = getattr(p.sampler, "get_timesteps", None)
+    if get_timesteps is not None:
+        alpha = float(p.sd_model.alphas_cumprod[get_timesteps(p, steps)[taken]])
         return ((1 - alpha) / alpha) ** 0.5
     return float(p.sampler.get_sigmas(p, steps)[steps - taken - 1])
 
 
-def job_of(p: Any) -> HostJob | None:
+def job_of(p: Processing) -> HostJob | None:
     """Return the job that `p` carries."""
-    return vars(p).get("instruct_pix2pix")
+    return vars(p).get(JOB)
 
 
-def stop(p: Any, error: Exception) -> None:
-    """Make the host's job end with this error: it would print what a hook raises and go on without an edit."""
+def stop(p: Processing, error: Exception) -> None:
+    """Make the host's job end with this error: a host prints what a hook raises, and goes on without an edit."""
     said = error if isinstance(error, UserError) else UserError(f"Instruct Pix2Pix failed: {error!r}.")
 
     def refuse(*_: object, **__: object) -> None:
@@ -159,7 +200,7 @@ def stop(p: Any, error: Exception) -> None:
 
 
 class _Override:
-    """A function that stands before a method of one `p`."""
+    """A function of ours in place of a method of one `p`."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -168,23 +209,23 @@ class _Override:
         return self.function(*args, **kwargs)
 
 
-def _override(p: Any, name: str, function: Callable[..., Any]) -> None:
+def _override(p: Processing, name: str, function: Callable[..., Any]) -> None:
     setattr(p, name, _Override(function))
 
 
-def _forget(p: Any) -> None:
-    """Take off what the last job left on a `p` that the host uses again, as for the files of a folder."""
+def _forget(p: Processing) -> None:
+    """Remove what the last job left on a `p` that the host uses again, as for the files of a folder."""
     for name, value in list(vars(p).items()):
         if isinstance(value, (_Override, HostJob)):
             delattr(p, name)
 
 
-def _note_scale(p: Any, job: HostJob) -> None:
+def _note_scale(p: Processing, job: HostJob) -> None:
     p.extra_generation_params["Image CFG scale"] = job.image_cfg
 
 
 def fitting(condition: Tensor, latent: Tensor) -> Tensor:
-    """Return the picture's latent at the height, width and batch of what is sampled."""
+    """Return the picture's latent [1 or B, 4, any, any] in the shape, dtype and device of the one that is sampled."""
     if condition.shape[-2:] != latent.shape[-2:]:
         condition = torch.nn.functional.interpolate(condition.float(), size=latent.shape[-2:], mode="bilinear")
     if len(condition) != len(latent):

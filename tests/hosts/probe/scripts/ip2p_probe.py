@@ -64,7 +64,7 @@ def watch(p, asked):
     if hasattr(denoiser, "probe_original"):
         denoiser.forward = denoiser.probe_original
     denoiser.probe_original = original = denoiser.forward
-    counted, pull = [0], []
+    counted, cached = [0], []
 
     def count(module, args, kwargs):
         counted[0] += len(args[0] if args else kwargs["x"])
@@ -82,8 +82,8 @@ def watch(p, asked):
             expected, full = reference(p, asked, step, before, sigma, kwargs["cond"], kwargs["image_cond"])
         level = 1.0 if denoiser.mask_before_denoising else sigma.view(-1, 1, 1, 1)  # noise, not latents
         if step in asked.get("whole", [step]):
-            pull[:] = [(expected - full) / level]
-        expected = full + level * pull[0]
+            cached[:] = [(expected - full) / level]
+        expected = full + level * cached[0]
         error = (guided - expected).abs().max() / expected.abs().max()
         write(
             step=step,
