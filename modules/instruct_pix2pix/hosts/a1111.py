@@ -128,7 +128,7 @@ class _Guide:
             return self._rescaled(step.x, self.cache.guided(own, sigma), own)
         count, batch = sum(len(parts) for parts in prompts), len(prompts)
 
-        def index(picture: int, row: Row) -> int:
+        def index(picture: int, row: Row) -> int:  # in the order of `_arrange`
             if row.prompt is not None:
                 return prompts[picture][row.prompt][0]
             return picture + (count if row.image else len(x_out) - batch)
