@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -46,11 +47,10 @@ def test_a_sitting_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
         folder.mkdir()
         _fit(folder, [])
     straight, _ = _fit(whole, [], more=20)
-    try:
+    with pytest.raises(KeyboardInterrupt):
         _fit(parts, [], more=20, stop=32)
-    except KeyboardInterrupt:
-        seen: list[int] = []
-        resumed, _ = _fit(parts, seen, more=500)
+    seen: list[int] = []
+    resumed, _ = _fit(parts, seen, more=500)
     assert seen == list(range(30, 40))
     assert torch.equal(straight.weight, resumed.weight)
 
