@@ -2,6 +2,7 @@
 
     python launch.py [words of the command line]
     python launch.py test [words for pytest]       ruff, pyright and pytest, until one fails
+    python launch.py test --quick [words for pytest]       the same for the package and its core alone: for every save
 
 Only the standard library is used, and no syntax newer than Python 3.7, so that an old Python can be told
 in one sentence that it is too old. What this file says goes to stderr: stdout belongs to the program.
@@ -25,6 +26,8 @@ from typing import Iterator
 
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
+QUICK_TESTS = ["tests/core", "tests/guidance", "tests/models", "tests/test_architecture.py"]
+SLOW_AMONG_THEM = ["tests/core/test_panel.py", "tests/core/test_grid.py", "tests/guidance/test_cached.py"]
 APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same command again."
 
 
@@ -212,11 +215,18 @@ def run_program(argv: list[str]) -> int:
     return program(argv)
 
 
-def run_checks(pytest_words: list[str]) -> int:
-    """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0."""
+def run_checks(words: list[str]) -> int:
+    """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0.
+
+    After --quick, only the package is type-checked and only the tests of its core run, those apart that take long.
+    The other words go to pytest.
+    """
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # or it asks for a newer pyright
-    checks = [["ruff", "check", "."], ["pyright", "--pythonpath", sys.executable], ["pytest", *pytest_words]]
-    for check in checks:
+    pyright, pytest = ["pyright", "--pythonpath", sys.executable], ["pytest", *words]
+    if words[:1] == ["--quick"]:
+        pyright += ["modules"]
+        pytest = ["pytest", *QUICK_TESTS, *("--ignore=" + path for path in SLOW_AMONG_THEM), *words[1:]]
+    for check in [["ruff", "check", "."], pyright, pytest]:
         say("== " + " ".join(check))
         status = subprocess.call([sys.executable, "-m", *check], cwd=str(ROOT), env=environment)
         if status != 0:

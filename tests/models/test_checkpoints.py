@@ -719,7 +719,7 @@ def test_telling_what_a_file_is_does_not_load_torch(tmp_path):
         "import sys; from instruct_pix2pix.models.checkpoints import inspect; print(inspect(sys.argv[1]).label);"
         "assert 'torch' not in sys.modules"
     )
-    modules = str(Path(inspect.__code__.co_filename).parent.parent)
+    modules = str(Path(inspect.__code__.co_filename).parents[2])
     run = subprocess.run(
         [sys.executable, "-c", program, str(path)], env={**os.environ, "PYTHONPATH": modules},
         capture_output=True, text=True, check=True,
