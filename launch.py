@@ -32,11 +32,11 @@ APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same comma
 
 
 class SetupError(Exception):
-    """One sentence: what stands in the way and what to do."""
+    """One sentence: what is wrong and what to do."""
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -55,7 +55,7 @@ def python_problem(version: tuple[int, ...], is_64bit: bool = True) -> str | Non
 
 
 def in_environment() -> bool:
-    """Whether this Python runs in a virtual or conda environment; conda's shared 'base' is not one."""
+    """Whether this Python runs in a virtual or conda environment; conda's shared 'base' does not count."""
     here, environments = Path(sys.prefix).resolve(), [ROOT / ".venv"]
     if os.environ.get("CONDA_DEFAULT_ENV", "base") != "base":
         environments.append(Path(os.environ.get("CONDA_PREFIX", "")))
@@ -63,7 +63,7 @@ def in_environment() -> bool:
 
 
 def own_environment() -> Path:
-    """Return the Python of the .venv beside this file, which is made, without pip, where it is missing."""
+    """Return the Python of the .venv beside this file; a missing one is made, without pip."""
     home = ROOT / ".venv"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.exists():
@@ -92,7 +92,7 @@ def run_inside(python: Path, argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock `path`, so that of several starts at once only one installs; it ends with the process."""
+    """Lock `path`, so that only one of several starts installs; the lock ends with the process at the latest."""
     with path.open("a") as file:
         if not _try_lock(file.fileno()):
             say("Another start of this program is installing; waiting for it.")
@@ -121,12 +121,12 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def stamp_of(stage: str) -> Path:
-    """Return the file in the environment that remembers what was installed for 'run' or 'test'."""
+    """Return the file in the environment that records what was installed for 'run' or 'test'."""
     return Path(sys.prefix) / f"instruct-pix2pix-{stage}.stamp"
 
 
 def digest_of(stage: str) -> str:
-    """Return what the stamp holds after a whole installation: a hash of the files and the Python version."""
+    """Return the content of the stamp after a whole installation: a hash of the files and the Python version."""
     content = hashlib.sha256(repr(sys.version_info[:2]).encode())
     for name in REQUIREMENTS[stage]:
         content.update((ROOT / name).read_bytes())
@@ -190,7 +190,7 @@ def _torch_index() -> str | None:
         return None
     config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE).stdout
     if any(word in config for word in (b"index-url", b"find-links", b"no-index")):
-        return None  # the person has named a source of packages: that one is asked
+        return None  # the person has named a source of packages: use that one
     return f"https://download.pytorch.org/whl/{build}"
 
 
