@@ -2,6 +2,7 @@
 
     python launch.py [words of the command line]
     python launch.py test [words for pytest]       ruff, pyright and pytest, until one fails
+    python launch.py test --quick [words for pytest]       the same for the package and its core alone: for every save
 
 Only the standard library is used, and no syntax newer than Python 3.7, so that an old Python can be told
 in one sentence that it is too old. What this file says goes to stderr: stdout belongs to the program.
@@ -25,15 +26,17 @@ from typing import Iterator
 
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
+QUICK_TESTS = ["tests/core", "tests/guidance", "tests/models", "tests/test_architecture.py"]
+SLOW_AMONG_THEM = ["tests/core/test_panel.py", "tests/core/test_grid.py", "tests/guidance/test_cached.py"]
 APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same command again."
 
 
 class SetupError(Exception):
-    """One sentence: what stands in the way and what to do."""
+    """One sentence: what is wrong and what to do."""
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -52,7 +55,7 @@ def python_problem(version: tuple[int, ...], is_64bit: bool = True) -> str | Non
 
 
 def in_environment() -> bool:
-    """Whether this Python runs in a virtual or conda environment; conda's shared 'base' is not one."""
+    """Whether this Python runs in a virtual or conda environment; conda's shared 'base' does not count."""
     here, environments = Path(sys.prefix).resolve(), [ROOT / ".venv"]
     if os.environ.get("CONDA_DEFAULT_ENV", "base") != "base":
         environments.append(Path(os.environ.get("CONDA_PREFIX", "")))
@@ -60,7 +63,7 @@ def in_environment() -> bool:
 
 
 def own_environment() -> Path:
-    """Return the Python of the .venv beside this file, which is made, without pip, where it is missing."""
+    """Return the Python of the .venv beside this file; a missing one is made, without pip."""
     home = ROOT / ".venv"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.exists():
@@ -89,7 +92,7 @@ def run_inside(python: Path, argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock `path`, so that of several starts at once only one installs; it ends with the process."""
+    """Lock `path`, so that only one of several starts installs; the lock ends with the process at the latest."""
     with path.open("a") as file:
         if not _try_lock(file.fileno()):
             say("Another start of this program is installing; waiting for it.")
@@ -118,12 +121,12 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def stamp_of(stage: str) -> Path:
-    """Return the file in the environment that remembers what was installed for 'run' or 'test'."""
+    """Return the file in the environment that records what was installed for 'run' or 'test'."""
     return Path(sys.prefix) / f"instruct-pix2pix-{stage}.stamp"
 
 
 def digest_of(stage: str) -> str:
-    """Return what the stamp holds after a whole installation: a hash of the files and the Python version."""
+    """Return the content of the stamp after a whole installation: a hash of the files and the Python version."""
     content = hashlib.sha256(repr(sys.version_info[:2]).encode())
     for name in REQUIREMENTS[stage]:
         content.update((ROOT / name).read_bytes())
@@ -187,7 +190,7 @@ def _torch_index() -> str | None:
         return None
     config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE).stdout
     if any(word in config for word in (b"index-url", b"find-links", b"no-index")):
-        return None  # the person has named a source of packages: that one is asked
+        return None  # the person has named a source of packages: use that one
     return f"https://download.pytorch.org/whl/{build}"
 
 
@@ -212,11 +215,18 @@ def run_program(argv: list[str]) -> int:
     return program(argv)
 
 
-def run_checks(pytest_words: list[str]) -> int:
-    """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0."""
+def run_checks(words: list[str]) -> int:
+    """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0.
+
+    After --quick, only the package is type-checked and only the tests of its core run, those apart that take long.
+    The other words go to pytest.
+    """
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # or it asks for a newer pyright
-    checks = [["ruff", "check", "."], ["pyright", "--pythonpath", sys.executable], ["pytest", *pytest_words]]
-    for check in checks:
+    pyright, pytest = ["pyright", "--pythonpath", sys.executable], ["pytest", *words]
+    if words[:1] == ["--quick"]:
+        pyright += ["modules"]
+        pytest = ["pytest", *QUICK_TESTS, *("--ignore=" + path for path in SLOW_AMONG_THEM), *words[1:]]
+    for check in [["ruff", "check", "."], pyright, pytest]:
         say("== " + " ".join(check))
         status = subprocess.call([sys.executable, "-m", *check], cwd=str(ROOT), env=environment)
         if status != 0:

@@ -1,4 +1,4 @@
-"""Takes along what lies where a web UI looks for it, outside the package: the rest is in pyproject.toml."""
+"""Packs the files that are outside the package, where a web UI looks for them; the rest is in pyproject.toml."""
 
 from pathlib import Path
 from shutil import copy2
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 
 
 class WithShared(build_py):
-    """Puts the page's shared script and style and its example pictures into the package's data."""
+    """Copies the page's shared scripts and style, and its example pictures, into the package's data."""
 
     def run(self) -> None:
         """Build."""

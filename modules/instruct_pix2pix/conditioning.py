@@ -1,7 +1,7 @@
-"""The picture's way into the 8-channel path: fit it to a size the model takes, and undo the fit afterwards.
+"""A picture as the model takes it: fitted to a size that it can compute, and the fit undone afterwards.
 
-Nothing of a picture is cut off or squeezed unless a size of another shape is asked for: it is scaled as a whole,
-and the sides are filled up to the next multiple by repeating the edge, which the undoing crops away again.
+A picture is scaled as a whole, then its sides are filled up to the next multiple by repeating the edge; undoing the
+fit crops that away again. Only a size of another shape cuts anything off, and nothing is ever squeezed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture meets the model, all in pixels as (width, height)."""
+    """How a picture is fitted to the model; all sizes in pixels as (width, height)."""
 
     whole: tuple[int, int]
     """The picture's own size."""
@@ -45,11 +45,11 @@ class Fit:
 
 
 def fit(width: int, height: int, target: int | tuple[int, int], multiple: int) -> Fit:
-    """Plan the way of a picture of this size.
+    """Return how to fit a picture of this size.
 
-    `target` is the longest side wanted, or (width, height), which cuts the middle out of a picture of another
-    shape; `multiple` is what the model's sides must be multiples of. Integers only: the float rounding of the
-    authors' app loses a multiple now and then.
+    `target` is the longest side wanted, or (width, height), which takes the middle of a picture of another shape;
+    the model's sides must be multiples of `multiple`. Computed in integers: the float rounding of the authors' app
+    sometimes loses a multiple.
     """
     if isinstance(target, tuple):
         size = target
@@ -65,22 +65,22 @@ def fit(width: int, height: int, target: int | tuple[int, int], multiple: int) -
 
 
 def _ratio(value: int, numerator: int, denominator: int) -> int:
-    """value * numerator / denominator, rounded half up, at least 1."""
+    """Return value * numerator / denominator, rounded half up, at least 1."""
     return max(1, (2 * value * numerator + denominator) // (2 * denominator))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> float32 [1, 3, H, W] in -1..1."""
+    """Turn an RGB picture into float32 [1, 3, H, W] in -1..1."""
     pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_images(pictures: Tensor) -> list[Image.Image]:
-    """Float [B, 3, H, W] in -1..1 -> RGB pictures, rounded and clipped to 8 bits."""
+    """Turn float [B, 3, H, W] in -1..1 into RGB pictures, rounded and clipped to 8 bits."""
     pixels = ((pictures.float() + 1) * 127.5).round().clamp(0, 255).byte()
     return [Image.fromarray(one.permute(1, 2, 0).cpu().numpy()) for one in pixels]
 
 
 def join(x: Tensor, image: Tensor) -> Tensor:
-    """Noisy latent [N, 4, h, w] and the picture's latent [N, 4, h, w] -> the UNet's 8 channels [N, 8, h, w]."""
+    """Join the noisy latent and the picture's latent, both [N, 4, h, w], to the UNet's input [N, 8, h, w]."""
     return torch.cat([x, image.to(x)], dim=1)

@@ -1,4 +1,4 @@
-"""The EXIF of a picture: what of it outlives an edit, and the infotext among it."""
+"""The EXIF of a picture: the part that is kept through an edit, and the infotext in it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-# EXIF tags. Those kept of IFD0 say who made the picture, with what and when; the rest of it tells how the
-# file is laid out (in a TIFF) or is made stale by an edit (orientation, resolution, thumbnail).
+# EXIF tags. Those kept of IFD0 say who made the picture, with what and when; the others describe the layout of
+# the file (in a TIFF) or are no longer true after an edit (orientation, resolution, thumbnail).
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 KEPT_TAGS = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
 USER_COMMENT = 0x9286
@@ -24,11 +24,11 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the stored picture upright (Exif 2.3, tag 0x0112)."""
+"""For each EXIF orientation, the operation that turns the stored picture upright (Exif 2.3, tag 0x0112)."""
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
-    """The EXIF of a picture, empty where there is none or it cannot be read."""
+    """Return the EXIF of a picture, empty where there is none or it cannot be read."""
     try:
         exif = image.getexif()
         for ifd in (EXIF_IFD, GPS_IFD):
@@ -39,7 +39,7 @@ def exif_of(image: Image.Image) -> Image.Exif:
 
 
 def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) -> bytes:
-    """The EXIF worth keeping, with `comment` as its UserComment; empty bytes for none of both."""
+    """Return the EXIF worth keeping, with `comment` as its UserComment; empty bytes if there is neither."""
     kept = Image.Exif()
     try:
         stored = source if isinstance(source, Image.Exif) else Image.Exif()
@@ -66,19 +66,19 @@ def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) ->
 def _undefined(value: Any) -> Any:  # noqa: ANN401 - whatever Pillow read
     """Keep bytes of the Exif IFD of EXIF type UNDEFINED, which the standard gives them all.
 
-    Pillow writes bytes as type BYTE, which piexif, and with it the web UI, does not take for a comment;
+    Pillow writes bytes as type BYTE, which piexif, and so the web UI, does not accept as a comment;
     a bytearray in a list is written as it should be.
     """
     return [bytearray(value)] if isinstance(value, bytes) else value
 
 
 def comment_text(value: object) -> str:
-    """The text of an EXIF UserComment, whose first eight bytes name its encoding (Exif 2.3, 4.6.5)."""
+    """Return the text of an EXIF UserComment, whose first eight bytes name its encoding (Exif 2.3, 4.6.5)."""
     if not isinstance(value, bytes):
         return value if isinstance(value, str) else ""
     code, body = value[:8], value[8:]
     if code == b"UNICODE\0":
-        # Written big-endian by the web UI, by others in the byte order of the file: plain letters tell.
+        # The web UI writes big-endian, others in the byte order of the file: the zero bytes of plain letters tell.
         little = body[1::2].count(0) > body[::2].count(0)
         text = body.decode("utf-16-le" if little else "utf-16-be", "ignore")
     elif code in (b"ASCII\0\0\0", bytes(8)):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 def part_beside(path: Path) -> Path:
-    """Return a name, hidden and new, for what is to become the file at `path`."""
+    """Return a new, hidden name beside `path`, for a file that will take its place."""
     return path.with_name(f".{secrets.token_hex(8)}.part")
 
 
 def is_part(path: Path) -> bool:
-    """Whether a file has a name of `part_beside`: one that is old was left by a run that was killed."""
+    """Whether a file has a name of `part_beside`; an old one was left by a run that was killed."""
     return _PART.fullmatch(path.name) is not None
 
 

@@ -1,4 +1,4 @@
-"""The matrix of one edit over two scales: its values from a few characters, and its picture."""
+"""The matrix of one edit over two scales: reading its values, and drawing its picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def values(text: str, name: str) -> tuple[float, ...]:
-    """Read values of a setting: '3:12:4' is four from 3 to 12, '3,7.5,12' are those, '7.5' is one.
+    """Read values of a setting: '3:12:4' is four from 3 to 12, '3,7.5,12' is those three, '7.5' is one.
 
     Raises UserError.
     """

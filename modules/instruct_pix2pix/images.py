@@ -1,4 +1,4 @@
-"""Pictures in and out of files: read whatever people have as RGB, write whole files with their infotext."""
+"""Pictures in and out of files: any common format is read as RGB, and files are written whole, with their infotext."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WRITABLE = {
 MOST_PIXELS = 200_000_000
 LONGEST_SIDE = 32_768
 MOST_ASPECT = 16
-"""A picture is computed with sides of at least 64 pixels: beyond 16 to 1 little of it would be left."""
+"""An edit has sides of at least 64 pixels: of a picture longer than 16 to 1 little would be left."""
 
 DRAFT_PIXELS = 50_000_000
 """Above this a JPEG is read at half size, to save memory."""
@@ -84,7 +84,7 @@ def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS, name: str = 
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
-    """The 'parameters' text of a picture, from PNG text or EXIF; None if it has none. Raises UserError."""
+    """Return the 'parameters' text of a picture, from PNG text or EXIF, or None. Raises UserError."""
     if isinstance(source, Image.Image):
         return _texts(source).get(PARAMETERS)
     return read_as(source, lambda image, name: _texts(image).get(PARAMETERS), MOST_PIXELS)
@@ -149,7 +149,7 @@ def encode_picture(
 
 
 def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
-    """The format that `save_picture` writes a file of this name in: 'PNG', 'JPEG', … Raises UserError for none."""
+    """Return the format that `save_picture` gives a file of this name: 'PNG', 'JPEG', … Raises UserError."""
     path = Path(path)
     chosen = fmt.upper() if fmt else WRITABLE.get(path.suffix.lower(), "")
     if chosen not in WRITABLE.values():
@@ -163,7 +163,7 @@ def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
 def read_as(
     source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int, name: str = "The picture"
 ) -> Result:
-    """Open a picture, check its header, and apply `use` to (image, name); whatever goes wrong is a UserError.
+    """Open a picture, check its header and return `use(image, name)`. Raises UserError for whatever goes wrong.
 
     `name` is what sentences call a source that has no name of its own.
     """

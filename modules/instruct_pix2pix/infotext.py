@@ -1,4 +1,4 @@
-"""The 'parameters' text of a picture, in the form of the AUTOMATIC1111 web UI, both ways."""
+"""The 'parameters' text of a picture, as the AUTOMATIC1111 web UI writes and reads it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ORDER = (
     "Denoising strength",
 )
 
-# The web UI strips every line and takes 'Negative prompt:' at the head of any line for the start of the
-# negative prompt. A text that this would change is written once more, quoted, under these names.
+# The web UI strips every line and reads 'Negative prompt:' at the start of any line as the start of
+# the negative prompt. A text that this would change is written once more, quoted, under these names.
 EXACT = {"instruction": "Exact prompt", "negative": "Exact negative prompt"}
 
 # What the web UI reads: `name: value`, the value quoted as JSON when it holds a comma, colon or newline.
@@ -43,7 +43,7 @@ OLD_SAMPLER = re.compile(r"(.+) (Karras|Exponential|Polyexponential)", re.IGNORE
 
 @dataclass(frozen=True)
 class Infotext:
-    """A 'parameters' text taken apart: the two prompts, and the fields of its last line."""
+    """The parts of a 'parameters' text: the two prompts, and the fields of its last line."""
 
     instruction: str
     negative: str
@@ -71,7 +71,7 @@ def build(
         value = getattr(one, name)
         if knob.infotext and (knob.infotext in ORDER or value != knob.default):
             fields[knob.infotext] = value
-    # A reader takes 'Size' for the size to edit at, so say so when that was another one.
+    # A reader takes 'Size' for the size to edit at: write that size too where it was another.
     fields[KNOBS["size"].infotext or ""] = None if one.size == fields["Size"] else one.size
     fields |= extra or {}
     text = _compose(one, fields)
@@ -81,7 +81,7 @@ def build(
 
 
 def parse(text: str) -> Infotext:
-    """Take a 'parameters' text apart by the web UI's rules; any text at all gives an answer."""
+    """Parse a 'parameters' text by the web UI's rules; any text gives a result."""
     *lines, last = text.strip().split("\n")
     found = FIELD.findall(last)
     if len(found) < 3:
@@ -100,9 +100,9 @@ def parse(text: str) -> Infotext:
 
 
 def settings_from(text: str) -> tuple[EditSettings, tuple[str, ...]]:
-    """Read settings back: those that are valid, and one sentence for each value that was left out.
+    """Return the settings in a text that are valid, and one sentence for each value that was left out.
 
-    Fields that are no setting of an edit are passed over.
+    Fields that are not a setting of an edit are ignored.
     """
     read = parse(text)
     words = dict(read.fields)

@@ -1,4 +1,4 @@
-"""Where the package, its data and the checkout around it lie."""
+"""Where the package, its data and the checkout around it are."""
 
 from __future__ import annotations
 

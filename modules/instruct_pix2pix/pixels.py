@@ -9,7 +9,10 @@ from PIL import Image, ImageCms
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
-    """8-bit picture without transparency, its alpha (L) unless opaque, and whether values were stretched."""
+    """Return the picture as 8 bits without alpha, its alpha (L; None if opaque), and whether it was stretched.
+
+    A picture is stretched when the range of its deep grey values had to be fitted (see `_eight_bit`).
+    """
     alpha = None
     stretched = False
     if image.mode == "F" or image.mode.startswith("I"):
@@ -31,7 +34,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bo
 
 
 def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Scale deep grey values [h w] to uint8; True if their range had to be stretched to fit.
+    """Scale deep grey values [h, w] to uint8; True if their range had to be stretched to fit.
 
     Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
     """
@@ -46,9 +49,9 @@ def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """RGB, and the profile that still applies to it.
+    """Return the picture in RGB, and the colour profile that still applies to it, if any.
 
-    An RGB profile is kept beside the numbers; grey and CMYK ones cannot be, so they are applied (to sRGB).
+    An RGB profile is kept beside the numbers; grey and CMYK profiles cannot be kept, so they are applied (to sRGB).
     """
     space = icc[16:20] if icc else b""  # ICC.1, 7.2.6: the header's data colour space
     try:
@@ -74,7 +77,7 @@ def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def writable(image: Image.Image, chosen: str) -> Image.Image:
-    """A copy in a mode that the format stores, without the metadata that Pillow would write unasked."""
+    """Return a copy in a mode that the format stores, without the metadata that Pillow would write unasked."""
     base, alpha, _ = split_alpha(image)
     rgb = base.copy() if base.mode in ("RGB", "L") else base.convert("RGB")
     if alpha is not None and chosen == "JPEG":

@@ -1,8 +1,8 @@
 """The A1111 prompt language: attention weights, step schedules and AND, as text in and text out.
 
-A prompt is read from the outside in: `split_and` gives the sub-prompts, `schedule` the text that each of
-them shows at every step, `parse_attention` the weight of every piece of such a text. The results are those
-of the AUTOMATIC1111 web UI, oddities included, so that a prompt written for it means the same here.
+A prompt is read from the outside in: `split_and` gives the sub-prompts, `schedule` the text of each at every
+step, `parse_attention` the weight of every piece of such a text. The results are those of the AUTOMATIC1111
+web UI, its oddities included, so that a prompt written for it means the same here.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class _Open:
         return nodes
 
     def closed_by(self, bracket: str, steps: int) -> Node | None:
-        """Return what the bracket means when `bracket` closes it, or None where it means nothing."""
+        """Return the node of the bracket when `bracket` closes it, or None where the two make no sense."""
         if self.bracket + bracket == "()":
             return [*self.as_text(), ")"] if self.marks in ([], [":"]) else None
         if self.bracket + bracket != "[]":

@@ -1,4 +1,4 @@
-"""Every knob of an edit, once: command line, GUI, API and infotext follow from this file."""
+"""Every setting of an edit, defined once: command line, page, API and infotext follow from this file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .errors import UserError
 from .text import number_text
 
 SEEDS = 2**32
-"""Seeds are 0 .. SEEDS - 1, and count on from 0 again."""
+"""Seeds are 0 to SEEDS - 1; after the last comes 0 again."""
 
 SHORTEST_SIDE, LONGEST_SIDE = 64, 4096
 LONGEST_TEXT = 10_000
 
 SPEEDS = ("exact", "balanced", "fast")
-"""See `reuse.py`."""
+"""See `guidance/cached.py`."""
 
 
 @dataclass(frozen=True)
 class Knob:
-    """What a door has to know about one setting; the kind of value is the kind of its default."""
+    """What a door has to know about one setting; its values are of the type of its default."""
 
     default: Any
     label: str
@@ -38,42 +38,24 @@ class Knob:
     choices: tuple[str, ...] | None = None
     infotext: str | None = None
     flag: str | None = None
-    rule: Callable[[object], Any] | None = None  # stands in for the checks below
+    rule: Callable[[object], Any] | None = None  # replaces the checks below
 
     @property
     def range_text(self) -> str:
-        """'between 1 and 30', or nothing for a knob without a range."""
+        """'between 1 and 30', or '' for a knob without a range."""
         if self.minimum is None or self.maximum is None:
             return ""
         return f"between {number_text(self.minimum)} and {number_text(self.maximum)}"
 
     def check(self, value: object) -> Any:  # noqa: ANN401
-        """Return `value` as the knob's own kind, or raise UserError naming label, value and range."""
+        """Return `value` in the knob's own type, or raise UserError naming label, value and range."""
         if self.rule is not None:
             return self.rule(value)
         if isinstance(self.default, bool):
-            if isinstance(value, bool):
-                return value
-            raise self._error(value, "true or false", "choose one of them")
+            return self._check_switch(value)
         if isinstance(self.default, str):
             return self._check_text(value)
-        whole = isinstance(self.default, int)
-        kind = ("a whole number " if whole else "a number ") + self.range_text
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise self._error(value, kind.strip(), "choose a value in that range")
-        if isinstance(value, Integral):
-            # Exact, where a float would round a seed; no range reaches the bound that keeps messages short.
-            number: float = max(-(10**18), min(int(value), 10**18))
-        else:
-            number = float(value)
-        # Written so that NaN, which fails every comparison, is refused too.
-        if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
-            raise UserError(
-                f"{self.label} is {number_text(number)}, but must lie {self.range_text}: choose a value in that range."
-            )
-        if whole and number != int(number):
-            raise self._error(value, kind.strip(), "choose a value in that range")
-        return int(number) if whole else float(number)
+        return self._check_number(value)
 
     def parse(self, text: str) -> Any:  # noqa: ANN401
         """Read a value from text (infotext, command line) and check it; raises UserError."""
@@ -90,6 +72,29 @@ class Knob:
             return self.check(float(word))
         except ValueError:
             return self.check(text)  # not a number: the check says so
+
+    def _check_switch(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise self._error(value, "true or false", "choose one of them")
+
+    def _check_number(self, value: object) -> float:
+        whole = isinstance(self.default, int)
+        kind = f"{'a whole number' if whole else 'a number'} {self.range_text}".strip()
+        advice = "choose a value in that range"
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise self._error(value, kind, advice)
+        if isinstance(value, Integral):
+            # Exact, where a float would round a seed; no range reaches the bound that keeps messages short.
+            number: float = max(-(10**18), min(int(value), 10**18))
+        else:
+            number = float(value)
+        # Written so that NaN, which fails every comparison, is refused too.
+        if not (self.minimum is None or number >= self.minimum) or not (self.maximum is None or number <= self.maximum):
+            raise UserError(f"{self.label} is {number_text(number)}, but must lie {self.range_text}: {advice}.")
+        if whole and number != int(number):
+            raise self._error(value, kind, advice)
+        return int(number) if whole else float(number)
 
     def _check_text(self, value: object) -> str:
         if not isinstance(value, str):
@@ -110,7 +115,7 @@ class Knob:
 
 
 def knob(
-    default: Any,  # noqa: ANN401 - the kind of the setting is the kind of its default
+    default: Any,  # noqa: ANN401 - a setting is of the type of its default
     *,
     label: str,
     help: str,
@@ -121,14 +126,14 @@ def knob(
     infotext: str | None = None,
     flag: str | None = None,
     rule: Callable[[object], Any] | None = None,
-) -> Any:  # noqa: ANN401 - a dataclass field, typed as whatever it stands for
+) -> Any:  # noqa: ANN401 - a dataclass field, typed as what it holds
     """Declare a field of a settings dataclass whose metadata is a Knob."""
     described = Knob(default, label, help, minimum, maximum, step, choices, infotext, flag, rule)
     return field(default=default, metadata={"knob": described})
 
 
 def _check_size(value: object) -> str:
-    """'auto', '512' or '512x768' from what a person wrote; raises UserError."""
+    """Return 'auto', '512' or '512x768' from what a person wrote. Raises UserError."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     found = None
     if isinstance(text, str):
@@ -152,9 +157,9 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class EditSettings:
-    """All that a person can set for one edit; checked when made, so no other code checks again.
+    """All that a person can set for one edit; checked when it is made, so that no other code checks again.
 
-    Raises UserError, one sentence, for a value out of range, NaN, or of the wrong kind.
+    Raises UserError for a value that is out of range, NaN, or of the wrong type.
     """
 
     instruction: str = knob("", label="Instruction", help="What to change, as you would tell a person.")
@@ -283,7 +288,7 @@ class EditSettings:
     )
 
     def __post_init__(self) -> None:
-        """Check every field and store it as its own kind (7 becomes 7.0, '512 X 768' becomes '512x768')."""
+        """Check every field and store it in its own type (7 becomes 7.0, '512 X 768' becomes '512x768')."""
         for name, one in KNOBS.items():
             object.__setattr__(self, name, one.check(getattr(self, name)))
 
@@ -299,7 +304,7 @@ class EditSettings:
 
     @property
     def target_size(self) -> int | tuple[int, int] | None:
-        """The size in pixels: the longest side, (width, height), or None for 'auto'."""
+        """The size in pixels: the longest side, or (width, height), or None for 'auto'."""
         if self.size == "auto":
             return None
         sides = [int(side) for side in self.size.split("x")]
@@ -312,12 +317,12 @@ class EditSettings:
         return self
 
     def seeds(self) -> list[int]:
-        """One seed for each of the `count` pictures; a seed of -1 draws the first anew at every call."""
+        """Return a seed for each of the `count` pictures; with a seed of -1 every call draws a new first one."""
         first = secrets.randbelow(SEEDS) if self.seed == -1 else self.seed
         return [(first + index) % SEEDS for index in range(self.count)]
 
     def for_image(self, seed: int) -> EditSettings:
-        """The settings of the one picture with this seed (0 .. 2**32 - 1), 'Randomize CFG' resolved."""
+        """Return the settings of the picture with this seed (0 to 2**32 - 1), with the scales that it draws, if any."""
         chosen = replace(self, seed=seed, randomize_cfg=False)
         if not self.randomize_cfg:
             return chosen
@@ -326,7 +331,7 @@ class EditSettings:
 
 
 def random_scales(seed: int) -> tuple[float, float]:
-    """Draw (Text CFG, Image CFG) for a seed; ranges and decimals are those of the authors' edit_app.py."""
+    """Draw (Text CFG, Image CFG) for a seed, with the ranges and decimals of the authors' edit_app.py."""
     draw = random.Random(seed)
     return round(draw.uniform(6.0, 9.0), 2), round(draw.uniform(1.2, 1.8), 2)
 

@@ -1,4 +1,4 @@
-"""Text on its way to a person: safe for a terminal, and short."""
+"""Text for a person: safe for a terminal, and short."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 
 
 def printable(text: str) -> str:
-    """Text that cannot upset a terminal."""
+    """Return text with '?' for control characters, which could upset a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, short and without what could upset a terminal."""
+    """Return the message of an error in at most 120 characters that are safe for a terminal."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return printable(text)[:120]
 
 
 def number_text(value: float) -> str:
-    """A number without trailing zeros, exact when read back: '7', '7.5', '0.05'."""
+    """Return a number without trailing zeros, exact when read back: '7', '7.5', '0.05'."""
     if math.isfinite(value) and value == int(value):
         return str(int(value))
     return repr(float(value))

@@ -265,24 +265,46 @@ def test_a_package_that_has_gone_is_named_and_comes_back_at_the_next_start(
     assert start(python, project, with_pip).returncode == 7
 
 
-def test_the_checks_run_in_turn_until_one_fails(
-    project: Path, python: Path, pip_folder: Path, environ: dict[str, str]
-) -> None:
+@pytest.fixture
+def with_tools(project: Path) -> Path:
+    """The checkout in small, whose ruff, pyright and pytest print their words; FAILING names one that fails."""
     for name in ("ruff", "pyright", "pytest"):
         code = "import os, sys; print('NAME', sys.argv[1:]); sys.exit(3 * (os.getenv('FAILING') == 'NAME'))"
         make_wheel(project, name, code=code.replace("NAME", name))
     wheels = "./ruff-1.0-py3-none-any.whl\n./pyright-1.0-py3-none-any.whl\n"
     (project / "requirements-dev.txt").write_text("-r requirements.txt\n" + wheels)
     (project / "requirements-reference.txt").write_text("./pytest-1.0-py3-none-any.whl\n")
+    return project
+
+
+def test_the_checks_run_in_turn_until_one_fails(
+    with_tools: Path, python: Path, pip_folder: Path, environ: dict[str, str]
+) -> None:
     with_pip = {**environ, "PYTHONPATH": str(pip_folder)}
-    done = start(python, project, with_pip, "test", "-k", "one")
+    done = start(python, with_tools, with_pip, "test", "-k", "one")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ruff", "pyright", "pytest"]
     assert "pytest ['-k', 'one']" in done.stdout
-    failing = start(python, project, {**environ, "FAILING": "pyright"}, "test")
+    failing = start(python, with_tools, {**environ, "FAILING": "pyright"}, "test")
     assert failing.returncode == 3
     assert [line.split()[0] for line in failing.stdout.splitlines()] == ["ruff", "pyright"]
     assert stamps(python) == ["instruct-pix2pix-run.stamp", "instruct-pix2pix-test.stamp"]
+
+
+def test_the_quick_checks_are_those_of_the_package_and_its_core(
+    with_tools: Path, python: Path, pip_folder: Path, environ: dict[str, str]
+) -> None:
+    done = start(python, with_tools, {**environ, "PYTHONPATH": str(pip_folder)}, "test", "--quick", "-k", "one")
+    assert done.returncode == 0, done.stderr
+    ruff, pyright, tests = done.stdout.splitlines()
+    assert ruff == "ruff ['check', '.']" and pyright.endswith("'modules']")
+    assert tests.startswith("pytest ['tests/core', 'tests/guidance', ") and tests.endswith(", '-k', 'one']")
+    assert "--quick" not in tests
+
+
+def test_the_quick_checks_name_tests_that_are_there() -> None:
+    named = [*launch.QUICK_TESTS, *launch.SLOW_AMONG_THEM]
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 # --- inside a host ---

@@ -43,12 +43,12 @@ WORDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 0 when all that was asked for is done, 1 after a sentence on stderr, 2 for bad usage.
+    """Run one command; return 0 when all of the request is done, 1 after a sentence on stderr, 2 for bad usage.
 
     130 when the person stopped it. A traceback is shown only with --debug.
     """
     args = _parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
-    warnings.filterwarnings("ignore", module="PIL")  # what it says of odd files, our own sentences say better
+    warnings.filterwarnings("ignore", module="PIL")  # our own sentences about odd files say more
     try:
         return args.command(args)
     except UserError as error:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+    except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The models that a door offers, by name: a name that comes from outside never becomes a path."""
+"""The models that a door offers, by name: a name from outside is looked up and never used as a path."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .registry import ModelEntry, find_models
 
 
 class Catalog:
-    """The models of some folders, read once and again when asked, or when a name is not among them."""
+    """The models of some folders, read once, and again on request or when a name is not among them."""
 
     def __init__(self, dirs: Sequence[Path], chosen: Path | None = None) -> None:
-        """`chosen`, a model from wherever it lies, comes first and is the default. Raises UserError for a bad one."""
+        """Put `chosen`, a model from anywhere, first: it is the default. Raises UserError if it cannot be used."""
         self.dirs = tuple(dirs)
         self._first: list[ModelEntry] = []
         if chosen is not None:

@@ -1,4 +1,4 @@
-"""Say what a model file is, from its header alone: by tensor shapes, never by the file's name."""
+"""Find out what a model file is, from the tensor shapes in its header and never from its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EDIT_KINDS = ("instruct-pix2pix", "CosXL-Edit")
 
 _FAMILY_NAMES = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 
-# What a UNet with so many input channels is for: 4 are the latent, the rest is what it is shown beside.
+# The task of a UNet, by its input channels: 4 are the latent, the others are its conditioning.
 _KIND_BY_CHANNELS = {
     4: "Stable Diffusion",
     5: "depth-to-image",
@@ -24,7 +24,7 @@ _KIND_BY_CHANNELS = {
     9: "inpainting",
 }
 
-# Others take 8 channels too; a layer that only they have gives them away.
+# Other models with 8 channels, by a layer that only they have.
 _NOT_EDITING = {"time_stack": "video", "temporal_transformer": "video", "cc_projection": "novel view"}
 
 _LORA_MARKS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up", "hada_w1", "lokr_w")
@@ -49,7 +49,7 @@ _WHY_NOT = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a model file is, and which of its tensors told.
+    """What a model file is, and by which of its tensors that is known.
 
     `kind` is a name for people; `layout` is 'ldm', 'diffusers', 'lora' or 'none'; `family` is 'sd1', 'sd2',
     'sdxl', 'other' (a UNet of another size, such as a small demo model) or '' where there is no UNet.
@@ -89,7 +89,7 @@ class Checkpoint:
 
 
 def inspect(path: str | Path) -> Checkpoint:
-    """What a weights file or a diffusers folder is, in milliseconds and without reading tensor data.
+    """Return what a weights file or a diffusers folder is, in milliseconds and without reading tensor data.
 
     Raises UserError for a path that is missing, a file that is truncated or holds no weights, a pickle
     that names code, and a folder without a UNet. A sound file of another kind gets its own kind.
@@ -108,7 +108,7 @@ def inspect(path: str | Path) -> Checkpoint:
 
 
 def model_files(path: str | Path) -> tuple[Path, ...]:
-    """The files that hold the UNet: the path itself, or those of a diffusers folder or of a bare UNet folder.
+    """Return the files that hold the UNet: the path itself, or those of a diffusers folder or of a bare UNet folder.
 
     Raises UserError for a folder with neither.
     """
@@ -128,7 +128,7 @@ def model_files(path: str | Path) -> tuple[Path, ...]:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that together hold one diffusers component, such as unet/ or vae/; empty when there are none.
+    """Return the files that together hold one diffusers component, such as unet/ or vae/; empty if there are none.
 
     safetensors before .bin, full precision before a variant such as fp16, EMA weights before 'non_ema'.
     Raises UserError for an index of shards that is damaged.
@@ -165,12 +165,12 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def ema_twin(name: str) -> str:
-    """The key under which LDM training keeps the moving average of the UNet tensor `name`."""
+    """Return the key under which LDM training keeps the moving average of the UNet tensor `name`."""
     return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
 def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
-    """A1111's 'Model hash': the first 10 hex digits of the SHA-256 of the whole file (of a folder, its UNet).
+    """Return A1111's 'Model hash': the first 10 hex digits of the SHA-256 of the whole file (of a folder, its UNet).
 
     Reads everything, so it takes seconds; `progress(bytes done, bytes in all)` is called on the way.
     Raises UserError for a path that cannot be read.
@@ -192,7 +192,7 @@ def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = N
 
 
 def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
-    """Name the file by the tensors it has: its UNet first, then the lesser things it may be."""
+    """Name the kind of a file by its tensors: a UNet first, then the smaller things that it may be."""
 
     def checkpoint(kind: str, layout: str, reason: str) -> Checkpoint:
         return Checkpoint(path, kind, layout, "", None, None, False, _dtype(tensors), size, reason)

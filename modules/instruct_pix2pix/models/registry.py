@@ -1,4 +1,4 @@
-"""Which models there are on this machine, which one a name means, and their hashes, remembered between runs."""
+"""The models on this machine, the one that a name means, and their hashes, cached between runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN = 10  # names in one sentence
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model in the list: `checkpoint` says what it is, or else `problem` says in a sentence what is wrong."""
+    """A model in the list: `checkpoint` says what it is, or `problem` is a sentence about what is wrong with it."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class ModelEntry:
 
 
 def model_dirs(extra: Sequence[Path] = (), package: Path = PACKAGE) -> list[Path]:
-    """Folders to look for models in, whether they exist or not; the first that is not `extra` is the program's own.
+    """Return the folders to look for models in, existing or not; the first after `extra` is the program's own.
 
     `extra` come first. `package` is this package's folder: in a checkout, models/ lies beside launch.py,
     and a checkout in the extensions/ folder of a host also sees the host's models/Stable-diffusion.
@@ -48,10 +48,10 @@ def model_dirs(extra: Sequence[Path] = (), package: Path = PACKAGE) -> list[Path
 
 
 def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
-    """Return every model below `dirs`, told from its header, sorted by name; the demo model comes last.
+    """Return every model below `dirs`, identified by its header, sorted by name; the demo model comes last.
 
     Listed are .safetensors and .ckpt files and diffusers folders (those with model_index.json), not the
-    files inside the latter. A file that cannot be read is listed with its problem, a VAE or LoRA as what it is.
+    files inside such folders. A file that cannot be read is listed with its problem, a VAE or LoRA as what it is.
     A name is the path below its folder without the suffix; with it, or in full, where two would be the same.
     """
     seen: set[str] = set()
@@ -70,7 +70,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
 
 
 def resolve(name_or_path: str | None, dirs: Sequence[Path]) -> Path:
-    """Return the path of the model that is meant.
+    """Return the path of the model that a name means.
 
     None means the first model that can edit, or else the demo. Otherwise it is a path, a listed name with or
     without suffix (also without its folder), or a part that occurs in one listed name alone; case is ignored.
@@ -114,7 +114,7 @@ def model_hash(path: Path) -> str:
 
 
 def _paths(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """The models below a folder. `seen` are the real paths of the folders visited before: links can go in circles."""
+    """Find the models below a folder. `seen` holds the real paths of visited folders: links can form circles."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         here = Path(parent)
         real = os.path.realpath(parent)
@@ -132,7 +132,7 @@ def _paths(folder: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def _relative(folder: Path, path: Path) -> str:
-    """The path below `folder` with '/' between its parts, a file's without the suffix."""
+    """Return the path below `folder` with '/' between its parts, without the suffix of a file."""
     if path == folder:
         return path.absolute().name
     below = path.relative_to(folder)
@@ -160,7 +160,7 @@ def _existing(text: str) -> Path | None:
 
 
 def _matches(text: str, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """The entries that a name may mean: by the strictest reading that any of them satisfies."""
+    """Return the entries that a name may mean, by the strictest rule that any of them satisfies."""
     wanted = text.strip().replace("\\", "/").casefold()
     if not wanted:
         return []
@@ -214,7 +214,7 @@ def _hash_file() -> Path:
 
 
 def _read_hashes() -> dict[str, tuple[str, str]]:
-    """The remembered hashes; entries that are not what this program writes are left out."""
+    """Return the cached hashes, without entries that are not in the form that this program writes."""
     try:
         entries = json.loads(_hash_file().read_text(encoding="utf-8"))
         pairs = {key: tuple(map(str, value)) for key, value in entries.items()}

@@ -1,9 +1,9 @@
-"""Read which tensors a torch pickle describes, without importing or calling anything that it names.
+"""Read the tensors that a torch pickle describes, without importing or calling anything that it names.
 
-A pickle is a program for a small stack machine. This is that machine with the dangerous half left
-out: every name it may look up stands in `_KNOWN` or is replaced by an inert `StandIn`, calls reach
-only the functions of this file, and object state is thrown away. So a hostile file can at worst be
-refused. Tensors come out as `StoredTensor`: where the numbers lie, not the numbers.
+A pickle is a program for a small stack machine. This is that machine without the dangerous half: a name
+is one of `_KNOWN`, or is replaced by an inert `StandIn`, or is refused; calls reach only the functions of
+this file, and object state is thrown away. So the worst that a hostile file can get is a refusal. Tensors
+come out as `StoredTensor`: where the numbers are, not the numbers.
 """
 
 import math
@@ -29,7 +29,7 @@ _STORAGE_DTYPE = {
     "torch.storage.UntypedStorage": "uint8",
 }  # fmt: skip
 
-# What training programs leave beside the weights. None of it is imported: a StandIn takes its place.
+# Objects that training programs leave beside the weights. None is imported: a StandIn takes its place.
 _BYSTANDER_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.")
 _BYSTANDERS = {
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",

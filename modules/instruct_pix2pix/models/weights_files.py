@@ -1,6 +1,6 @@
-"""Open weight files: the tensors' names, shapes and places from the header, the tensors mapped when asked.
+"""Read weights files: names, shapes and places of the tensors from the header, and the tensors, mapped, on request.
 
-Three formats, told apart by their first bytes and never by the file's name: safetensors, torch's zip
+There are three formats, recognised by their first bytes and never by the file's name: safetensors, torch's zip
 (.ckpt, .pt, .pth, .bin) and torch's older bare pickle. Each becomes an `_Index`; one function maps
 them all. A file is hostile input: every length and offset is checked before it is used, and a pickle
 is read by `tensor_pickle`, which runs nothing.
@@ -39,7 +39,7 @@ _SAFETENSORS_DTYPE = {
 # The first number in a torch file older than the zip format (torch.serialization.MAGIC_NUMBER).
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-# What people meet in place of a model (its first bytes in lower case), and what to say about it.
+# What people find in place of a model (its first bytes in lower case), and what to say about it.
 _IMPOSTORS = (
     (b"version https://git-lfs", "is a Git LFS pointer and not the model itself: run 'git lfs pull'"),
     (b"<!doctype", "is a web page and not a model: download it again, signed in if the site asks"),
@@ -52,7 +52,7 @@ _IMPOSTORS = (
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor: its shape and torch's name for its number type."""
+    """What a header says about a tensor: its shape, and torch's name for its dtype."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -71,7 +71,7 @@ class _Broken(Exception):  # noqa: N818 - becomes a UserError that names the fil
 
 
 def header(path: str | Path) -> dict[str, TensorInfo]:
-    """Names, shapes and types of the tensors in a safetensors or torch file, reading none of their data.
+    """Return shape and dtype of the tensors in a safetensors or torch file by name, without reading their data.
 
     A nested 'state_dict' is unwrapped. Raises UserError for a file that is missing, truncated, not a
     weights file, or a pickle that names code.
@@ -81,7 +81,7 @@ def header(path: str | Path) -> dict[str, TensorInfo]:
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors or torch file, mapped from it (CPU, copy on write): no memory until used.
+    """Return all tensors of a safetensors or torch file, mapped from it (CPU, copy on write): no memory until used.
 
     Same names and the same UserErrors as `header`. The file must stay as it is while the tensors live.
     """
@@ -112,7 +112,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The file and its size; whatever is wrong with it leaves as a UserError that names it."""
+    """Open a file and yield it with its size; whatever is wrong with it is raised as a UserError that names it."""
     path = Path(path)
     try:
         if not path.is_file():  # before open: a pipe or device would block
@@ -178,14 +178,14 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
 
 @lru_cache(maxsize=4)
 def _parsed_safetensors(text: bytes) -> dict[str, StoredTensor]:
-    """The tensors of a header; remembered, as a loader asks for a file's many times."""
+    """Parse a header into its tensors; cached, as a loader asks many times."""
     entries = json.loads(text)
     entries.pop("__metadata__", None)
     return {name: _safetensor(entry) for name, entry in entries.items()}
 
 
 def _safetensor(entry: dict[str, object]) -> StoredTensor:
-    """One header entry. The storage's key is where its data begins, counted from the header's end."""
+    """Parse one entry of a header. The storage's key is the start of its data, counted from the header's end."""
     dtype = _SAFETENSORS_DTYPE[entry["dtype"]]  # type: ignore[index] - a wrong type is a TypeError for the caller
     shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])  # type: ignore[arg-type]
     check_sizes(shape, offsets)
@@ -241,12 +241,12 @@ def _index_zip(file: BinaryIO, size: int) -> _Index:
 
 @lru_cache(maxsize=4)
 def _parsed_pickle(text: bytes) -> dict[str, StoredTensor]:
-    """The tensors that a pickle lists; remembered as well."""
+    """Return the tensors that a pickle lists; cached as well."""
     return _state_dict(unpickle(io.BytesIO(text)))
 
 
 def _plain_entry(entries: dict[str, zipfile.ZipInfo], name: str, nbytes: int, size: int) -> zipfile.ZipInfo:
-    """The entry, which must lie in the file as plain bytes (to be mapped) and hold `nbytes` of them."""
+    """Return the entry, which must be stored as plain bytes (to be mapped), at least `nbytes` of them."""
     entry = entries.get(name)
     if entry is None:
         raise _Broken("is damaged (it lacks the data of a tensor): download it again")
@@ -285,7 +285,7 @@ def _index_legacy(file: BinaryIO, size: int) -> _Index:
 
 
 def _state_dict(top: object) -> dict[str, StoredTensor]:
-    """The tensors of an unpickled object: those of its 'state_dict', or else its own and one level below."""
+    """Return the tensors of an unpickled object: those of its 'state_dict', or its own and those one level below."""
     if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
         top = top["state_dict"]
     tensors: dict[str, StoredTensor] = {}
