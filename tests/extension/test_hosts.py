@@ -26,7 +26,7 @@ from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.forge import pass_errors_on
 from instruct_pix2pix.hosts.job import Controls
 from instruct_pix2pix.settings import SPEEDS, random_scales
-from tests.helpers.host_stand_ins import A1111, Classic, Concat, Forge, P, ReForge, Shape, compile_conditions
+from tests.helpers.host_stand_ins import A1111, Classic, Concat, Forge, P, ReForge, Shape, compile_conditions, evaluate
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
@@ -68,11 +68,11 @@ def three_rows(
     answers = []
     for i, parts in enumerate(p.prompts):
         one, level = x[i : i + 1], sigma[i : i + 1]
-        image_only = host.model(one, level, p.negative, seen)
-        null = host.model(one, level, p.negative, torch.zeros_like(seen))
+        image_only = evaluate(host.model, one, level, p.negative, seen)
+        null = evaluate(host.model, one, level, p.negative, torch.zeros_like(seen))
         guided = null + image_cfg * (image_only - null)
         for text, weight in parts:
-            guided = guided + text_cfg * weight * (host.model(one, level, text, seen) - image_only)
+            guided = guided + text_cfg * weight * (evaluate(host.model, one, level, text, seen) - image_only)
         answers.append(guided)
     return torch.cat(answers)
 
@@ -161,8 +161,8 @@ def test_a_sampler_that_takes_a_step_at_another_size_sees_the_picture_at_that_si
     x, sigma = draw(1)[..., ::2, ::2] * 3, torch.tensor([3.0])
     small = denoise(x, sigma, 1)  # as the samplers with 'Dy' in their names
     seen = torch.nn.functional.interpolate(model.encode_image(picture), size=(4, 4), mode="bilinear")
-    null = model(x, sigma, negative, torch.zeros_like(seen))
-    image_only, full = model(x, sigma, negative, seen), model(x, sigma, text, seen)
+    null = evaluate(model, x, sigma, negative, torch.zeros_like(seen))
+    image_only, full = evaluate(model, x, sigma, negative, seen), evaluate(model, x, sigma, text, seen)
     expected = null + 2.0 * (image_only - null) + 7.5 * (full - image_only)
     torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-4)
     assert denoise(draw(1) * 3, sigma, 1).shape == (1, 4, 8, 8)
@@ -187,7 +187,7 @@ def test_a_step_that_the_host_leaves_without_guidance_shows_the_instruction_alon
     p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5)
     denoise = host.begin(p, picture, draw(1), Controls())
     x, sigma = draw(1) * 10, torch.full((1,), 10.0)
-    expected = host.model(x, sigma, text, host.model.encode_image(picture))
+    expected = evaluate(host.model, x, sigma, text, host.model.encode_image(picture))
     assert torch.allclose(denoise(x, sigma, 0), expected, atol=1e-4)
     assert host.rows == [1]
 
@@ -216,7 +216,7 @@ def test_rescaled_guidance_has_the_deviation_of_the_full_row(host: Shape, pictur
     p = host.p([[(text, 1.0)]], empty(host.model), image_cfg_scale=1.5)
     denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0))
     x, sigma = draw(1) * 10, torch.full((1,), 10.0)
-    full = host.model(x, sigma, text, host.model.encode_image(picture))
+    full = evaluate(host.model, x, sigma, text, host.model.encode_image(picture))
     assert torch.isclose((x - denoise(x, sigma, 1)).std(), (x - full).std(), rtol=1e-3)
     assert p.extra_generation_params["Guidance rescale"] == 1.0
 
@@ -229,7 +229,7 @@ def test_a_sampler_whose_rows_are_noise_has_the_noise_rescaled(model: EditModel,
         denoise = host.begin(p, picture, draw(1), Controls(rescale=1.0))
         p.sampler.model_wrap_cfg.mask_before_denoising = True
         x, sigma = draw(1) * 10, torch.full((1,), 10.0)
-        full = model(x, sigma, text, model.encode_image(picture))
+        full = evaluate(model, x, sigma, text, model.encode_image(picture))
         assert torch.isclose(denoise(x, sigma, 1).std(), full.std(), rtol=1e-3)
 
 
@@ -264,7 +264,7 @@ def test_a_speed_adds_the_cached_guidance_of_an_earlier_step_to_the_full_row(
     seen, cached = host.model.encode_image(picture).expand(batch, -1, -1, -1), torch.empty(0)
     for step, (x, level) in enumerate(zip(xs, LEVELS, strict=True)):
         sigma = torch.full((batch,), level)
-        rows = [host.model(x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
+        rows = [evaluate(host.model, x, sigma, text.expand(batch, -1, -1), seen) for text, _ in prompts[0]]
         full = torch.tensordot(shares / shares.sum(), torch.stack(rows), dims=1)
         if step in whole:
             cached = (three_rows(host, p, x, sigma, picture, 7.5, 1.5) - full) / level
@@ -313,7 +313,7 @@ def test_a_speed_and_a_rescale_go_together(host: Shape, picture: Tensor) -> None
     xs = [draw(1, step) * level for step, level in enumerate(LEVELS)]
     found, counts = taken(host, denoise, xs, LEVELS)
     assert counts[2] == 1
-    full = host.model(xs[2], torch.tensor([LEVELS[2]]), text, host.model.encode_image(picture))
+    full = evaluate(host.model, xs[2], torch.tensor([LEVELS[2]]), text, host.model.encode_image(picture))
     assert torch.isclose((xs[2] - found[2]).std(), (xs[2] - full).std(), rtol=1e-3)
 
 

@@ -159,7 +159,7 @@ def test_rescale_is_that_of_diffusers(amount, sigma):
     level = torch.tensor(sigma)
     model, ones = Analytic(), torch.ones(2)
     # diffusers speaks of the predicted noise, (x - denoised) / sigma
-    full = model(x, ones * sigma, prompt(1).at(0).expand(2, -1, -1), IMAGE.expand(2, -1, -1, -1))
+    full = model(x, ones * sigma, prompt(1).at(0).expand(2, -1, -1), IMAGE.expand(2, -1, -1, -1), (0, 1))
     plain = guided(CONDITIONS, 7.5, 1.5)(x, level)
     theirs = x - sigma * rescale_noise_cfg((x - plain) / sigma, (x - full) / sigma, guidance_rescale=amount)
     ours = guided(CONDITIONS, 7.5, 1.5, rescale=amount)(x, level)

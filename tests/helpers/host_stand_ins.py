@@ -90,6 +90,11 @@ class P:
         return torch.full_like(latent, float("nan"))
 
 
+def evaluate(model: EditModel, x: Tensor, sigma: Tensor, text: Tensor, picture: Tensor) -> Tensor:
+    """Evaluate rows, each with its own latent, text and picture."""
+    return model(x, sigma, model.condition(text), picture)
+
+
 class Shape:
     """A host with one model, and the options that matter here."""
 
@@ -104,7 +109,7 @@ class Shape:
 
     def evaluate(self, x: Tensor, sigma: Tensor, text: Tensor, picture: Tensor) -> Tensor:
         self.rows.append(len(x))
-        return self.model(x, sigma, text, picture)
+        return evaluate(self.model, x, sigma, text, picture)
 
     def common(self) -> dict[str, dict[str, Any]]:
         return {"shared": {"opts": self.opts}, "sd_samplers_common": {"setup_img2img_steps": steps_of}}
