@@ -169,11 +169,11 @@ def _pip_install(stage: str) -> None:
         torch = [word for word in (ROOT / name).read_text().split() if word.startswith("torch==")]
         index = _torch_index() if torch else None
         if index and _python("pip", "install", "--retries", "1", "--index-url", index, *torch) != 0:
-            say(f"PyTorch could not be had from {index}; taking the general build.")
+            say(f"PyTorch could not be downloaded from {index}; taking the general build.")
         only = ["--no-deps"] if name == "requirements-reference.txt" else []
         if _python("pip", "install", "--disable-pip-version-check", *only, "-r", name) != 0:
             raise SetupError(
-                f"Installing {name} failed: read pip's message above, look to the network and the free disk "
+                f"Installing {name} failed: read pip's message above, check the network and the free disk "
                 "space, then run the same command again."
             )
 
@@ -211,7 +211,7 @@ def run_program(argv: list[str]) -> int:
         if (error.name or "instruct_pix2pix").startswith("instruct_pix2pix"):
             raise
         stamp_of("run").unlink()
-        raise SetupError(f"'{error.name}' has gone: run the same command again to install it.") from None
+        raise SetupError(f"'{error.name}' is missing: run the same command again to install it.") from None
     return program(argv)
 
 
@@ -247,7 +247,7 @@ def main(argv: list[str]) -> int:
         for stage in ["run", "test"] if testing else ["run"]:
             install(stage)
     except OSError as error:
-        say(f"Setting up failed: {error}; look to the folder's rights and the disk, then run this again.")
+        say(f"Setting up failed: {error}; check the folder's permissions and the disk, then run this again.")
         return 1
     return run_checks(argv[1:]) if testing else run_program(argv)
 

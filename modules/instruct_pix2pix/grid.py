@@ -31,7 +31,7 @@ def values(text: str, name: str) -> tuple[float, ...]:
             raise UserError(f"{knob.label} '{text}' asks for {count} values between two: ask for 2 or more.")
         found = [knob.check(round(first + (last - first) * i / (count - 1), 4)) for i in range(count)]
     elif ":" in text:
-        raise UserError(f"{knob.label} '{text}' is no range: write first:last:count, for example 3:12:4.")
+        raise UserError(f"{knob.label} '{text}' is not a range: write first:last:count, for example 3:12:4.")
     else:
         found = [knob.parse(part) for part in text.split(",")]
     if len(found) > MOST_VALUES:

@@ -219,7 +219,7 @@ def test_when_all_machines_are_lost_the_run_ends_after_its_patience() -> None:
     node = gpu("a")
     cluster, outcome = FakeCluster(node), Outcome()
     cluster.at(2.0, lambda: cluster.leaves(node))
-    with pytest.raises(UserError, match=r"^No machine of the cluster can work: mend that") as raised:
+    with pytest.raises(UserError, match=r"^No machine of the cluster can work: fix that") as raised:
         run(cluster, numbered(2), outcome=outcome)
     assert raised.value.remedy is Remedy.RUN_AGAIN and str(raised.value).endswith("give the same command again.")
     assert PATIENCE <= cluster.now - 2 < PATIENCE + 10
@@ -235,7 +235,7 @@ def test_machines_that_cannot_work_end_the_run_at_once_and_say_why() -> None:
         run(cluster, numbered(2), outcome=outcome)
     assert str(raised.value) == (
         f"No machine of the cluster can work ({why}; c (10.0.0.1): it has no GPU): "
-        "mend that, then give the same command again."
+        "fix that, then give the same command again."
     )
     assert cluster.now < 10
     assert outcome.said[0] == "a (10.0.0.1) cannot help: it has version 1 of this program, not 2."
@@ -274,7 +274,7 @@ def test_a_machine_that_leaves_with_units_and_returns_makes_them() -> None:
     assert min(outcome.times.values()) > 300
     assert (
         "A worker on a (10.0.0.1) has ended (killed, or its machine lost): "
-        f"what it had in hand ({IN_FLIGHT} batches) is made again."
+        f"its unfinished batches ({IN_FLIGHT}) are made again."
     ) in outcome.said
 
 
@@ -308,7 +308,7 @@ def test_a_unit_that_ends_its_workers_is_divided_and_the_picture_to_blame_fails_
     outcome = run(cluster, [*good[:2], unit("x.png", "bad.png", "y.png"), *good[2:]])
     assert outcome.made == {f"{i}{plus}.png" for i in range(4) for plus in ("", "+")} | {"x.png", "y.png"}
     assert str(outcome.results["bad.png"].problem) == (
-        "The process that made it ended each time, perhaps for want of memory: try a smaller size."
+        "The process that made it ended each time, perhaps because memory ran out: try a smaller size."
     )
     tried = [pictures for _, pictures in cluster.sent if "bad.png" in pictures]
     assert tried == [["x.png", "bad.png", "y.png"]] * MOST_TRIES + [["bad.png"]]

@@ -216,7 +216,7 @@ def test_an_interrupt_gives_up_and_who_came_second_has_waited(site, at_page: Vis
         other.set("img2img_steps", 2)
         other.set("img2img_batch_count", 1)
         other.generate(wait=False)
-        other.locate("#img2img_progress").get_by_text("Waiting for 1 edit of others").wait_for()
+        other.locate("#img2img_progress").get_by_text("Waiting for 1 other edit").wait_for()
         answer = other.page.request.get(f"{site[1]}/sdapi/v1/progress").json()
         assert answer["state"]["job"].startswith("batch ") and answer["state"]["job_count"] == 8
         at_page.locate("#img2img_interrupt").click()

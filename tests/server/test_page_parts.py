@@ -91,7 +91,7 @@ def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> N
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        (EditStatus(state=TaskState.QUEUED, position=2), "Waiting for 2 edits of others"),
+        (EditStatus(state=TaskState.QUEUED, position=2), "Waiting for 2 other edits"),
         (EditStatus(state=TaskState.LOADING), "Loading big … 3 s"),
         (
             EditStatus(state=TaskState.RUNNING, step=25, steps=80, batch=1, batch_step=5, batch_steps=20, eta=65.2),

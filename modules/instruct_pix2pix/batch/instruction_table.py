@@ -122,9 +122,9 @@ def sidecar_of(source: Path) -> str:
             with path.open("rb") as file:
                 return file.read(MOST_SIDECAR_BYTES).decode("utf-8-sig").strip()
         except OSError as error:
-            raise UserError(f"{path.name} cannot be read ({error.strerror}): look to its rights.") from error
+            raise UserError(f"{path.name} cannot be read ({error.strerror}): check its permissions.") from error
         except ValueError as error:
-            raise UserError(f"{path.name} is not UTF-8 text: save it as such.") from error
+            raise UserError(f"{path.name} is not UTF-8 text: save it as UTF-8.") from error
     return ""
 
 

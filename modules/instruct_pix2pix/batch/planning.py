@@ -124,7 +124,7 @@ def _item_or_refusal(
         header = read_header(source)
         settings, origin = _settings_of(request, source, row, header, name, run_seed)
         if settings is None:
-            problem = UserError("Nothing says what to change in it.")
+            problem = UserError("It has no instruction.")
             return RefusedPicture(name, PictureState.SKIPPED, problem, state)
         mask = None if masks is None else _mask_of(name, masks, request.masks)
         if row.keys() & {"sampler", "schedule"}:
@@ -179,7 +179,7 @@ def find_pictures(
             with os.scandir(folder / here) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            why = f" cannot be read ({error.strerror}): look to its rights."
+            why = f" cannot be read ({error.strerror}): check its permissions."
             problem = UserError("The folder ", here or folder, why)
             if not here:
                 raise problem from error
@@ -249,7 +249,7 @@ def _mask_of(name: str, masks: Mapping[str, Path], folder: Path | None) -> Path:
     mask = masks.get(stem) or masks.get(stem.rpartition("/")[2])
     if mask is None:
         where = folder.name if folder else ""
-        raise UserError(f"There is no mask of its name in {where}: add one, white where it is to be edited.")
+        raise UserError(f"There is no mask with its name in {where}: add one, white where it is to be edited.")
     return mask
 
 

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instructions", type=Path, metavar="FILE", help=about)
     parser.add_argument("--ignore-infotext", action="store_true", help="take no instruction out of the pictures")
     parser.add_argument("--recursive", action="store_true", help="look into the folders in IN_DIR too")
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="masks of the pictures' names: white is edited")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="masks with the pictures' names: white is edited")
     parser.add_argument("--format", metavar="ENDING", help="png, jpg, webp, tif or avif (default: as each picture)")
     parser.add_argument("--quality", type=int, default=95, help="of jpg, webp and avif, 1 to 100 (default 95)")
     parser.add_argument("--contact-sheet", action="store_true", help="also make a sheet of all, before and after")

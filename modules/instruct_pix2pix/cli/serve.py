@@ -59,7 +59,7 @@ def run(options: ServeOptions) -> int:
 def _port(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < 65536:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no port: choose one from 1 to 65535")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port: choose one from 1 to 65535")
 
 
 def _credentials(text: str) -> tuple[str, str]:

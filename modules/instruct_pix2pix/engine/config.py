@@ -63,7 +63,7 @@ class ModelConfig:
         depth = max(text.layers, unet.num_res_blocks, vae.num_res_blocks, *unet.transformer_depth)
         for problem, found in {
             "it has more layers than this program builds": depth > 64 or max(len(widths), len(vae.ch_mult)) > 8,
-            "the UNet does not read as many numbers a word as the text encoder writes": (
+            "the UNet and the text encoder do not agree on the width of a text embedding": (
                 unet.context_dim != text.width
             ),
             "the UNet does not take two latents of the autoencoder and return one": (
@@ -75,10 +75,10 @@ class ModelConfig:
             ),
             "the text encoder reads fewer than 77 tokens": text.context_length < 77,
             "the vocabulary is not CLIP's or the beginning of it": not 514 <= text.vocab_size <= 49408,
-            "the noise schedule is none": (
+            "the noise schedule cannot be used": (
                 not 0 < self.linear_start <= self.linear_end < 1 or not 2 <= self.timesteps <= 100_000
             ),
-            "scale_factor is no positive number": not 0 < self.scale_factor < 1e6,
+            "scale_factor is not a positive number": not 0 < self.scale_factor < 1e6,
             "size is not between 64 and 4096 pixels": not 64 <= self.size <= 4096,
         }.items():
             if found:

@@ -105,7 +105,7 @@ def read_configs(folder: Path) -> ModelConfig:
         )
     except UNREADABLE as error:
         raise UserError(
-            f"'{folder.name}' is no complete diffusers folder ({first_line(error)}): it needs unet, vae and "
+            f"'{folder.name}' is not a complete diffusers folder ({first_line(error)}): it needs unet, vae and "
             "text_encoder, each with its config.json."
         ) from error
 

@@ -93,7 +93,7 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
             networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         raise UserError(
-            f"The config of '{path.name}' describes no network that can be built ({first_line(error)}): "
+            f"The config of '{path.name}' does not describe a network that can be built ({first_line(error)}): "
             "remove the yaml beside it, or take the one that came with the checkpoint."
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}

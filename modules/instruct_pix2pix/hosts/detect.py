@@ -9,7 +9,7 @@ from .forge import ForgeHost
 from .job import Host
 
 UNSUPPORTED = (
-    "This web GUI has no place for an instruct-pix2pix extension. It works in AUTOMATIC1111, Forge, reForge and Forge "
+    "This extension does not work in this web GUI. It works in AUTOMATIC1111, Forge, reForge and Forge "
     "Classic, and without any of them: see the README."
 )
 

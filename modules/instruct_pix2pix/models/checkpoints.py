@@ -40,10 +40,10 @@ _WHY_NOT = {
     "inpainting": "This model fills a masked area and takes no instruction",
     "VAE": "This file is only the part that turns latents into pictures",
     "text encoder": "This file is only the part that reads text",
-    "LoRA": "A LoRA changes a model and is none by itself",
-    "embedding": "An embedding is a word for a model and is none by itself",
-    "ControlNet": "A ControlNet steers a model and is none by itself",
-    "unknown": "This file is no model that can edit a picture",
+    "LoRA": "A LoRA changes a model and is not one by itself",
+    "embedding": "An embedding is a word for a model and is not one by itself",
+    "ControlNet": "A ControlNet steers a model and is not one by itself",
+    "unknown": "This file is not a model that can edit a picture",
 }
 
 
@@ -160,7 +160,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         if not names or not all(plain):
             raise ValueError("not plain file names")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"'{index.name}' is no list of weight files: download the folder again.") from error
+        raise UserError(f"'{index.name}' is not a list of weight files: download the folder again.") from error
     return tuple(index.parent / name for name in names)
 
 

@@ -125,7 +125,7 @@ def _choose(repo: str, files: list[RemoteFile], wanted: str | None, exact: bool)
     if _is_index(first):
         return [first, *_diffusers_files(repo, files, first.path.removesuffix(DIFFUSERS_INDEX))]
     if not first.path.endswith((".safetensors", ".ckpt")):
-        raise UserError(f"'{first.path}' is no model file: {repo} has {_models_in(files)}.")
+        raise UserError(f"'{first.path}' is not a model file: {repo} has {_models_in(files)}.")
     return [first]
 
 
@@ -229,7 +229,7 @@ def _require_same(target: Path, places: dict[RemoteFile, Path]) -> None:
         if all(item.is_at(place) for item, place in places.items()):
             return
     raise UserError(
-        f"{target} is here already but is another or damaged one: move it away, or choose another folder",
+        f"{target} is here already, but it is another file or damaged: move it away, or choose another folder",
         Remedy.MODELS_FOLDER,
         ", and ",
         Remedy.DOWNLOAD_AGAIN,

@@ -113,7 +113,7 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
     if not item.is_at(part):
         part.unlink()
         raise UserError(
-            f"What came for {item.path} has not the size and hash that the hub names for it, so it was removed: ",
+            f"What was downloaded for {item.path} does not have the size and hash that the hub gives, so it was removed: ",
             Remedy.DOWNLOAD_AGAIN,
             ".",
         )
@@ -158,7 +158,7 @@ def _explanation(error: Exception, source: DownloadSource, under_way: bool) -> t
     if code is not None:
         return (f"{host} answers with error {code}: ", *again, by_hand)
     if isinstance(error, OfflineModeIsEnabled):
-        return (f"HF_HUB_OFFLINE forbids to ask {host}: unset it{by_hand}",)
+        return (f"HF_HUB_OFFLINE does not let this program ask {host}: unset it{by_hand}",)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (f"The disk of {source.folder} is full: free some space, then ", *again, ".")
     if isinstance(error, OSError) and error.errno:
@@ -168,7 +168,7 @@ def _explanation(error: Exception, source: DownloadSource, under_way: bool) -> t
         return (f"{host} answers, but not as the hub does (a login page?): ", *again, by_hand)
     if under_way:
         return (f"The connection to {host} was lost: ", *again, by_hand)
-    return (f"{host} cannot be reached: look to the network{by_hand}",)
+    return (f"{host} cannot be reached: check the network{by_hand}",)
 
 
 def size_text(size: int) -> str:

@@ -82,9 +82,9 @@ def check_sizes(*groups: object) -> None:
     """Raise ValueError unless each group is a short tuple of whole numbers that torch can count with."""
     for group in groups:
         if not isinstance(group, tuple) or len(group) > 16:
-            raise ValueError("a shape is no short tuple")
+            raise ValueError("a shape is not a short tuple")
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in group):
-            raise ValueError("a size is no number that torch can count with")
+            raise ValueError("a size is not a number that torch can count with")
 
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, *rest: object) -> StoredTensor:

@@ -53,7 +53,7 @@ class FolderAccess:
                 path = path.resolve()
                 allowed = any(path.is_relative_to(folder.resolve()) for folder in self.allowed)
         except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL, an unknown user
-            raise UserError("This is no name of a folder: check it.") from error
+            raise UserError("This is not the name of a folder: check it.") from error
         if not allowed:
             names = ", ".join(f"{folder.name}/" for folder in self.allowed)
             raise UserError(

@@ -73,7 +73,7 @@ class Uploads:
 
     def _of(self, drop_id: str) -> Path:
         if not ID.fullmatch(drop_id):
-            raise UserError("This is no name of a drop: load the page again.")
+            raise UserError("There is no such drop: load the page again.")
         return self.folder / drop_id
 
     def _forget(self) -> None:
@@ -128,5 +128,5 @@ def _place(name: str) -> PurePosixPath:
     if not parts or len(parts) > MOST_DEEP:
         raise UserError("This file has no name that can be kept: rename it, then drop it again.")
     if not parts[-1].lower().endswith(ENDINGS):
-        raise UserError(f"{parts[-1][:60]} is not a picture: drop pictures, and texts of their names.")
+        raise UserError(f"{parts[-1][:60]} is not a picture: drop pictures, and text files with their names.")
     return PurePosixPath(*parts)

@@ -35,13 +35,13 @@ def check_address(address: str) -> None:
         return
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", named)
     if not match or not 0 < int(match[2]) < 65536:
-        raise UserError(f"'{named[:60]}' is no address of a cluster: give HOST:PORT of its head, or auto.")
+        raise UserError(f"'{named[:60]}' is not the address of a cluster: give HOST:PORT of its head, or auto.")
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), 10).close()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"No cluster answers at {named} ({reason}): look to the address, or start one there: "
+            f"No cluster answers at {named} ({reason}): check the address, or start one there: "
             "ray start --head --port 6379."
         ) from error
 

@@ -40,7 +40,7 @@ SILENCE = 60.0
 PATIENCE = 600.0
 """Seconds without any worker after which the run ends."""
 
-LOST_REASON = "The process that made it ended each time, perhaps for want of memory: try a smaller size."
+LOST_REASON = "The process that made it ended each time, perhaps because memory ran out: try a smaller size."
 
 
 # --- the cluster as the scheduler sees it ---
@@ -284,7 +284,7 @@ class Scheduler:
         if not may_work or now - self._had_worker_at > PATIENCE:
             reasons = sorted({f"{node.name}: {node.unfit}" for node in self._nodes.values() if node.unfit})
             why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-            raise UserError(f"No machine of the cluster can work{why}: mend that", remedy=Remedy.RUN_AGAIN)
+            raise UserError(f"No machine of the cluster can work{why}: fix that", remedy=Remedy.RUN_AGAIN)
 
     def _look_round(self) -> None:
         """Forget machines that have left; start workers in the free slots of the others."""
@@ -365,7 +365,7 @@ class Scheduler:
         self._remove(worker)
         node.losses += 1
         units = [] if self._stopped else list(worker.units.values())
-        follows = f": what it had in hand ({len(units)} batches) is made again" if units else ""
+        follows = f": its unfinished batches ({len(units)}) are made again" if units else ""
         self._say(f"A worker on {node.name} has ended ({lost.reason}){follows}.")
         for pending in units:
             self._try_again(pending)

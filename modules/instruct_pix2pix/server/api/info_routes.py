@@ -58,7 +58,7 @@ def info_routes(flags: Mapping[str, object]) -> APIRouter:
         return {"loaded": {}, "skipped": {}}
 
     def nothing() -> list[Any]:
-        """Return an empty list: there are none here."""
+        """Return an empty list: this program has none of them."""
         return []
 
     for name in EMPTY_LISTS:

@@ -36,7 +36,7 @@ class Img2Img(BaseModel):
     denoising_strength: float | None = Field(None, description=KNOBS["denoise"].help + " Here 1 unless given.")
     mask: str | None = Field(None, description="A picture in base64: white is edited, black is kept.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
-    mask_blur: int | None = Field(None, description="Taken, without effect: the edge is always soft, inwards.")
+    mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")
     infotext: str | None = Field(
         None, description="Settings as text, in place of the options; what the request says itself goes first."
     )
@@ -47,20 +47,20 @@ class Img2Img(BaseModel):
     include_init_images: bool | None = Field(False, description="Whether 'parameters' repeats the pictures.")
     send_images: bool | None = Field(True, description="Whether the pictures are in the answer.")
     save_images: bool | None = Field(False, description="Whether they are saved in the server's outputs folder.")
-    alwayson_scripts: dict[str, Any] | None = Field(None, description="Taken, without effect; 'info' says so.")
+    alwayson_scripts: dict[str, Any] | None = Field(None, description="Accepted without effect; 'info' says so.")
     script_name: str | None = Field(None, description="Refused unless empty: there are no scripts here.")
-    script_args: list[Any] | None = Field(None, description="Of no meaning without scripts.")
+    script_args: list[Any] | None = Field(None, description="Has no meaning without scripts.")
     force_task_id: str | None = Field(
         None,
         pattern=r"^[\w()-]{1,64}$",
         description="A name for this request: 'current_task' of progress, and the task of interrupt and skip.",
     )
-    styles: list[str] | None = Field(None, description="Taken, without effect; 'info' says so.")
-    subseed_strength: float | None = Field(None, description="Taken, without effect; 'info' says so.")
-    tiling: bool | None = Field(None, description="Taken, without effect; 'info' says so.")
-    restore_faces: bool | None = Field(None, description="Taken, without effect; 'info' says so.")
-    refiner_checkpoint: str | None = Field(None, description="Taken, without effect; 'info' says so.")
-    s_churn: float | None = Field(None, description="Taken, without effect; 'info' says so.")
+    styles: list[str] | None = Field(None, description="Accepted without effect; 'info' says so.")
+    subseed_strength: float | None = Field(None, description="Accepted without effect; 'info' says so.")
+    tiling: bool | None = Field(None, description="Accepted without effect; 'info' says so.")
+    restore_faces: bool | None = Field(None, description="Accepted without effect; 'info' says so.")
+    refiner_checkpoint: str | None = Field(None, description="Accepted without effect; 'info' says so.")
+    s_churn: float | None = Field(None, description="Accepted without effect; 'info' says so.")
 
 
 class Img2ImgAnswer(BaseModel):

@@ -30,7 +30,7 @@ def state_routes(queue: TaskQueue) -> APIRouter:
 
     @router.post("/sdapi/v1/interrupt")
     def interrupt(task: str | None = None) -> dict[str, Any]:
-        """Stop the present job within one step, whosever it is, or the one whose force_task_id is `task`.
+        """Stop the present job within one step, whoever sent it, or the one whose force_task_id is `task`.
 
         Its finished pictures are returned; the other jobs go on.
         """

@@ -74,7 +74,7 @@ class BatchHandlers:
         """Try again what failed, with the same request."""
         task = self.found(task_id)
         if task is None:
-            return self._problem("This folder is no longer known here: Generate goes on with it.")
+            return self._problem("The server no longer knows this folder: press Generate to go on with it.")
         again = FolderTask(self.worker.queue, task.checkpoint, replace(task.request, retry_failed=True))
         try:
             self.worker.queue.enqueue(again)

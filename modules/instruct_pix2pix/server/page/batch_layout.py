@@ -87,13 +87,13 @@ def build_batch_tab() -> BatchTab:
             )
             fields["masks"] = gr.Textbox(
                 label="Masks folder",
-                info="A mask of the name of each picture: white is edited, black is kept.",
+                info="Masks with the pictures’ names: white is edited, black is kept.",
                 elem_id="img2img_batch_inpaint_mask_dir",
                 max_lines=1,
             )
             gr.HTML(
-                '<p class="ip2p-hint">A text file of a picture’s name beside it is its instruction too. The prompt '
-                "holds where nothing nearer says one. Each picture gets Batch count × Batch size results.</p>"
+                '<p class="ip2p-hint">A text file with a picture’s name beside it is its instruction too. The prompt '
+                "applies to pictures without one of their own. Each picture gets Batch count × Batch size results.</p>"
             )
     return BatchTab(tab, fields, instructions)
 

@@ -68,7 +68,7 @@ class FormHandlers:
             try:
                 updates |= self._chosen(self.catalog.find(same[0] if same else name))
             except UserError:
-                gr.Warning(f"The model '{name[:60]}' of this picture is not here: another one makes another picture.")
+                gr.Warning(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
         return updates
 
     def recycle(self, infotext: str) -> Updates:

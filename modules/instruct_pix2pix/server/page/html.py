@@ -68,7 +68,7 @@ def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
     if status.interrupted:
         return "Stopping after this step …", ""
     if status.state is TaskState.QUEUED and status.position:
-        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+        return f"Waiting for {_count(status.position, 'other edit')}", ""
     if status.state is not TaskState.RUNNING:
         return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
     pictures = status.steps // status.batch_steps if status.batch_steps else 1
@@ -139,7 +139,7 @@ def folder_progress(
 
 def _folder_going(status: FolderStatus, counts: Mapping[Stage, int], waited: float) -> tuple[str, str]:
     if status.state is TaskState.QUEUED and status.position:
-        return f"Waiting for {_count(status.position, 'edit')} of others", ""
+        return f"Waiting for {_count(status.position, 'other edit')}", ""
     if status.state is not TaskState.RUNNING:
         return ("Loading the model …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
     if not status.planned:

@@ -47,7 +47,7 @@ class TaskQueue:
         """
         with self.changed:
             if any(other.id == task.id for other in self._pending):
-                raise UserError(f"There is a job {task.id[:40]!r} already: choose another id.")
+                raise UserError(f"There is already a task {task.id[:40]!r}: choose another id.")
             if self._closed:
                 raise QueueFull("The program is about to stop: start it again.")
             count, pixels = len(self._pending), task.pixels + sum(other.pixels for other in self._pending)
