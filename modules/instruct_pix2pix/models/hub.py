@@ -113,7 +113,7 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
     if not item.is_at(part):
         part.unlink()
         raise UserError(
-            f"What was downloaded for {item.path} does not have the size and hash that the hub gives, so it was removed: ",
+            f"{item.path} came without the size and hash that the hub gives for it, so it was removed: ",
             Remedy.DOWNLOAD_AGAIN,
             ".",
         )
