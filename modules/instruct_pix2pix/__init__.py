@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .models.registry import DEMO, model_hash
     from .settings import EditSettings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DEMO",
