@@ -13,6 +13,12 @@ settings.register_profile("busy", deadline=None)  # how long an example takes de
 settings.load_profile("busy")
 
 
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-size", action="store_true", help="also load and run full-size checkpoints, 4 GB each")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder that is nobody's, for this process and those that it starts."""

@@ -1,4 +1,7 @@
-"""A full-size SD1 checkpoint is loaded in little more memory than its weights take, and edits a photograph."""
+"""A full-size SD1 checkpoint is loaded in little more memory than its weights take, and edits a photograph.
+
+By `pytest tests/engine/test_full_size.py --full-size` alone.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,8 @@ def run(*arguments: str) -> str:
 @pytest.fixture(params=["safetensors", "ckpt with its moving average"])
 def checkpoint(request, tmp_path):
     """Write a full-size checkpoint of random weights, and remove it afterwards."""
+    if not request.config.getoption("--full-size"):
+        pytest.skip("takes minutes and gigabytes: --full-size")
     if not STATUS.exists():
         pytest.skip("memory is measured as Linux counts it")
     if shutil.disk_usage(tmp_path).free < DISK:
