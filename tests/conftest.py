@@ -14,7 +14,6 @@ settings.load_profile("busy")
 
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-size", action="store_true", help="also load and run full-size checkpoints, 4 GB each")
 
