@@ -275,7 +275,7 @@ def test_who_comes_second_waits_and_is_told(site, at_page: Visit) -> None:
         at_page.generate(wait=False)
         other.set("img2img_batch_count", 1)
         other.generate(wait=False)
-        other.locate("#img2img_progress").get_by_text("Waiting for 1 edit").wait_for()
+        other.locate("#img2img_progress").get_by_text("Waiting for 1 other edit").wait_for()
         at_page.locate("#img2img_interrupt").click()
         at_page.wait_for_end()
         other.wait_for_end()
