@@ -202,7 +202,7 @@ def test_a_complete_file_is_not_downloaded_again(hub, tmp_path):
 def test_another_file_of_that_name_is_left_alone(hub, tmp_path):
     hub.repos["a/b"] = {"x.safetensors": weights()}
     (tmp_path / "x.safetensors").write_bytes(b"precious")
-    assert "is here already but" in refusal("a/b", tmp_path)
+    assert "is here already, but" in refusal("a/b", tmp_path)
     assert (tmp_path / "x.safetensors").read_bytes() == b"precious"
     assert hub.gets == []
 
@@ -363,7 +363,7 @@ def test_a_repository_is_found_by_its_name_or_its_address(name, hub, tmp_path):
 def test_a_file_that_is_not_there_is_answered_with_those_that_are(hub, tmp_path):
     hub.repos["a/b"] = {"x.safetensors": weights(), "README.md": b"x"}
     assert "has no file 'y.ckpt': it has x.safetensors (" in refusal("a/b/y.ckpt", tmp_path)
-    assert "no model file" in refusal("a/b/README.md", tmp_path)
+    assert "not a model file" in refusal("a/b/README.md", tmp_path)
 
 
 def test_a_repository_without_a_model_is_refused(hub, tmp_path):

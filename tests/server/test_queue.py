@@ -111,7 +111,7 @@ def test_a_problem_ends_a_task_with_a_sentence(problem: Exception, said: str, un
 def test_an_id_is_taken_until_its_task_has_ended() -> None:
     queue = TaskQueue()
     first = put(queue, "mine")
-    with pytest.raises(UserError, match="'mine' already"):
+    with pytest.raises(UserError, match="already a task 'mine'"):
         put(queue, "mine")
     first.interrupt()
     assert queue.find("mine") is first
