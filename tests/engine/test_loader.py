@@ -445,7 +445,7 @@ def test_a_diffusers_folder_without_a_part_is_told(tmp_path, folder, part):
         file.unlink()
     assert "lacks the tensor" in sentence(path)
     shutil.rmtree(path / part)
-    assert "no complete diffusers folder" in sentence(path)
+    assert "not a complete diffusers folder" in sentence(path)
 
 
 # --- the program that writes random checkpoints ---------------------------------------------------------
