@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.speeds", description=about)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=60, help="scenes")
-    parser.add_argument("--every", type=int, default=1, help="take only every so-manieth of their edits")
+    parser.add_argument("--every", type=int, default=1, help="take only each Nth of their edits")
     parser.add_argument("--sampler", nargs="+", default=["Euler a"])
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--speed", nargs="+", choices=SPEEDS, default=SPEEDS)

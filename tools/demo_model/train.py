@@ -123,7 +123,7 @@ def encode_pairs(machine: Machine, runs: Path, scenes: int, rounds: int = 2) -> 
                 flush()
             if (i + 1) % 500 == 0:
                 print(f"pairs: {i + 1}/{scenes} scenes, {time.perf_counter() - began:.0f} s", flush=True)
-    kept = {"before": torch.tensor(before), "after": torch.tensor(after), "untold": torch.tensor(without)}
+    kept = {"before": torch.tensor(before), "after": torch.tensor(after), "without": torch.tensor(without)}
     save(runs / "pairs.pt", {**kept, "latents": torch.cat(latents), "kinds": kinds, "texts": texts})
 
 
@@ -208,7 +208,7 @@ def train_unet(
     where = machine.device
     data = torch.load(runs / "pairs.pt", weights_only=True)
     latents = data["latents"].to(where)
-    before, after, without = data["before"], data["after"], data["untold"]
+    before, after, without = data["before"], data["after"], data["without"]
     rng = random.Random(0)
     # each sentence as it is, and as people also type it
     ways = [data["texts"], *([scenes.casual(text, rng) for text in data["texts"]] for _ in range(3))]
