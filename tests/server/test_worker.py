@@ -298,7 +298,7 @@ def test_a_fault_is_told_in_a_sentence_without_its_details(worker, monkeypatch, 
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(edit_task, "edit", faulty)
+        patch.setattr(edit_task, "edit_each", faulty)
         status = worker.submit(request()).wait(END, 120)
     assert status.state is TaskState.FAILED and said in status.error and status.unexpected is unexpected
     assert "secret" not in status.error

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..engine.edit import plan_for
+from ..engine.edit import fitted
 from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, edit_batch, encode_pictures
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
@@ -127,23 +127,19 @@ class UnitRunner:
     def _picture(self, item: Item, files: SentFiles) -> PreparedPicture:
         mask = None if item.mask is None else open_picture(_source(item.mask, files)).image
 
-        def fitted(image: Image.Image) -> FittedPicture:
-            plan = plan_for(self.model, image, item.settings)
-            return FittedPicture.by(plan, image, mask, self.model.config.vae.factor)
-
         def framed(alpha: Image.Image | None, frame: FittedPicture) -> Image.Image | None:
             return None if alpha is None else frame.plan.framed(alpha)
 
         if item.frames > 1:
 
             def use(frame: Frame) -> tuple[FittedPicture, Image.Image | None]:
-                one = fitted(frame.image)
+                one = fitted(self.model, frame.image, item.settings, mask)
                 return one, framed(frame.alpha, one)
 
             pairs, timing = read_frames(_source(item.source, files), use)
             return PreparedPicture(tuple(one for one, _ in pairs), tuple(alpha for _, alpha in pairs), timing)
         picture = open_picture(_source(item.source, files))
-        frame = fitted(picture.image)
+        frame = fitted(self.model, picture.image, item.settings, mask)
         timing = Timing((), None, picture.exif, picture.icc)
         return PreparedPicture((frame,), (framed(picture.alpha, frame),), timing, picture.notes)
 

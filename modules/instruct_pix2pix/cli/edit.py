@@ -55,7 +55,7 @@ def run(options: EditOptions) -> int:
     """
     use_huge_pages()
     # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import edit, plan_for, resolved
+    from ..engine.edit import edit_each, fitted, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from ..images import open_picture, save_picture
@@ -73,9 +73,11 @@ def run(options: EditOptions) -> int:
         say(note)
 
     model, hash_ = load(path, machine)
-    alpha = picture.alpha and plan_for(model, picture.image, settings).framed(picture.alpha)
+    fit = fitted(model, picture.image, settings, mask)
+    alpha = picture.alpha and fit.plan.framed(picture.alpha)
+    chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:
-        results = edit(model, picture.image, settings, mask=mask, on_step=show)
+        results = edit_each(model, fit, chosen, show)
         for result, output in zip(results, outputs, strict=True):
             image, seed = result.image, result.settings.seed
             if alpha is not None and output.suffix.lower() in (".png", ".webp"):

@@ -64,7 +64,7 @@ def options_of(args: argparse.Namespace) -> GridOptions:
 def run(options: GridOptions) -> int:
     """Make all edits and write their matrix. Raises UserError."""
     # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import edit_each, plan_for, resolved
+    from ..engine.edit import edit_each, fitted, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from ..grid import draw, values
@@ -83,10 +83,11 @@ def run(options: GridOptions) -> int:
 
     one = replace(settings, seed=settings.seeds()[0])
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
-    source = plan_for(model, picture.image, one).framed(picture.image)
+    fit = fitted(model, picture.image, one, mask)
+    source = fit.plan.framed(picture.image)
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:
-        for result in edit_each(model, picture.image, asked, mask=mask, on_step=show):
+        for result in edit_each(model, fit, asked, show):
             results.append(result)
             if options.as_json:
                 print_result(_facts(result, source), "", as_json=True)

@@ -15,7 +15,7 @@ from .model import EditModel
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 
-__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "plan_for", "resolved"]
+__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "fitted", "plan_for", "resolved"]
 
 
 def edit(
@@ -33,27 +33,20 @@ def edit(
     """
     settings = resolved(settings.require_instruction())
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
-    yield from edit_each(model, image, chosen, mask=mask, on_step=on_step)
+    yield from edit_each(model, fitted(model, image, settings, mask), chosen, on_step)
 
 
 def edit_each(
-    model: EditModel,
-    image: Image.Image,
-    settings: Sequence[EditSettings],
-    *,
-    mask: Image.Image | None = None,
-    on_step: OnStep | None = None,
+    model: EditModel, picture: FittedPicture, settings: Sequence[EditSettings], on_step: OnStep | None = None
 ) -> Iterator[Edited]:
-    """Edit an RGB picture once with each of the settings, which are resolved and of one picture, as `edit` does.
+    """Edit a picture once with each of the settings, which are resolved and of one picture, as `edit` does.
 
     They may differ in seed and scales; those of the same scales that follow each other share batches.
     """
-    one = settings[0]
-    picture = FittedPicture.by(plan_for(model, image, one), image, mask, model.config.vae.factor)
     latent = encode_pictures(model, [picture])
     prompts = PromptCache(model)
     for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
-        for batch in _batches(list(same), one.batch_size):
+        for batch in _batches(list(same), settings[0].batch_size):
             yield from edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step)
 
 
@@ -64,6 +57,13 @@ def resolved(settings: EditSettings) -> EditSettings:
     """
     sampler, named = find_sampler(settings.sampler)
     return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
+
+
+def fitted(
+    model: EditModel, image: Image.Image, settings: EditSettings, mask: Image.Image | None = None
+) -> FittedPicture:
+    """Fit an RGB picture and its mask (any size) to the model, as `edit` does."""
+    return FittedPicture.by(plan_for(model, image, settings), image, mask, model.config.vae.factor)
 
 
 def plan_for(model: EditModel, image: Image.Image, settings: EditSettings) -> Fit:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from ...conditioning import Fit
-from ...engine.edit import Edited, Progress, edit, plan_for
+from ...engine.edit import Edited, Progress, edit_each, plan_for
+from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
 from ...errors import Interrupted, UserError
 from ...files import write_whole
@@ -155,18 +156,19 @@ class EditTask(Task[EditStatus]):
         pixels = settings.count * plan.size[0] * plan.size[1]
         if pixels > MOST_RESULT_PIXELS:
             most = max(1, MOST_RESULT_PIXELS // (plan.size[0] * plan.size[1]))
-            raise UserError(f"{settings.count} pictures of this size are too many for one job: make {most} at most.")
+            raise UserError(f"{settings.count} pictures of this size are too many at once: make {most} at most.")
         alpha = request.picture.alpha and plan.framed(request.picture.alpha)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
+        picture = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
+        chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
             self._on_step(progress, plan, model)
 
         while (passed := self._status.batch) < settings.count:
-            rest = replace(settings, seed=self.seeds[passed], count=settings.count - passed)
             try:
-                for edited in edit(model, request.picture.image, rest, mask=request.mask, on_step=on_step):
+                for edited in edit_each(model, picture, chosen[passed:], on_step):
                     result = _result(edited, request, alpha, loaded)
                     saved = {} if request.outputs is None else _save(result, self, request.outputs)
                     with self._changed:
