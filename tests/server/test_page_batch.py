@@ -101,7 +101,8 @@ def until(visited: Visit, stage: str, least: int) -> None:
 
 def ended(visited: Visit) -> str:
     visited.wait_for_end()
-    visited.page.wait_for_function("!document.querySelector('#ip2p_board [data-stage=working]')")
+    unfinished = ", ".join(f"#ip2p_board [data-stage={stage}]" for stage in ("waiting", "working"))
+    visited.page.wait_for_function(f"!document.querySelector('{unfinished}')")  # the table follows the sentence
     return visited.says()
 
 
