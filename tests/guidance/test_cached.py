@@ -17,7 +17,6 @@ from torch import Tensor
 
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
 from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
@@ -259,12 +258,6 @@ def test_scales_that_change_on_the_way_are_evaluated_whole_at_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def demo() -> EditModel:
-    path = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
-    return EditModel.load(path, choose_machine("cpu", "fp32"))
-
-
-@pytest.fixture(scope="module")
 def house() -> Image.Image:
     return Image.open(ROOT / "examples" / "house.png").convert("RGB")
 
@@ -283,8 +276,8 @@ def made(model: EditModel, picture: Image.Image, settings: EditSettings, **optio
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(20, (60, 40, 30)), (10, (30, 20, 16))])
-def test_the_picture_is_that_of_the_exact_edit(demo, house, steps, rows) -> None:
-    exact, *others = (made(demo, house, replace(WINTER, speed=speed, steps=steps)) for speed in SPEEDS)
+def test_the_picture_is_that_of_the_exact_edit(model, house, steps, rows) -> None:
+    exact, *others = (made(model, house, replace(WINTER, speed=speed, steps=steps)) for speed in SPEEDS)
     assert (exact[1], *(count for _, count in others)) == rows
     for (picture, _), least in zip(others, (32, 27) if steps == 20 else (28, 21), strict=True):
         assert psnr(picture, exact[0]) > least
@@ -292,18 +285,18 @@ def test_the_picture_is_that_of_the_exact_edit(demo, house, steps, rows) -> None
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun", "DPM2", "DPM++ SDE", "DPM++ 3M SDE", "UniPC", "LCM"])
-def test_with_every_sampler(demo, house, sampler) -> None:
+def test_with_every_sampler(model, house, sampler) -> None:
     settings = replace(WINTER, sampler=sampler, steps=12)
-    exact, fast = (made(demo, house, replace(settings, speed=speed)) for speed in ("exact", "fast"))
+    exact, fast = (made(model, house, replace(settings, speed=speed)) for speed in ("exact", "fast"))
     assert psnr(fast[0], exact[0]) > 20
     assert fast[1] < 0.6 * exact[1]
 
 
-def test_a_mask_and_a_start_from_the_picture(demo, house) -> None:
+def test_a_mask_and_a_start_from_the_picture(model, house) -> None:
     mask = Image.new("L", house.size)
     mask.paste(255, (0, 0, house.width // 2, house.height))
     settings = replace(WINTER, denoise=0.7)
-    exact, balanced, fast = (made(demo, house, replace(settings, speed=speed), mask=mask) for speed in SPEEDS)
+    exact, balanced, fast = (made(model, house, replace(settings, speed=speed), mask=mask) for speed in SPEEDS)
     assert psnr(balanced[0], exact[0]) > 35
     assert psnr(fast[0], exact[0]) > 22  # so near to the picture's own noise the guidance changes fast
     assert (exact[1], fast[1]) == (45, 23)  # 15 steps, 4 of them whole
