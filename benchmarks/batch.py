@@ -160,7 +160,7 @@ def main() -> int:
     machine = choose_machine(args.device, args.precision)
     model = EditModel.load(path, machine)
     runner = UnitRunner(model, model_hash(path))
-    facts = ModelFacts(model.config.size, model.config.vae.factor, runner.hash)
+    facts = ModelFacts(model.config.size, model.config.vae.factor, runner.hash, model.machine.precision)
     settings = EditSettings("make it winter", steps=args.steps, seed=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

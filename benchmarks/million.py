@@ -44,7 +44,7 @@ FOLDERS = 100
 MOST_LINKS = 30_000
 RESULT = os.urandom(400_000)
 """A picture of 512 pixels as PNG has about this many bytes."""
-FACTS = driver.ModelFacts(512, 8, "0" * 10)
+FACTS = driver.ModelFacts(512, 8, "0" * 10, "fp32")
 
 
 class Clock:

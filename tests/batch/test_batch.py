@@ -364,7 +364,7 @@ def request(folder: Path, **more) -> BatchRequest:
 def go(request: BatchRequest, model: EditModel, control: Control | None = None, report=lambda _: None) -> Summary:
     control = control or Control()
     executor = local_executor(UnitRunner(model, "0123456789"), control)
-    return run_batch(request, facts_of(DEMO), executor, report=report, control=control)
+    return run_batch(request, facts_of(DEMO, "fp32"), executor, report=report, control=control)
 
 
 def test_each_text_is_encoded_once(tmp_path: Path, model: EditModel) -> None:
@@ -391,7 +391,7 @@ def test_a_picture_that_the_model_fails_on_fails_alone(tmp_path: Path, model: Ed
 
 def test_files_that_only_the_driver_has_can_be_sent_to_a_worker(tmp_path: Path, model: EditModel) -> None:
     folder = small(tmp_path / "in", "a.png", "b.png")
-    plan = make_plan(request(tmp_path), 1, None, resolved)
+    plan = make_plan(request(tmp_path), 1, (None,), resolved)
     (unit,) = make_units(plan.items, {("a.png", 0), ("b.png", 0)}, [], size=96, factor=8)
     maker = UnitRunner(model, None)
     here = maker(unit)

@@ -1,6 +1,7 @@
 """A batch that is killed, interrupted or out of disk goes on where it was, to the same bits."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -13,7 +14,9 @@ import pytest
 
 import instruct_pix2pix.batch.driver as command
 from instruct_pix2pix.cli import main
+from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import open_picture
+from instruct_pix2pix.infotext import parse
 from tests.helpers.batches import QUICK, contents, ends, lines, picture
 
 ROOT = Path(__file__).parents[2]
@@ -186,3 +189,55 @@ def test_a_killed_overwriting_run_goes_on_overwriting(folder: Path, here, monkey
 def test_a_finished_picture_is_begun_only_once(folder: Path, undisturbed) -> None:
     started = [tuple(member[:2]) for line in lines(folder / "whole") if "started" in line for member in line["started"]]
     assert len(started) == len(set(started)) == 2 * (COUNT + 1)
+
+
+# --- the number format ---
+
+
+def precisions(folder: Path) -> dict[str, str]:
+    """Return in which number format each result was computed, by its infotext."""
+    texts = {path.name: open_picture(path).infotext or "" for path in sorted(folder.glob("*.png"))}
+    return {name: parse(text).fields["Precision"] for name, text in texts.items()}
+
+
+@pytest.fixture
+def begun_in_fp16(tmp_path: Path) -> Path:
+    """A folder of two pictures, of which one was edited, in a format that no machine chooses by itself on a CPU."""
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "a.png")
+    assert batch(tmp_path, "--precision", "fp16") == 0
+    picture(2).save(tmp_path / "in" / "b.png")
+    return tmp_path
+
+
+def batch(folder: Path, *more: str) -> int:
+    few = ["--steps", "1", "--size", "64", "--model", "demo", "--device", "cpu"]
+    return main.main(["batch", str(folder / "in"), str(folder / "out"), "make it winter", *few, *more])
+
+
+@pytest.mark.parametrize("asked", [[], ["--precision", "auto"], ["--precision", "measure"], ["--precision", "fp16"]])
+def test_a_folder_goes_on_in_the_number_format_in_which_it_was_begun(begun_in_fp16: Path, capsys, asked) -> None:
+    assert batch(begun_in_fp16, *asked) == 0
+    assert precisions(begun_in_fp16 / "out") == {"a.png": "fp16", "b.png": "fp16"}
+    assert "1 done before" in (said := capsys.readouterr().err)
+    assert ("was begun in fp16" in said) == (asked != ["--precision", "fp16"])
+    assert lines(begun_in_fp16 / "out")[0]["run"]["precision"] == "fp16"
+
+
+def test_another_number_format_is_another_request(begun_in_fp16: Path, capsys) -> None:
+    assert batch(begun_in_fp16, "--precision", "fp32") == 1
+    assert precisions(begun_in_fp16 / "out") == {"a.png": "fp16", "b.png": "fp32"}
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert batch(begun_in_fp16, "--precision", "fp32", "--overwrite") == 0
+    assert precisions(begun_in_fp16 / "out") == {"a.png": "fp32", "b.png": "fp32"}
+
+
+@pytest.mark.parametrize("recorded", ["", "int4", 7, None, ["fp16"]])
+def test_a_journal_that_tells_no_usable_number_format_is_resumed_in_this_machines(begun_in_fp16, recorded) -> None:
+    journal = begun_in_fp16 / "out" / "batch.jsonl"
+    first, *rest = journal.read_text("utf-8").splitlines()
+    run = json.loads(first)
+    run["run"]["precision"] = recorded
+    journal.write_text("\n".join([json.dumps(run), *rest, ""]), "utf-8")
+    batch(begun_in_fp16)
+    assert precisions(begun_in_fp16 / "out")["b.png"] == choose_machine("cpu").precision

@@ -162,7 +162,7 @@ def carried_out(request: BatchRequest) -> tuple[list[str], dict[str, Ended]]:
                     facts: dict[str, Any] = {"size": (96, 96), "rows": 6, "seconds": 0.25, "notes": ("A note.",)}
                     yield Result(asked.item.name, asked.index, b"data", seed=asked.settings.seed, **facts)
 
-    run_batch(request, ModelFacts(96, 8, "0123456789"), execute, report=events.append, control=Control())
+    run_batch(request, ModelFacts(96, 8, "0123456789", "fp32"), execute, report=events.append, control=Control())
     return made, {event.entry.name: event for event in events if isinstance(event, Ended)}
 
 

@@ -32,7 +32,7 @@ def add(path: Path, size: tuple[int, int] = (8, 8), infotext: str | None = None)
 def plan(folder: Path, instruction: str = "make it winter", **more) -> BatchPlan:
     output = more.pop("output", folder / "out")
     settings = more.pop("settings", EditSettings(instruction))
-    return make_plan(BatchRequest(folder, output, settings, **more), more.pop("run_seed", 1), "abc", resolved)
+    return make_plan(BatchRequest(folder, output, settings, **more), more.pop("run_seed", 1), ("abc", "fp32"), resolved)
 
 
 def asked(folder: Path, **more) -> dict[str, str]:
@@ -156,7 +156,7 @@ def test_a_text_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "name,instruction,Text CFG,steps\na.png,\"first, then second\",9,3\n",
+        'name,instruction,Text CFG,steps\na.png,"first, then second",9,3\n',
         "Name;instruction;text-cfg;steps\r\na.png;first, then second;9;3\r\n\r\n",
         "file_name\tinstruction\ttext_cfg\tsteps\na.png\tfirst, then second\t9\t3",
         '{"name": "a.png", "instruction": "first, then second", "text_cfg": 9, "steps": 3, "seed": null}\n',

@@ -31,14 +31,14 @@ if importlib.util.find_spec("ray") is None:
 if (os.cpu_count() or 1) < 2:
     pytest.skip("two workers need two cores", allow_module_level=True)
 
-from instruct_pix2pix.batch.ray.connection import joined
-from instruct_pix2pix.batch.ray.executor import cluster_executor
+from instruct_pix2pix.batch.ray.connection import RayCluster, joined
+from instruct_pix2pix.batch.ray.executor import cluster_executor, cluster_precision
 from instruct_pix2pix.batch.ray.worker import RayWorker
 
 EACH = (os.cpu_count() or 2) // 2
 """Cores of a worker, so that there are two; the machine without a cluster takes as many, for sums in one order."""
 SETTINGS = EditSettings("make it winter", steps=2, seed=3)
-FACTS = facts_of(DEMO)
+FACTS = facts_of(DEMO, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,7 @@ def test_a_worker_killed_in_the_middle_costs_a_retry_and_no_picture(
 
 def test_a_unit_that_ends_every_worker_fails_alone(cluster: object, photos: Path, tmp_path: Path) -> None:
     """The picture is a file that kills whoever reads it, as a want of memory or a fault of a decoder would."""
+
     class Fragile(RayWorker):
         def make(self, unit, states, files):
             if any(shot.item.name == "05.png" for shot in unit.requests):
@@ -203,6 +204,13 @@ def test_only_this_machine_can_reach_a_cluster_of_its_own(cluster) -> None:
             if not str(address).startswith("127."):
                 with pytest.raises(OSError):
                     socket.create_connection((str(address), port), 5).close()
+
+
+def test_the_machines_of_a_cluster_compute_in_the_number_format_that_one_of_them_chooses(cluster) -> None:
+    chosen = choose_machine("cpu").precision
+    assert RayCluster(cluster).precision("cpu", "auto") == cluster_precision("auto", "cpu", "auto") == chosen
+    with pytest.raises(UserError, match="no device 'toaster'"):
+        RayCluster(cluster).precision("toaster", "auto")
 
 
 @pytest.mark.parametrize("address", ["nonsense", "localhost:0", "127.0.0.1:1", "ray://127.0.0.1:10001", "a b:1"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,24 +13,41 @@ from PIL import Image
 from instruct_pix2pix.engine import precision
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.precision import DTYPES, Machine, choose_machine, cpu_multiplies_bf16
+from instruct_pix2pix.engine.precision import CAPABILITIES, DTYPES, Machine, choose_machine, cpu_multiplies_bf16
 from instruct_pix2pix.errors import UserError
+from instruct_pix2pix.infotext import parse
 from instruct_pix2pix.models.registry import DEMO
+from instruct_pix2pix.paths import cache_folder
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
 from tools.reference_networks import CPU, TINY, random_model
 
 FP16, BF16 = (Machine(torch.device("cpu"), dtype) for dtype in (torch.float16, torch.bfloat16))
 native_bf16 = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="this CPU emulates bf16, far too slowly")
-CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """A user for whom nothing was measured yet; his cache folder."""
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    return cache_folder()
 
 
 @pytest.fixture
-def fresh():
-    """Forget what was measured on this machine, before and after."""
-    cpu_multiplies_bf16.cache_clear()
-    yield
-    cpu_multiplies_bf16.cache_clear()
+def measured(monkeypatch):
+    """A CPU with the instructions; what each measurement gives, to be set, and how many there were."""
+    for name in CAPABILITIES:
+        monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    answers: list[bool] = []
+    seen: list[bool] = []
+
+    def measure() -> bool:
+        seen.append(answers[-1])
+        return answers[-1]
+
+    monkeypatch.setattr(precision, "bf16_is_faster", measure)
+    return answers, seen
 
 
 # --- the choice ---------------------------------------------------------------------------------------
@@ -89,12 +106,69 @@ def test_with_the_instructions_the_faster_format_is_chosen(monkeypatch, fresh, c
     assert choose_machine("cpu").dtype == faster
 
 
-def test_the_choice_is_measured_once_and_quickly(fresh):
+def test_the_choice_is_measured_once_and_kept_for_later_runs(fresh, measured):
+    """A busy machine may measure otherwise: the same batch would come out in other bits."""
+    answers, seen = measured
+    answers.append(True)
+    assert choose_machine("cpu").dtype == torch.bfloat16
+    answers.append(False)
+    assert [choose_machine("cpu").dtype for _ in range(3)] == [torch.bfloat16] * 3
+    assert seen == [True]
+
+
+def test_it_is_measured_again_when_a_person_says_so(fresh, measured):
+    answers, seen = measured
+    for answer, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        answers.append(answer)
+        assert choose_machine("cpu", "measure").dtype == dtype
+        assert choose_machine("cpu").dtype == dtype
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("name", ["__version__", "version.git_version"])
+def test_another_build_of_torch_is_measured_by_itself(fresh, measured, monkeypatch, name):
+    answers, seen = measured
+    answers.append(True)
     choose_machine("cpu")
-    begin = time.perf_counter()
-    for _ in range(100):
-        choose_machine("cpu")
-    assert time.perf_counter() - begin < 1
+    monkeypatch.setattr(f"torch.{name}", "another")
+    answers.append(False)
+    assert choose_machine("cpu").dtype == torch.float32
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"x": 7}', b"\xff\xfe", b"null", None])
+def test_a_damaged_memory_is_measured_anew(fresh, measured, content):
+    answers, seen = measured
+    answers.append(True)
+    file = fresh / "precision.json"
+    if content is None:
+        file.mkdir(parents=True)  # nothing can be kept
+    else:
+        fresh.mkdir()
+        file.write_bytes(content)
+    assert choose_machine("cpu").dtype == torch.bfloat16
+    answers.append(False)
+    choose_machine("cpu")
+    assert seen == ([True] if content is not None else [True, False])
+
+
+def test_what_other_programs_interrupt_does_not_decide(monkeypatch):
+    """Nine of ten products of the faster format take a time slice longer."""
+    calls = 0
+
+    def seconds(dtype: torch.dtype) -> float:
+        nonlocal calls
+        calls += 1
+        return 1.0 if dtype == torch.float32 else 0.5 + (calls % 10 != 1) * 30
+
+    monkeypatch.setattr(precision, "product_seconds", seconds)
+    assert precision.bf16_is_faster()
+
+
+def test_measuring_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    precision.bf16_is_faster() if cpu_multiplies_bf16() else precision.product_seconds(torch.float32)
+    assert torch.get_num_threads() == before
 
 
 # --- edits in half precision ----------------------------------------------------------------------------
@@ -115,6 +189,8 @@ def test_an_edit_in_half_precision_is_near_the_one_in_float32(machine, least):
     model = EditModel.load(DEMO, machine)
     (half,) = edit(model, picture(), QUICK)
     assert {p.dtype for net in (model.unet, model.vae, model.text) for p in net.parameters()} == {machine.dtype}
+    told = [parse(one.infotext("demo", None)).fields["Precision"] for one in (exact, half)]
+    assert told == ["fp32", machine.precision]
     error = np.asarray(exact.image).astype(float) - np.asarray(half.image)
     psnr = 10 * np.log10(255**2 / np.square(error).mean())
     assert psnr > least

@@ -12,6 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from instruct_pix2pix.batch.driver import facts_of, run_batch
+from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor
+from instruct_pix2pix.batch.planning import BatchRequest
+from instruct_pix2pix.batch.units import Control
 from instruct_pix2pix.conditioning import fit
 from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.edit import edit
@@ -19,10 +23,11 @@ from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import Picture, open_picture
-from instruct_pix2pix.infotext import settings_from
-from instruct_pix2pix.models.registry import DEMO
+from instruct_pix2pix.infotext import parse, settings_from
+from instruct_pix2pix.models.registry import DEMO, model_hash
 from instruct_pix2pix.server.worker import edit_task
 from instruct_pix2pix.server.worker.edit_task import EditRequest, EditResult, EditStatus, EditTask
+from instruct_pix2pix.server.worker.folder_task import FolderTask
 from instruct_pix2pix.server.worker.preview import preview
 from instruct_pix2pix.server.worker.queue import QueueFull, TaskQueue
 from instruct_pix2pix.server.worker.task import TaskState
@@ -151,6 +156,24 @@ def test_a_model_is_changed_between_jobs_and_its_loading_is_a_state(tmp_path):
         other.write_bytes(DEMO.read_bytes())  # written anew, so it may be another model
         worker.submit(request(other)).wait(END, 120)
         assert worker.loaded is not None and worker.loaded is not loaded
+
+
+def test_a_folder_goes_on_in_its_number_format_and_the_next_edit_in_the_servers(worker, tmp_path):
+    (tmp_path / "in").mkdir()
+    house = open_picture(HOUSE).image
+    settings = EditSettings("make it winter", steps=1, size="64", seed=3)
+    folder = BatchRequest(tmp_path / "in", tmp_path / "out", settings)
+    model = EditModel.load(DEMO, choose_machine("cpu", "fp16"))
+    house.save(tmp_path / "in" / "a.png")
+    run_batch(folder, facts_of(DEMO, "fp16"), local_executor(UnitRunner(model, model_hash(DEMO)), Control()))
+    house.save(tmp_path / "in" / "b.png")
+    task = FolderTask(worker.queue, DEMO, folder)
+    worker.queue.enqueue(task)
+    summary = task.wait(END).summary
+    assert summary is not None and (summary.before, summary.done) == (1, 1)
+    texts = [open_picture(tmp_path / "out" / name).infotext for name in ("a.png", "b.png")]
+    texts.append(worker.submit(request()).wait(END).results[0].infotext)
+    assert [parse(str(text)).fields["Precision"] for text in texts] == ["fp16", "fp16", "fp32"]
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_own_job_only(worker, tmp_path):

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from ..engine.edit import resolved
 from ..engine.loader import find_config
+from ..engine.precision import DTYPES
 from ..errors import Remedy, UserError
 from ..files import is_part, write_whole
 from ..models.checkpoints import inspect
 from ..models.registry import model_hash
 from .contact_sheet import write_sheets
-from .journal import Journal, JournalEntry, PictureState
+from .journal import Journal, JournalEntry, PictureState, recorded_precision
 from .planning import BatchPlan, BatchRequest, check_folders, make_plan
 from .units import Control, Executor, Item, Result, Unit, make_units
 
@@ -34,6 +35,8 @@ class ModelFacts:
     factor: int
     """Pixels along the side of a latent's cell."""
     hash: str | None
+    precision: str
+    """The number format it computes in, such as 'fp32'."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,21 @@ class Summary:
         return not (self.skipped or self.failed or self.left)
 
 
-def facts_of(path: Path) -> ModelFacts:
+def facts_of(path: Path, precision: str) -> ModelFacts:
     """Return what planning has to know of a model file or folder. Raises UserError for one that cannot edit."""
     config = find_config(inspect(path))
-    return ModelFacts(config.size, config.vae.factor, model_hash(path))
+    return ModelFacts(config.size, config.vae.factor, model_hash(path), precision)
+
+
+def precision_of(output: Path, asked: str, choose: Callable[[str], str]) -> str:
+    """Return the number format of a run: the one asked for, else the one in which the folder was begun, else a choice.
+
+    `asked` and the argument of `choose` are one of `engine.precision.CHOICES`.
+    """
+    if asked in DTYPES:
+        return asked
+    recorded = recorded_precision(output)
+    return recorded if recorded in DTYPES else choose(asked)
 
 
 def run_batch(
@@ -125,9 +139,11 @@ def run_batch(
     began = time.monotonic()
     request = replace(request, settings=resolved(request.settings))
     check_folders(request)
-    with Journal(request.output, {"input": str(request.input), "model": model.hash}) as journal:
+    about = {"input": str(request.input), "model": model.hash, "precision": model.precision}
+    with Journal(request.output, about) as journal:
+        facts = (model.hash, model.precision) if journal.precision else (model.hash,)
         try:
-            plan = make_plan(request, journal.run_seed, model.hash, resolved)
+            plan = make_plan(request, journal.run_seed, facts, resolved)
         except UserError:
             if journal.fresh:
                 journal.discard()

@@ -25,6 +25,8 @@ from ..settings import SEEDS
 from .units import Item, StartedResult, Unit
 
 NAME = "batch.jsonl"
+LONGEST_RUN_LINE = 1 << 20
+"""Bytes of a journal's first line."""
 
 
 class PictureState(str, Enum):
@@ -73,6 +75,8 @@ class Journal:
         self.units: list[tuple[StartedResult, ...]] = []
         """Results that were started together, in order."""
         self.run_seed = secrets.randbelow(SEEDS)
+        self.precision = recorded_precision(folder)
+        """The number format in which the run began; None in a journal of an older version."""
         self._skipped: dict[str, JournalEntry] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +90,7 @@ class Journal:
             """Whether there was no journal before."""
             if self.fresh:
                 self._write([{"run": {"seed": self.run_seed, **about}}])
+                self.precision = about.get("precision")
         except BaseException:
             self._file.close()
             raise
@@ -180,6 +185,15 @@ class Journal:
                 f"The journal {self.path.name} cannot be written ({error.strerror}): free some space",
                 remedy=Remedy.RUN_AGAIN,
             ) from error
+
+
+def recorded_precision(folder: Path) -> str | None:
+    """Return the number format in which a folder's run began; None where no journal tells one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        with (folder / NAME).open("rb") as file:
+            found = json.loads(file.readline(LONGEST_RUN_LINE))["run"]["precision"]
+        return str(found) or None
+    return None
 
 
 def entries_of(folder: Path) -> Iterator[JournalEntry]:

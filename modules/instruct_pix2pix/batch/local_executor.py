@@ -17,6 +17,7 @@ from ..engine.edit import fitted
 from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, edit_batch, encode_pictures
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
+from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
 from ..images import encode_picture, open_picture
 from ..settings import EditSettings
@@ -80,6 +81,7 @@ class UnitRunner:
                 pictures[item.name] = problem_of(error)
         return PreparedUnit(unit, tuple(pictures[request.item.name] for request in unit.requests))
 
+    @SharedCores()
     def edit(self, prepared: PreparedUnit, control: Control | None = None) -> EditedUnit:
         """Run the model over a unit. Raises Interrupted between two steps if `control` is aborting."""
 

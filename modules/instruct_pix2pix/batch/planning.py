@@ -7,7 +7,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,13 +72,14 @@ class BatchPlan:
 
 
 def make_plan(
-    request: BatchRequest, run_seed: int, model_hash: str | None, check: Callable[[EditSettings], EditSettings]
+    request: BatchRequest, run_seed: int, model: Sequence[str | None], check: Callable[[EditSettings], EditSettings]
 ) -> BatchPlan:
     """Read every picture's header and decide what becomes of it.
 
-    The settings of the request are resolved already; `check` resolves those of a picture whose line in the
-    table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures, no
-    instruction for any of them, an output folder that holds the inputs, a table with a mistake.
+    `model` is what fingerprints say of it: its hash, and its number format except in a run of an older version, which
+    did not tell it. The settings of the request are resolved already; `check` resolves those of a picture whose line
+    in the table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures,
+    no instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """
     check_folders(request)
     names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_not_inputs(request))
@@ -93,7 +94,7 @@ def make_plan(
     drafts: list[Item] = []
     for name in names:
         row = rows.get(name, {})
-        found = _item_or_refusal(request, name, row, masks, run_seed, model_hash, check)
+        found = _item_or_refusal(request, name, row, masks, run_seed, model, check)
         if isinstance(found, RefusedPicture):
             refused.append(found)
         else:
@@ -114,7 +115,7 @@ def _item_or_refusal(
     row: Mapping[str, Any],
     masks: Mapping[str, Path] | None,
     run_seed: int,
-    model_hash: str | None,
+    model: Sequence[str | None],
     check: Callable[[EditSettings], EditSettings],
 ) -> tuple[Item, str] | RefusedPicture:
     """Return a picture's item, with its extension alone for outputs, and where its instruction comes from."""
@@ -132,7 +133,7 @@ def _item_or_refusal(
     except UserError as error:
         return RefusedPicture(name, PictureState.FAILED, error.bare(), state)
     suffix, fmt = _format(name, header, request.fmt)
-    asked = [asdict(settings), state, mask and _state_of(mask), model_hash, fmt, request.quality]
+    asked = [asdict(settings), state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:]]
     asked[0].pop("batch_size")
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     frames = header.frames

@@ -66,7 +66,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
     parser.add_argument("--model", metavar="NAME", help="a file, or a name that `models` shows")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or bf16 (default auto)")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="auto (what this machine runs fast, measured once), fp32, fp16, bf16, or measure (auto, measured again)",
+    )
 
 
 def model_options_of(namespace: argparse.Namespace) -> ModelOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,7 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
 def run(options: BatchOptions) -> int:
     """Edit a folder as asked; return 0 only when every picture that was asked for is there. Raises UserError."""
     # Imported here: `--help` need not wait for torch.
-    from ..batch.driver import facts_of, run_batch
+    from ..batch.driver import facts_of, precision_of, run_batch
     from ..batch.planning import check_folders
     from ..batch.units import Control
     from ..engine.edit import resolved
@@ -123,14 +124,20 @@ def run(options: BatchOptions) -> int:
     request = options.request()
     check_folders(request)
     resolved(request.settings)
-    path, device, precision = options.model.find(), options.model.device, options.model.precision
-    facts = facts_of(path)
-    control = Control()
+    path, device = options.model.find(), options.model.device
+    asked, control = options.model.precision, Control()
     if options.cluster:
-        from ..batch.ray.executor import cluster_executor  # Ray need not be there
+        from ..batch.ray.executor import cluster_executor, cluster_precision  # Ray need not be there
 
+        precision = precision_of(request.output, asked, partial(cluster_precision, options.cluster, device, say=say))
+        facts = facts_of(path, precision)
         execute = cluster_executor(options.cluster, path, facts.hash, device, precision, control, say=say)
     else:
+        own = choose_machine(device, asked)
+        precision = precision_of(request.output, asked, lambda _: own.precision)
+        if precision != own.precision:
+            say(f"{request.output} was begun in {precision}, and goes on in it; here {own.precision} is faster.")
+        facts = facts_of(path, precision)
         execute = _here(path, facts, choose_machine(device, precision), control)
     report = BatchReport(request, as_json=options.as_json)
     try:

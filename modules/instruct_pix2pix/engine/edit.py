@@ -14,6 +14,7 @@ from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, ed
 from .model import EditModel
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
+from .shared_cores import SharedCores
 
 __all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "fitted", "plan_for", "resolved"]
 
@@ -43,11 +44,12 @@ def edit_each(
 
     They may differ in seed and scales; those of the same scales that follow each other share batches.
     """
-    latent = encode_pictures(model, [picture])
-    prompts = PromptCache(model)
-    for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
-        for batch in _batches(list(same), settings[0].batch_size):
-            yield from edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step)
+    with SharedCores():
+        latent = encode_pictures(model, [picture])
+        prompts = PromptCache(model)
+        for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
+            for batch in _batches(list(same), settings[0].batch_size):
+                yield from edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step)
 
 
 def resolved(settings: EditSettings) -> EditSettings:

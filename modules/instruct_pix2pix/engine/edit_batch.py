@@ -51,6 +51,8 @@ class Edited:
     """Model rows evaluated for it."""
     seconds: float
     """Its share of the batch's time."""
+    precision: str
+    """The number format it was computed in, such as 'fp32': in another one the same seed gives other pixels."""
 
     def infotext(self, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None) -> str:
         """Return the text that every door gives to this picture, with `extra` fields at its end."""
@@ -60,7 +62,8 @@ class Edited:
             size=self.image.size,
             model_name=model_name,
             model_hash=model_hash,
-            extra={"RNG": "CPU", **(extra or {})},  # or the web UI would draw other noise for this seed
+            # RNG: or the web UI would draw other noise for this seed
+            extra={"Precision": self.precision, "RNG": "CPU", **(extra or {})},
         )
 
 
@@ -161,7 +164,8 @@ def edit_batch(
     x = sampler(denoiser, x, sigmas, noise, report)
     images = [picture.finish(image) for picture, image in zip(pictures, to_images(model.decode(x)), strict=True)]
     seconds = (time.perf_counter() - began) / len(images)
-    return [Edited(i, s, guidance.rows_evaluated, seconds) for i, s in zip(images, settings, strict=True)]
+    rows, precision = guidance.rows_evaluated, model.machine.precision
+    return [Edited(i, s, rows, seconds, precision) for i, s in zip(images, settings, strict=True)]
 
 
 def _first_step(settings: EditSettings) -> int:

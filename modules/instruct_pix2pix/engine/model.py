@@ -17,6 +17,7 @@ from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine
 from .sampling.schedules import NoiseSchedule
+from .shared_cores import SharedCores
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
@@ -44,6 +45,7 @@ class EditModel:
         self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
 
     @classmethod
+    @SharedCores()
     def load(cls, path: Path, machine: Machine) -> EditModel:
         """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does."""
         _, networks = load_networks(path, machine)

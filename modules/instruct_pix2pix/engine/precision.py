@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from ..errors import UserError
+from ..files import replacing
+from ..paths import cache_folder
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTO, MEASURE = "auto", "measure"
+CHOICES = (AUTO, *DTYPES, MEASURE)
+
+CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+"""torch's tests for instructions that multiply bf16."""
+TRIES = 60
+"""Products of each format in a measurement, about a tenth of a second in all."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +35,22 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def precision(self) -> str:
+        """The format by the name that a person gives it: 'fp32', 'fp16' or 'bf16'."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
-def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
-    """Return the machine to run on; `precision` is 'auto' or one of `DTYPES`, `device` 'auto' or a name of torch's.
+
+def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
+    """Return the machine to run on; `precision` is one of CHOICES, `device` 'auto' or a name of torch's.
 
     The automatic format is on a GPU bf16 if that is native and fp16 otherwise, on a CPU bf16 if its matrix units
-    multiply it and float32 otherwise. Raises UserError for another precision and for a device that is not there.
+    multiply it and float32 otherwise. On a CPU it is measured once and remembered, so that the same work gives the
+    same bits however busy the machine is; 'measure' measures it again. Raises UserError for another precision and for
+    a device that is not there.
     """
-    if precision != "auto" and precision not in DTYPES:
-        raise UserError(f"Precision {precision!r} is not known: choose auto, {', '.join(DTYPES)}.")
+    if precision not in CHOICES:
+        raise UserError(f"Precision {precision!r} is not known: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -37,37 +58,94 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda or mps.") from error
-    if precision != "auto":
+    if precision in DTYPES:
         return Machine(where, DTYPES[precision])
     if where.type == "cuda":
         return Machine(where, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
     if where.type == "mps":
         return Machine(where, torch.float16)
-    return Machine(where, torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
+    return Machine(where, torch.bfloat16 if cpu_multiplies_bf16(again=precision == MEASURE) else torch.float32)
 
 
-@lru_cache(maxsize=1)
-def cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16(*, again: bool = False) -> bool:
     """Tell whether bf16 matrix products are faster than float32 ones here: by capability, then by a measurement.
 
-    Without the instructions a bf16 product is emulated, hundreds of times slower. The measurement takes a tenth of a
-    second and guards against builds of torch that do not use the instructions.
+    Without the instructions a bf16 product is emulated, hundreds of times slower: it is not even tried. The measurement
+    guards against builds of torch that do not use them. It is kept in the user's cache folder, for this kind of CPU and
+    this build of torch; `again` replaces it.
     """
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if not any(getattr(torch.cpu, test, bool)() for test in tests):
+    if not any(getattr(torch.cpu, test, bool)() for test in CAPABILITIES):
         return False
-    # In a thread that ends at once, and its OpenMP threads with it. Each thread of the program that uses torch has its
-    # own; with more of them than cores, libgomp's threads sleep while they wait, and all is nearly twice as slow.
-    with ThreadPoolExecutor(1) as other:
-        return other.submit(lambda: product_seconds(torch.bfloat16) < product_seconds(torch.float32)).result()
+    known, key = _read_measured(), _key_of_this_machine()
+    if again or key not in known:
+        known[key] = bf16_is_faster()
+        _write_measured(known)
+    return known[key]
+
+
+def bf16_is_faster() -> bool:
+    """Measure whether a bf16 product takes less time than the float32 one.
+
+    On one thread, by turns, in pieces much shorter than the time slice of an operating system: among sixty there are
+    some that no other program interrupted.
+    """
+    times: dict[torch.dtype, float] = {}
+    with _one_thread():
+        for _ in range(TRIES):
+            for dtype in (torch.bfloat16, torch.float32):
+                times[dtype] = min(product_seconds(dtype), times.get(dtype, float("inf")))
+    return times[torch.bfloat16] < times[torch.float32]
 
 
 def product_seconds(dtype: torch.dtype) -> float:
-    """Return the least seconds that a matrix product in this format took, of those tried in a twentieth of a second."""
-    a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    best, begin = float("inf"), time.perf_counter()
-    while time.perf_counter() - begin < 0.05:  # long enough to find a quiet moment on a busy machine
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return best
+    """Return the seconds that a matrix product in this format takes, less than a millisecond."""
+    a, b = _factors(dtype)
+    start = time.perf_counter()
+    torch.mm(a, b)
+    return time.perf_counter() - start
+
+
+@lru_cache(maxsize=2)
+def _factors(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _key_of_this_machine() -> str:
+    """Return a hash that changes with the kind of CPU and the build of torch."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux knows the CPU's name and what it can do better
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        about = ("model name", "cpu family", "model\t", "stepping", "flags", "Features")
+        cpu = "\n".join(sorted({line for line in lines if line.startswith(about)}))
+    return hashlib.sha256(f"{cpu}\n{torch.__version__}\n{torch.version.git_version}".encode()).hexdigest()[:16]
+
+
+def _measured_file() -> Path:
+    return cache_folder() / "precision.json"
+
+
+def _read_measured() -> dict[str, bool]:
+    """Return what was measured, by key; nothing from a file that this program did not write."""
+    try:
+        found = json.loads(_measured_file().read_text("utf-8"))
+        return {str(key): value for key, value in found.items() if isinstance(value, bool)}
+    except (OSError, RuntimeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _write_measured(known: dict[str, bool]) -> None:
+    with suppress(OSError, RuntimeError):  # where nothing can be kept, each start measures
+        file = _measured_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as stream:
+            stream.write(json.dumps(known, indent=0).encode())

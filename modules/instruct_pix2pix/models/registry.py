@@ -7,7 +7,6 @@ import difflib
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import replacing
-from ..paths import DATA, PACKAGE, checkout_of, home_of
+from ..paths import DATA, PACKAGE, cache_folder, checkout_of, home_of
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
 
 DEMO = DATA / "demo" / "demo.safetensors"
@@ -203,14 +202,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _hash_file() -> Path:
-    if sys.platform == "win32":
-        folder, home = os.environ.get("LOCALAPPDATA", ""), "AppData/Local"
-    elif sys.platform == "darwin":
-        folder, home = "", "Library/Caches"
-    else:
-        folder, home = os.environ.get("XDG_CACHE_HOME", ""), ".cache"
-    base = Path(folder) if Path(folder).is_absolute() else Path.home() / home
-    return base / "instruct-pix2pix" / "hashes.json"
+    return cache_folder() / "hashes.json"
 
 
 def _read_hashes() -> dict[str, tuple[str, str]]:

@@ -18,7 +18,7 @@ from ...paths import PACKAGE
 from ..local_executor import SentFiles
 from ..units import Unit
 from .scheduler import IN_FLIGHT, Answer, Call, NodeInfo, WorkerLost
-from .worker import FileState, RayWorker, WorkerSetup
+from .worker import FileState, RayWorker, WorkerSetup, chosen_precision
 
 CHUNK = 256 << 20
 """Bytes in which a model is sent to machines that do not have it."""
@@ -49,6 +49,11 @@ def check_address(address: str) -> None:
 def _named(address: str) -> str | None:
     """Return the address of the cluster to join; None for a cluster of our own."""
     return (os.environ.get("RAY_ADDRESS") or None) if address == "auto" else address
+
+
+def is_own(address: str) -> bool:
+    """Tell whether the address means a cluster that starts and ends with the run, on this machine alone."""
+    return _named(address) is None
 
 
 @contextlib.contextmanager
@@ -141,6 +146,14 @@ class RayCluster:
             with path.open("rb") as file:
                 self._parts = [self._ray.put(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
         return self._parts
+
+    def precision(self, device: str, precision: str) -> str:
+        """Return the number format that a machine chooses, one with a GPU if there are any. Raises UserError."""
+        gpus = 1 if any(node.gpus for node in self.nodes()) else 0
+        try:
+            return self._ray.get(self._ray.remote(chosen_precision).options(num_gpus=gpus).remote(device, precision))
+        except self._ray.exceptions.RayError as error:
+            raise UserError(f"The cluster has no machine to work on ({_lost(error).reason}).") from error
 
     def kill(self, actor: Any) -> None:  # noqa: ANN401
         """End an actor's process, if it has not ended yet."""

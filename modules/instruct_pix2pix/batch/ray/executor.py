@@ -8,10 +8,24 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from ...engine.precision import choose_machine
 from ..units import Control, Executor, Item, Result, Unit
-from .connection import RayCluster, check_address, joined
+from .connection import RayCluster, check_address, is_own, joined
 from .scheduler import Scheduler
 from .worker import WorkerSetup
+
+
+def cluster_precision(address: str, device: str, precision: str, *, say: Callable[[str], None] = lambda _: None) -> str:
+    """Return the number format that 'auto' or 'measure' means on a cluster: what one of its machines chooses.
+
+    That of one with a GPU where there are some. All machines of a run compute in one format. Raises UserError if the
+    cluster cannot be joined or the machine has no such device.
+    """
+    check_address(address)
+    if is_own(address):
+        return choose_machine(device, precision).precision
+    with joined(address, say) as ray:
+        return RayCluster(ray).precision(device, precision)
 
 
 def cluster_executor(

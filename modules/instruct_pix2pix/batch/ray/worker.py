@@ -115,6 +115,11 @@ class RayWorker:
         self._control.stop()
 
 
+def chosen_precision(device: str, precision: str) -> str:
+    """Return the number format that the machine on which this runs chooses. Raises UserError."""
+    return choose_machine(device, precision).precision
+
+
 def file_state(path: Path) -> FileState | None:
     """Return the state of a file; None where there is no file."""
     try:

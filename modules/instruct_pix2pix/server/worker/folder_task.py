@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from ...batch.driver import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
-from ...batch.journal import PictureState
+from ...batch.journal import PictureState, recorded_precision
 from ...batch.local_executor import UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
@@ -134,6 +134,11 @@ class FolderTask(Task[FolderStatus]):
         """Results made, and all that are to be made."""
         return self._status.step, self._status.steps
 
+    @property
+    def precision(self) -> str | None:
+        """The number format in which the folder was begun."""
+        return recorded_precision(self.request.output)
+
     # --- steering ---
 
     def pause(self) -> None:
@@ -218,7 +223,7 @@ class FolderTask(Task[FolderStatus]):
     def carry_out(self, loaded: LoadedModel) -> None:
         """Run the batch. Raises UserError, and Interrupted if pictures are left."""
         config = loaded.model.config
-        facts = ModelFacts(config.size, config.vae.factor, loaded.hash)
+        facts = ModelFacts(config.size, config.vae.factor, loaded.hash, loaded.model.machine.precision)
         self._begin(loaded)
         self._work_began = self._last_step = time.monotonic()
         execute = local_executor(UnitRunner(loaded.model, loaded.hash), self._control)

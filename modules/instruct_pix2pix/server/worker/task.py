@@ -143,6 +143,11 @@ class Task(ABC, Generic[S]):
     def parts(self) -> tuple[int, int]:
         """How many of the parts that a person counts are done, and how many there are."""
 
+    @property
+    def precision(self) -> str | None:
+        """The number format to compute in, one of `engine.precision.DTYPES`; None leaves it to the worker."""
+        return None
+
     def preview(self) -> Image.Image | None:
         """Return what is being made; None where there is nothing to see. Costs the caller's time."""
         return None

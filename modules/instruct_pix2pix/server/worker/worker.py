@@ -16,7 +16,7 @@ import torch
 from ...engine.edit import resolved
 from ...engine.loader import find_config
 from ...engine.model import EditModel
-from ...engine.precision import Machine
+from ...engine.precision import DTYPES, Machine
 from ...engine.process_memory import give_back
 from ...models.checkpoints import inspect, model_files
 from ...models.registry import model_hash
@@ -77,7 +77,7 @@ class Worker:
         while task := self._next():
             problem: Exception | None = None
             try:
-                task.run(self._load(task.checkpoint))
+                task.run(self._load(task.checkpoint, self._machine_for(task)))
             except Exception as error:
                 problem = error
             self.queue.end(task, problem)
@@ -94,16 +94,20 @@ class Worker:
             give_back(spare)
         return None
 
-    def _load(self, path: Path) -> LoadedModel:
-        """Return the model of this path, loaded unless it is there. Raises UserError."""
+    def _machine_for(self, task: Task[Any]) -> Machine:
+        dtype = DTYPES.get(task.precision or "")
+        return self.machine if dtype is None else replace(self.machine, dtype=dtype)
+
+    def _load(self, path: Path, machine: Machine) -> LoadedModel:
+        """Return the model of this path on this machine, loaded unless it is there. Raises UserError."""
         content = [(file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(path) if file.exists()]
         loaded = self._loaded
-        if loaded is None or (loaded.path, loaded.content) != (path, content):
+        if loaded is None or (loaded.path, loaded.content, loaded.model.machine) != (path, content, machine):
             find_config(inspect(path))  # nearly all that can be wrong shows here, before the present model goes
             loaded = None
             self._loaded = None  # two models may not fit into memory
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
-            loaded = LoadedModel(path, content, EditModel.load(path, self.machine), model_hash(path))
+            loaded = LoadedModel(path, content, EditModel.load(path, machine), model_hash(path))
             self._loaded = loaded
         return loaded
