@@ -76,8 +76,8 @@ def make_plan(
 ) -> BatchPlan:
     """Read every picture's header and decide what becomes of it.
 
-    The settings of the request are resolved already; `check` resolves those of a picture whose line in the
-    table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures, no
+    The settings of the request are resolved already; `check` resolves those of a picture that has its own sampler,
+    schedule or instruction. Raises UserError for a request that cannot be carried out: no pictures, no
     instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """
     check_folders(request)
@@ -127,7 +127,7 @@ def _item_or_refusal(
             problem = UserError("It has no instruction.")
             return RefusedPicture(name, PictureState.SKIPPED, problem, state)
         mask = None if masks is None else _mask_of(name, masks, request.masks)
-        if row.keys() & {"sampler", "schedule"}:
+        if origin != "command" or row.keys() & {"sampler", "schedule"}:
             settings = check(settings)
     except UserError as error:
         return RefusedPicture(name, PictureState.FAILED, error.bare(), state)
