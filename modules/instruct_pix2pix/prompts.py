@@ -56,8 +56,8 @@ def parse_attention(text: str) -> list[tuple[str, float]]:
 
     `(a)` weighs 1.1, `(a:1.3)` 1.3 and `[a]` 1/1.1, and they multiply when nested; a bracket left open
     reaches to the end, one never opened is text. `\(` `\)` `\[` `\]` `\\` are those characters; a backslash before
-    anything else but a letter or a digit vanishes. `BREAK` gives the piece `BREAK`; inside a weighted bracket its own weight is
-    multiplied too, which makes it a word, as in A1111.
+    anything else but a letter or a digit vanishes. `BREAK` gives the piece `BREAK`; inside a weighted bracket its own
+    weight is multiplied too, which makes it a word, as in A1111.
     """
     words: list[str] = []
     weights: list[float] = []

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from ..errors import UserError
 from ..models.registry import model_dirs, resolve
-from ..settings import KNOBS, EditSettings
-from ..text import number_text
+from ..settings import KNOBS, EditSettings, seed_notes
+from ..text import number_text, say
 
 Options = TypeVar("Options")
 
@@ -112,8 +112,11 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
 def _argument_reader(name: str) -> Callable[[str], object]:
     def read(text: str) -> object:
         try:
-            return KNOBS[name].parse(text)
+            value = KNOBS[name].parse(text)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+        for note in seed_notes(text) if name == "seed" else ():
+            say(note)
+        return value
 
     return read
