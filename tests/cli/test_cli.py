@@ -243,3 +243,40 @@ def test_the_command_runs_as_a_program_of_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.png").exists()
+
+
+# --- where what is told cannot be shown ---
+
+
+def batch_of_odd_names(**streams) -> subprocess.Popen:
+    """Begin a batch of three pictures whose names few terminals can show, in a process of its own."""
+    folder = Path("odd")
+    folder.mkdir()
+    for name in ("\U0001f3e0.png", os.fsdecode(b"caf\xe9.png"), "plain.png"):
+        (folder / name).write_bytes(EXAMPLE.read_bytes())
+    words = ["batch", "odd", "out", "make it winter", "--steps", "2", "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "modules"), "PYTHONIOENCODING": "cp1252"}
+    return subprocess.Popen([sys.executable, "-m", "instruct_pix2pix.cli.main", *words], env=env, **streams)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_names_that_a_terminal_cannot_show_end_no_batch():
+    with batch_of_odd_names(stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and b"3 done" in err and b"Traceback" not in err
+    assert len(out.splitlines()) == 3 and b"\\U0001f3e0.png" in out
+    assert {os.fsencode(path.name) for path in Path("out").glob("*.png")} == {
+        "\U0001f3e0.png".encode(),
+        b"caf\xe9.png",
+        b"plain.png",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_readers_that_have_gone_end_no_batch():
+    with batch_of_odd_names(stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+        assert process.wait(300) == 0
+    assert len(list(Path("out").glob("*.png"))) == 3
