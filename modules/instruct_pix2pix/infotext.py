@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import UserError
 from .settings import KNOBS, EditSettings, seed_notes
-from .text import number_text
+from .text import number_text, writable
 
 NEGATIVE = "Negative prompt:"
 
@@ -168,7 +168,7 @@ def _compose(settings: EditSettings, fields: Mapping[str, Any]) -> str:
 def _quoted(value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = number_text(value)
-    text = str(value).encode("utf-8", "replace").decode()  # a file name may hold bytes that are not text
+    text = writable(str(value))
     # The last three conditions go beyond the web UI's writer; its reader needs them all the same.
     if re.search(r"[,:\n]", text) or not text or text != text.strip() or text[0] == '"':
         return json.dumps(text, ensure_ascii=False)

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def writable(text: str) -> str:
+    """Return text with '?' for bytes of a file name that are not text, which no file or answer in UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def reason_of(error: Exception) -> str:
     """Return the message of an error in at most 120 characters that are safe for a terminal."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

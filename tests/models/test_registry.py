@@ -231,6 +231,15 @@ def test_a_catalog_asks_for_more_of_a_name_that_several_models_have(tmp_path):
         Catalog([tmp_path]).find("paint")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_a_model_whose_name_is_not_text_has_a_name_that_can_be_written(tmp_path):
+    wanted = write(tmp_path / os.fsdecode(b"caf\xe9.safetensors"), EDIT)
+    assert names(tmp_path) == ["caf?", "demo"]
+    for name in ("caf?", wanted.name, wanted.stem):
+        assert resolve(name, [tmp_path]) == wanted
+    assert [entry.name for entry in Catalog([], wanted).entries] == ["caf?", "demo"]
+
+
 def test_a_catalog_takes_no_part_of_a_name_for_another_model(tmp_path):
     write(tmp_path / "paint-v2.safetensors", EDIT)
     with pytest.raises(UserError, match="no model 'paint'"):

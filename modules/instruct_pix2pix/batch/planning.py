@@ -17,7 +17,7 @@ from ..images import WRITABLE
 from ..infotext import parse
 from ..settings import SEEDS, EditSettings
 from .animation import ANIMATED, PictureHeader, read_header
-from .instruction_table import match, plain_name, read_instructions, sidecar_of
+from .instruction_table import InstructionTable, match, plain_name, read_instructions, sidecar_of
 from .journal import PictureState
 from .units import Item
 
@@ -69,6 +69,8 @@ class BatchPlan:
     refused: tuple[RefusedPicture, ...]
     origins: Mapping[str, int]
     """How many pictures have their instruction from each source: 'table', 'sidecar', 'infotext', 'command'."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the request was read, a sentence each."""
 
 
 def make_plan(
@@ -85,8 +87,8 @@ def make_plan(
     if not names:
         nothing = ("There are no pictures in ", request.input.name or request.input)
         raise UserError(*nothing, ".") if request.recursive else UserError(*nothing, remedy=Remedy.LOOK_INTO_FOLDERS)
-    table = read_instructions(request.instructions) if request.instructions else {}
-    rows, unmatched = match(table, names, request.instructions)
+    table = read_instructions(request.instructions) if request.instructions else InstructionTable({})
+    rows, unmatched = match(table.rows, names, request.instructions)
     masks = _by_name(request.masks) if request.masks else None
     refused += [RefusedPicture(name, PictureState.FAILED, problem) for name, problem in unmatched]
     origins: Counter[str] = Counter()
@@ -105,7 +107,7 @@ def make_plan(
     outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
-    return BatchPlan(items, tuple(refused), origins)
+    return BatchPlan(items, tuple(refused), origins, table.notes)
 
 
 def _item_or_refusal(

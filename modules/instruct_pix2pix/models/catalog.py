@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..text import writable
 from .checkpoints import inspect
 from .registry import ModelEntry, find_models, named
 
@@ -21,7 +22,8 @@ class Catalog:
         self.dirs = tuple(dirs)
         self._first: list[ModelEntry] = []
         if chosen is not None:
-            self._first = [ModelEntry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)]
+            name = writable(chosen.stem if chosen.is_file() else chosen.name)
+            self._first = [ModelEntry(name, chosen, inspect(chosen), None)]
         self._entries: tuple[ModelEntry, ...] = ()
         self.refresh()
 

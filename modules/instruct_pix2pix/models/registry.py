@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import replacing
 from ..paths import DATA, PACKAGE, checkout_of, home_of
+from ..text import writable
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
 
 DEMO = DATA / "demo" / "demo.safetensors"
@@ -56,7 +57,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     """
     seen: set[str] = set()
     found = [(folder, path) for folder in dirs for path in _paths(folder, seen)]
-    short = [_relative(folder, path) for folder, path in found]
+    short = [writable(_relative(folder, path)) for folder, path in found]
     long = [name + path.suffix if path.is_file() else name for name, (_, path) in zip(short, found, strict=True)]
     count = Counter(name.casefold() for name in ["demo", *short])
     count_long = Counter(name.casefold() for name in long)
@@ -64,7 +65,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     for (_, path), name, with_suffix in zip(found, short, long, strict=True):
         if count[name.casefold()] > 1:
             clash = with_suffix == "demo" or count_long[with_suffix.casefold()] > 1
-            name = str(path.absolute()) if clash else with_suffix
+            name = writable(str(path.absolute())) if clash else with_suffix
         entries.append(_entry(name, path))
     return [*sorted(entries, key=lambda entry: (entry.name.casefold(), entry.name)), _entry("demo", DEMO)]
 
@@ -183,7 +184,7 @@ def _matches(text: str, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
 
 def _spellings(text: str) -> list[str]:
     """Return a name as it is compared, and without the hash behind it; none that is empty."""
-    whole = text.strip().replace("\\", "/").casefold()
+    whole = writable(text).strip().replace("\\", "/").casefold()
     return list(filter(None, dict.fromkeys([whole, re.sub(r"\s*\[[0-9a-f]*\]$", "", whole)])))
 
 
