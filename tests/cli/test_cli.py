@@ -71,6 +71,15 @@ def test_several_results_get_numbers_and_seeds_of_their_own(capsys):
     assert all(f["rows"] == 12 and f["size"] == [96, 96] and f["seconds"] > 0 for f in facts)
 
 
+def test_a_seed_of_64_bits_is_used_by_its_remainder_and_said_so(capsys):
+    words = ["--steps", "2", "--seed", str(2**64 - 1)]
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "a.png", "--json", *words]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["seed"] == 2**32 - 1
+    assert "18446744073709551615" in told.err and "4294967295 was used" in told.err
+    assert "Seed: 4294967295," in (read_infotext(Path("a.png")) or "")
+
+
 def test_image_cfg_of_one_saves_a_third_of_the_work(capsys):
     main.main(["edit", str(EXAMPLE), "make it winter", "--image-cfg", "1", "--json", *QUICK])
     assert json.loads(capsys.readouterr().out)["rows"] == 8
@@ -243,6 +252,19 @@ def test_the_command_runs_as_a_program_of_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.png").exists()
+
+
+def test_a_batch_that_goes_on_says_how_many_lines_of_its_journal_it_passed_over(capsys):
+    Path("in").mkdir()
+    (Path("in") / "a.png").write_bytes(EXAMPLE.read_bytes())
+    words = ["batch", "in", "out", "make it winter", "--steps", "2"]
+    assert main.main(words) == 0
+    with Path("out", "batch.jsonl").open("a") as journal:
+        journal.write('{"name": "a.png", "state": "done", "seeds": [1e999]}\n[]\n')
+    capsys.readouterr()
+    assert main.main(words) == 0
+    told = capsys.readouterr().err
+    assert "2 lines of batch.jsonl could not be read" in told and "1 done before" in told
 
 
 # --- where what is told cannot be shown ---

@@ -144,9 +144,9 @@ def _entry(name: str, path: Path) -> ModelEntry:
     try:
         return ModelEntry(name, path, inspect(path), None)
     except UserError as error:
-        return ModelEntry(name, path, None, str(error))
+        return ModelEntry(name, path, None, writable(str(error)))
     except OSError as error:
-        return ModelEntry(name, path, None, f"'{path.name}' cannot be read: {error.strerror}.")
+        return ModelEntry(name, path, None, writable(f"'{path.name}' cannot be read: {error.strerror}."))
 
 
 # --- names ---

@@ -16,7 +16,6 @@ from ...batch.planning import BatchRequest, check_folders
 from ...engine.edit import resolved
 from ...errors import UserError
 from ...models.catalog import Catalog
-from ...settings import seed_notes
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
 from ..worker.folder_task import FolderStatus, FolderTask
@@ -69,8 +68,6 @@ class BatchHandlers:
             self.worker.queue.enqueue(task)
         except UserError as error:
             return self._problem(str(error))
-        for note in seed_notes(data[self.layout.form["seed"]]):
-            gr.Warning(note)
         return self._begun(task)
 
     def retry(self, task_id: str | None) -> Updates:

@@ -13,7 +13,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
-from ...settings import EditSettings, seed_notes
+from ...settings import EditSettings
 from ..pictures import read_picture
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
@@ -58,8 +58,6 @@ class EditHandlers:
             task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
-        for note in seed_notes(data[layout.form["seed"]]):
-            gr.Warning(note)
         self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
 
