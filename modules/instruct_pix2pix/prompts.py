@@ -255,16 +255,25 @@ def _show(nodes: list[Node], step: int) -> str:
 
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
+_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 _WHOLE = re.compile(r"\d+\.?\s*$")
 
 
 def split_and(text: str) -> list[tuple[str, float]]:
     """Return the sub-prompts between the words AND with their weights: `a :0.5` weighs 0.5, else 1.
 
-    Raises UserError for a weight beyond MOST_WEIGHT. Composable Diffusion, arXiv 2206.01714.
+    What asks for a LoRA or the like is left out, as in the web UI; see `network_notes`. Raises UserError for a weight
+    beyond MOST_WEIGHT. Composable Diffusion, arXiv 2206.01714.
     """
+    text = _NETWORK.sub("", text)
     parts = [text] if _in_capitals(text) else _AND.split(text)
     return [_weighted(part) for part in parts] if len(parts) > 1 else [(text.rstrip(), 1.0)]
+
+
+def network_notes(text: str) -> list[str]:
+    """Return a sentence where a prompt asks for a LoRA or the like, '<lora:name:1>': there are none here."""
+    found = _NETWORK.findall(text)
+    return [f"{', '.join(found)[:200]} had no effect: there are no such networks here."] if found else []
 
 
 def _weighted(part: str) -> tuple[str, float]:

@@ -256,6 +256,14 @@ def test_a_text_beside_a_picture_is_read_as_windows_writes_it(tmp_path: Path) ->
     assert asked(tmp_path) == {"a.png": "n\u00e4her"}
 
 
+def test_a_lora_in_an_instruction_is_told_of_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        add(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("night <lora:x:1>")
+    (note,) = plan(tmp_path).notes
+    assert note.startswith("<lora:x:1> had no effect")
+
+
 def test_an_instruction_with_weights_beyond_reason_fails_alone(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         add(tmp_path / name)

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.prompts import for_host, negative_for_host, parse_attention, schedule, split_and
+from instruct_pix2pix.prompts import for_host, negative_for_host, network_notes, parse_attention, schedule, split_and
 
 ATTENTION: list[tuple[str, list[tuple[str, float]]]] = [
     ("plain words", [("plain words", 1.0)]),
@@ -311,6 +311,14 @@ def test_and_and_break_are_words_of_a_prompt_in_capitals():
     assert split_and(text) == [(text, 1.0)]
     assert parse_attention(text) == [("BREAK THE WINDOW AND ADD A ", 1.0), ("RED", 1.2), (" CAT", 1.0)]
     assert len(split_and("snow AND ICE")) == 2
+
+
+def test_what_asks_for_a_lora_is_left_out_and_told_of():
+    text = "a <lora:night:0.6> cat AND a <b> dog<hypernet:x> :0.5"
+    assert split_and(text) == [("a  cat", 1.0), (" a <b> dog", 0.5)]
+    assert network_notes("a <b> dog") == []
+    (note,) = network_notes(text)
+    assert note.startswith("<lora:night:0.6>, <hypernet:x> had no effect")
 
 
 def test_a_backslash_before_a_letter_or_a_digit_is_text():

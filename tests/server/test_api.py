@@ -338,9 +338,10 @@ def test_the_opaque_part_of_a_transparent_mask_is_edited(server):
 
 
 def test_what_does_nothing_is_said_to_do_nothing(server):
-    answer = server.post("img2img", **quick(width=64, alwayson_scripts={"ControlNet": {"args": []}}, tiling=True))
+    ask = {"prompt": "a <lora:x:1>", "alwayson_scripts": {"ControlNet": {"args": []}}, "tiling": True}
+    answer = server.post("img2img", **quick(width=64, **ask))
     notes = " ".join(json.loads(answer.json()["info"])["notes"])
-    assert "ControlNet" in notes and "tiling" in notes
+    assert "ControlNet" in notes and "tiling" in notes and "<lora:x:1>" in notes
 
 
 def test_results_are_saved_and_sent_as_asked(server):

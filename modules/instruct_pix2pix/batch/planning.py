@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import Remedy, UserError
 from ..images import WRITABLE
 from ..infotext import parse
+from ..prompts import network_notes
 from ..settings import SEEDS, EditSettings
 from .animation import ANIMATED, PictureHeader, read_header
 from .instruction_table import InstructionTable, match, plain_name, read_instructions, sidecar_of
@@ -107,7 +108,13 @@ def make_plan(
     outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
-    return BatchPlan(items, tuple(refused), origins, table.notes)
+    return BatchPlan(items, tuple(refused), origins, (*table.notes, *_network_notes(request, items)))
+
+
+def _network_notes(request: BatchRequest, items: Iterable[Item]) -> list[str]:
+    """Return a sentence where instructions of their own ask for what is not here, with the first of them."""
+    own = (item.settings.instruction for item in items if item.settings.instruction != request.settings.instruction)
+    return next(filter(None, map(network_notes, own)), [])
 
 
 def _item_or_refusal(

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from ...engine.edit import settings_here
 from ...errors import UserError
 from ...images import Picture
+from ...prompts import network_notes
 from ...settings import EditSettings, seed_notes
 from ..pictures import read_picture
 from ..worker.edit_task import EditRequest
@@ -37,6 +38,7 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     entry, settings, notes = options.with_changes(body.override_settings or {})
     settings, said = _settings_of(body, settings)
     notes += said
+    notes += network_notes(settings.instruction)
     names = ", ".join(ascii(name[:60]) for name in body.alwayson_scripts or {})
     if names:
         notes.append(f"There are no scripts here: {names} had no effect.")

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from ...prompts import network_notes
 from ...settings import KNOBS, seed_notes
 from . import html
 from .batch_handlers import BatchHandlers
@@ -96,7 +97,9 @@ def _task_events(
             return updates
         seed = layout.form["seed"]
         if notes := seed_notes(data[seed]):
-            updates |= {seed: KNOBS["seed"].check(data[seed]), layout.progress: html.line(" ".join(notes))}
+            updates[seed] = KNOBS["seed"].check(data[seed])
+        if notes := notes + network_notes(data[layout.form["instruction"]] or ""):
+            updates[layout.progress] = html.line(" ".join(notes))
         return {**updates, memory.settings: remembered(layout, data)}
 
     def show(task_id: str, selected: int | None, request: gr.Request) -> Updates:
