@@ -407,7 +407,7 @@ BAD = {
     "image cfg": ({"image_cfg_scale": -1}, "Image CFG"),
     "steps": ({"steps": 0}, "Steps"),
     "wrong kind": ({"steps": "many"}, "steps"),
-    "seed": ({"seed": 2**40}, "Seed"),
+    "seed": ({"seed": -2}, "Seed"),
     "too many": ({"n_iter": 100_000}, "Count"),
     "batch": ({"batch_size": -1}, "Batch size"),
     "too many pixels": ({"n_iter": 1000, "width": 4096, "height": 4096}, "too many"),
