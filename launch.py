@@ -36,8 +36,9 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
-    """Print one line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line on stderr, where somebody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def python_problem(version: tuple[int, ...], is_64bit: bool = True) -> str | None:
@@ -79,7 +80,8 @@ def own_environment() -> Path:
 def run_inside(python: Path, argv: list[str]) -> int:
     """Start this file again with `python` and return its exit status (POSIX: this process becomes it)."""
     command = [str(python), str(ROOT / "launch.py"), *argv]
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # pythonw has no stdout
+        sys.stdout.flush()
     if os.name == "posix":
         os.execv(command[0], command)
     process = subprocess.Popen(command)

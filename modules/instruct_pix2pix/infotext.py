@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError
-from .settings import KNOBS, EditSettings
-from .text import number_text
+from .settings import KNOBS, EditSettings, seed_notes
+from .text import number_text, writable
 
 NEGATIVE = "Negative prompt:"
 
@@ -37,6 +37,15 @@ EXACT = {"instruction": "Exact prompt", "negative": "Exact negative prompt"}
 # A name is tried only where a run of its letters begins, so that hostile text is read as fast as any.
 FIELD = re.compile(r'(?<![\w \-/])[ \-/]*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
+# What shows that a line holds settings: these names, and of words that plain text has too those with such values.
+SETTINGS = re.compile(
+    r"(?:Sampler|Schedule type|CFG scale|Image CFG scale|Model hash|Denoising strength): .*"
+    r"|(?:Steps|Seed): -?[0-9.]+|Size: [0-9]+x[0-9]+"
+)
+
+# A line that an extension of the web UI writes below the settings: 'Template: …', 'Negative Template: …'.
+BELOW = re.compile(r"([A-Z][\w \-/]*):\s*(.*)")
+
 # Before 1.9 the web UI wrote the schedule into the sampler's name: 'DPM++ 2M Karras'.
 OLD_SAMPLER = re.compile(r"(.+) (Karras|Exponential|Polyexponential)", re.IGNORECASE)
 
@@ -62,7 +71,7 @@ def build(
     """Write the text of the picture with this seed; `size` is its (width, height) in pixels.
 
     `extra` adds fields at the end (None is left out). Raises ValueError for a field name that the
-    web UI could not read back, UserError for a seed out of range.
+    web UI could not read back, UserError for a seed that is none.
     """
     one = settings.for_image(seed)
     fields: dict[str, Any] = dict.fromkeys(ORDER)
@@ -81,12 +90,12 @@ def build(
 
 
 def parse(text: str) -> Infotext:
-    """Parse a 'parameters' text by the web UI's rules; any text gives a result."""
-    *lines, last = text.strip().split("\n")
-    found = FIELD.findall(last)
-    if len(found) < 3:
-        lines.append(last)
-        found = []
+    """Parse a 'parameters' text by the web UI's rules; any text gives a result.
+
+    Two rules are stricter than the web UI's, which takes any last line with three pairs for the settings: they have to
+    have names or values of settings, and may stand above the lines of an extension, which become fields of their own.
+    """
+    lines, found = _split(text.strip().split("\n"))
     prompts: dict[str, list[str]] = {"instruction": [], "negative": []}
     current = "instruction"
     for line in map(str.strip, lines):
@@ -99,8 +108,27 @@ def parse(text: str) -> Infotext:
     return Infotext(exact["instruction"], exact["negative"], fields)
 
 
+def _split(lines: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the lines of the prompts, and the fields below them as they are written."""
+    for place in range(len(lines) - 1, -1, -1):
+        fields = FIELD.findall(lines[place].strip())
+        if len(fields) < 3 or sum(SETTINGS.fullmatch(f"{name}: {value}") is not None for name, value in fields) < 2:
+            continue
+        below: list[tuple[str, str]] = []
+        for line in filter(None, map(str.strip, lines[place + 1 :])):
+            named = None if line.startswith(NEGATIVE) else BELOW.fullmatch(line)
+            if named:
+                below.append((named[1], named[2]))
+            elif below:
+                below.append((below[-1][0], f"{below.pop()[1]}\n{line}"))
+            else:
+                return lines, []
+        return lines[:place], [*fields, *below]
+    return lines, []
+
+
 def settings_from(text: str) -> tuple[EditSettings, tuple[str, ...]]:
-    """Return the settings in a text that are valid, and one sentence for each value that was left out.
+    """Return the settings in a text that are valid, and one sentence for each value that was left out or changed.
 
     Fields that are not a setting of an edit are ignored.
     """
@@ -118,6 +146,7 @@ def settings_from(text: str) -> tuple[EditSettings, tuple[str, ...]]:
             continue
         try:
             values[name] = knob.parse(word)
+            left_out += seed_notes(word) if name == "seed" else []
         except UserError as error:
             left_out.append(str(error))
     return EditSettings(**values), tuple(left_out)
@@ -139,7 +168,7 @@ def _compose(settings: EditSettings, fields: Mapping[str, Any]) -> str:
 def _quoted(value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = number_text(value)
-    text = str(value).encode("utf-8", "replace").decode()  # a file name may hold bytes that are not text
+    text = writable(str(value))
     # The last three conditions go beyond the web UI's writer; its reader needs them all the same.
     if re.search(r"[,:\n]", text) or not text or text != text.strip() or text[0] == '"':
         return json.dumps(text, ensure_ascii=False)

@@ -16,6 +16,7 @@ from .errors import UserError
 from .models.checkpoints import inspect
 from .settings import KNOBS, Knob
 from .templates import TEMPLATES
+from .text import writable
 
 IN_BROWSER = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
 """The argument of an event that takes JavaScript."""
@@ -132,4 +133,4 @@ def describe(path: Path | None) -> tuple[bool, str]:
 
 def line(text: str, *, found: bool = False) -> str:
     """Return a sentence as the status shows it, in HTML."""
-    return f'<p class="{"ip2p-found" if found else "ip2p-other"}">{html.escape(text)}</p>'
+    return f'<p class="{"ip2p-found" if found else "ip2p-other"}">{html.escape(writable(text))}</p>'

@@ -2,12 +2,17 @@
 
 A prompt is read from the outside in: `split_and` gives the sub-prompts, `schedule` the text of each at every
 step, `parse_attention` the weight of every piece of such a text. The results are those of the AUTOMATIC1111
-web UI, its oddities included, so that a prompt written for it means the same here.
+web UI, its oddities included, so that a prompt written for it means the same here. Where it would misread plain
+English, the English goes first, and `for_host` writes the prompt so that the web UI reads it in this way too:
+
+- a number after a ':' is a weight only up to MOST_WEIGHT, and not where it is a time or a ratio, `10:30` or `16:9`;
+- a prompt without AND has no weight at its end;
+- AND and BREAK are words of a prompt that is all in capitals;
+- a backslash before a letter or a digit is text, as in a path.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Union
@@ -17,6 +22,17 @@ from .errors import UserError
 BREAK = ("BREAK", -1.0)
 """What `parse_attention` returns where a new 75-token chunk begins."""
 
+MOST_WEIGHT = 10
+"""The largest weight, of either sign; a larger number is none."""
+
+_KEYWORD = re.compile(r"\b(?:AND|BREAK)\b")
+
+
+def _in_capitals(text: str) -> bool:
+    """Whether AND and BREAK stand among other words in capitals, and none in small letters."""
+    return _KEYWORD.sub("", text).isupper()
+
+
 # --- (attention:1.2) ---------------------------------------------------------------------------------
 
 _STRONGER = 1.1
@@ -24,10 +40,11 @@ _WEAKER = 1 / 1.1
 
 _ATTENTION = re.compile(
     r"""
-      (?P<escape> \\ (?P<literal> [\\()\[\]]? ) )
-    | (?P<weight> : \s* (?P<value> [+-]? (?: \d+ (?: \.\d* )? | \.\d+ ) ) \s* \) )
+      (?P<escape> \\ (?P<literal> [\\()\[\]] | (?![^\W_]) ) )
+    | (?P<weight> (?: (?<!\d): | :(?!\d+\s*\)) )
+                  \s* (?P<value> [+-]? (?: 0* (?: \d (?: \.\d* )? | 10 (?: \.0* )? ) | \.\d+ ) ) \s* \) )
     | (?P<bracket> [()\[\]] )
-    | (?P<text> [^\\()\[\]:]+ | : )
+    | (?P<text> [^\\()\[\]:]+ | : | \\ )
     """,
     re.VERBOSE,
 )
@@ -38,9 +55,9 @@ def parse_attention(text: str) -> list[tuple[str, float]]:
     r"""Return the pieces of `text` with their weights; neighbours of equal weight are one piece.
 
     `(a)` weighs 1.1, `(a:1.3)` 1.3 and `[a]` 1/1.1, and they multiply when nested; a bracket left open
-    reaches to the end, one never opened is text. `\(` `\)` `\[` `\]` `\\` are those characters, any other
-    backslash vanishes. `BREAK` gives the piece `BREAK`; inside a weighted bracket its own weight is
-    multiplied too, which makes it a word, as in A1111.
+    reaches to the end, one never opened is text. `\(` `\)` `\[` `\]` `\\` are those characters; a backslash before
+    anything else but a letter or a digit vanishes. `BREAK` gives the piece `BREAK`; inside a weighted bracket its own
+    weight is multiplied too, which makes it a word, as in A1111.
     """
     words: list[str] = []
     weights: list[float] = []
@@ -54,6 +71,7 @@ def parse_attention(text: str) -> list[tuple[str, float]]:
         words.append(word)
         weights.append(weight)
 
+    in_capitals = _in_capitals(text)
     for found in _ATTENTION.finditer(text):
         token = found.group()
         if found["escape"] is not None:
@@ -67,7 +85,7 @@ def parse_attention(text: str) -> list[tuple[str, float]]:
         elif token == "]" and opened["["]:
             multiply("[", _WEAKER)
         else:
-            for n, part in enumerate(_split_at_break(token)):
+            for n, part in enumerate([token] if in_capitals else _split_at_break(token)):
                 if n:
                     add(*BREAK)
                 add(part)
@@ -237,21 +255,77 @@ def _show(nodes: list[Node], step: int) -> str:
 
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
+_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+_WHOLE = re.compile(r"\d+\.?\s*$")
 
 
 def split_and(text: str) -> list[tuple[str, float]]:
     """Return the sub-prompts between the words AND with their weights: `a :0.5` weighs 0.5, else 1.
 
-    Raises UserError for a weight too large to be a number. Composable Diffusion, arXiv 2206.01714.
+    What asks for a LoRA or the like is left out, as in the web UI; see `network_notes`. Raises UserError for a weight
+    beyond MOST_WEIGHT. Composable Diffusion, arXiv 2206.01714.
     """
-    return [_weighted(part) for part in _AND.split(text)]
+    text = _NETWORK.sub("", text)
+    parts = [text] if _in_capitals(text) else _AND.split(text)
+    return [_weighted(part) for part in parts] if len(parts) > 1 else [(text.rstrip(), 1.0)]
+
+
+def network_notes(text: str) -> list[str]:
+    """Return a sentence where a prompt asks for a LoRA or the like, '<lora:name:1>': there are none here."""
+    found = _NETWORK.findall(text)
+    return [f"{', '.join(found)[:200]} had no effect: there are no such networks here."] if found else []
 
 
 def _weighted(part: str) -> tuple[str, float]:
     head, colon, tail = part.rpartition(":")
-    if not colon or not _NUMBER.fullmatch(tail.strip()):
+    if not colon or not _NUMBER.fullmatch(tail.strip()) or (head[-1:].isdigit() and _WHOLE.match(tail)):
         return part.rstrip(), 1.0
     weight = float(tail)
-    if not math.isfinite(weight):
-        raise UserError("The weight of a sub-prompt (the number after its ':') is too large; use one near 1.")
+    if abs(weight) > MOST_WEIGHT:
+        raise UserError(
+            f"The weight of a sub-prompt (the number after its ':') is {tail.strip()[:20]}, but must lie between "
+            f"{-MOST_WEIGHT} and {MOST_WEIGHT}: use one near 1, or write the number without a ':'."
+        )
     return head.rstrip(), weight
+
+
+# --- the same for the web UI's own parser ------------------------------------------------------------
+
+_HOST_AND_WEIGHT = re.compile(r":\s*[+-]?(?:\d+\.?|\d*\.\d+)\s*$")
+_HOST_NUMBER = re.compile(r":\s*[+-]?[.\d]+(?=\s*\))")
+
+
+def for_host(text: str) -> str:
+    """Return a prompt that the web UI's own parser reads as this module reads `text`; nearly always `text` itself.
+
+    Raises UserError as `split_and` does.
+    """
+    parts = _AND.split(negative_for_host(text))
+    for n, part in enumerate(parts):
+        weighted = len(parts) > 1 and _weighted(part)[0] != part.rstrip()
+        if _HOST_AND_WEIGHT.search(part) and not weighted:
+            parts[n] = f"{part.rstrip()} :1{' ' * (n + 1 < len(parts))}"
+    return "AND".join(parts)
+
+
+def negative_for_host(text: str) -> str:
+    """Do the same for a text in which AND is a word."""
+    if _in_capitals(text):
+        text = _KEYWORD.sub(lambda found: found[0].lower(), text)  # CLIP knows no capitals
+    written: list[str] = []
+    opened = done = 0
+    for found in _ATTENTION.finditer(text):
+        token, start = found.group(), found.start()
+        if start < done:
+            continue
+        number = _HOST_NUMBER.match(text, start) if token == ":" and opened else None
+        if number is not None:  # text to us; the web UI takes the last weight of a bracket
+            token, done = f"{number[0]}:{_STRONGER}", number.end()
+        elif token == "\\" and found["text"] is not None:
+            token = "\\\\"
+        elif token == "(":
+            opened += 1
+        elif token.endswith(")") and found["escape"] is None:
+            opened = max(0, opened - 1)
+        written.append(token)
+    return "".join(written)

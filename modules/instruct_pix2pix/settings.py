@@ -150,8 +150,31 @@ def _check_size(value: object) -> str:
     return "x".join(map(str, sides))
 
 
+def _check_seed(value: object) -> int:
+    """Return -1, or the remainder by SEEDS, as torch's generator on the CPU takes it. Raises UserError."""
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < -1:
+        raise UserError(f"Seed is {_shown(value)}, but must be a whole number from 0, or -1: choose one of them.")
+    return -1 if number == -1 else int(number) % SEEDS
+
+
+def seed_notes(asked: float | str | None) -> list[str]:
+    """Return a sentence where a seed, a number or its text, is used by its remainder; nothing where as it is."""
+    try:
+        word = str(asked)
+        used = KNOBS["seed"].parse(word)
+    except (UserError, ValueError):
+        return []
+    if used == -1 or float(word) < SEEDS:
+        return []
+    return [f"Seed {word.strip()[:40]} is longer than 32 bits: {used} was used, its remainder by {SEEDS}."]
+
+
 def _shown(value: object) -> str:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        shown = "a number of thousands of digits"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -222,6 +245,7 @@ class EditSettings:
         step=1,
         infotext="Seed",
         flag="--seed",
+        rule=_check_seed,  # longer ones, as other programs have, are taken by their remainder
     )
     count: int = knob(
         1,
@@ -322,7 +346,7 @@ class EditSettings:
         return [(first + index) % SEEDS for index in range(self.count)]
 
     def for_image(self, seed: int) -> EditSettings:
-        """Return the settings of the picture with this seed (0 to 2**32 - 1), with the scales that it draws, if any."""
+        """Return the settings of the picture with this seed, with the scales that it draws, if any."""
         chosen = replace(self, seed=seed, randomize_cfg=False)
         if not self.randomize_cfg:
             return chosen

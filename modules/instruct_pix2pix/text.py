@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sys
+from collections.abc import Iterator
+from typing import TextIO, cast
 
 
 def printable(text: str) -> str:
     """Return text with '?' for control characters, which could upset a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def writable(text: str) -> str:
+    """Return text with '?' for bytes of a file name that are not text, which no file or answer in UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def reason_of(error: Exception) -> str:
@@ -25,5 +34,66 @@ def number_text(value: float) -> str:
 
 
 def say(line: str) -> None:
-    """Tell a person at the terminal: on stderr, at once."""
+    """Tell a person at the terminal: on stderr, at once. See `telling_ends_nothing`."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def telling_ends_nothing() -> Iterator[None]:
+    """Let nothing that is written to stdout and stderr raise: a door opens this around all that it does.
+
+    Letters that a terminal cannot show, and bytes of file names that are not text, become an escape such as '\\xe9'.
+    Where nobody reads (a closed pipe, a full disk, no console at all) what is told is lost, and the work goes on.
+    """
+    before = sys.stdout, sys.stderr
+    streams = _TellingStream(sys.stdout), _TellingStream(sys.stderr)
+    sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in streams:
+            stream.finish()
+
+
+class _TellingStream:
+    """A text stream in front of another, or of None, that raises nothing when it is written to."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                try:
+                    self._stream.write(text)
+                except UnicodeEncodeError:
+                    self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.flush()
+
+    def finish(self) -> None:
+        """Write what is left; where that fails, let Python not fail in the same way when it ends, with status 120."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

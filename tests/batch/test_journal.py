@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from instruct_pix2pix.batch.driver import Ended, Event, ModelFacts, run_batch
+from instruct_pix2pix.batch.driver import Ended, Event, ModelFacts, Planned, run_batch
 from instruct_pix2pix.batch.journal import NAME, Journal, JournalEntry, PictureState, entries_of
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.batch.units import Control, Item, Result, ResultRequest, Unit
@@ -74,16 +74,68 @@ def test_a_line_cut_short_anywhere_costs_that_line_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ["[]", "null", "{}", '{"name": "a", "state": "odd"}', '{"started": [[1]]}', "\0\0\0", '{"run": 3}']
+    "line",
+    [
+        "[]",
+        "null",
+        "7",
+        "{}",
+        '{"name": "a", "state": "odd"}',
+        '{"name": "a", "state": []}',
+        '{"name": {}, "state": "done"}',
+        '{"name": "a", "state": "done", "outputs": "abc"}',
+        '{"name": "a", "state": "done", "outputs": ["../a.png"]}',
+        '{"name": "a", "state": "done", "outputs": ["/a.png"]}',
+        '{"name": "a", "state": "done", "outputs": ["a\\u0000.png"]}',
+        '{"name": "a", "state": "done", "seeds": [1e999]}',
+        '{"name": "a", "state": "done", "seeds": [-5]}',
+        '{"name": "a", "state": "done", "size": [NaN, 8]}',
+        '{"name": "a", "state": "done", "size": [8]}',
+        '{"name": "a", "state": "done", "size": {"0": 8, "1": 8}}',
+        '{"name": "a", "state": "done", "rows": 1e999}',
+        '{"name": "a", "state": "done", "rows": ' + "9" * 5000 + "}",
+        '{"name": "a", "state": "done", "seconds": Infinity}',
+        '{"name": "a", "state": "done", "seconds": "long"}',
+        '{"name": "a", "state": "done", "notes": {"a": 1}}',
+        '{"started": [[1]]}',
+        '{"started": [1], "replacing": []}',
+        '{"started": 5, "replacing": []}',
+        '{"started": [["a", 1e999, "f", true]], "replacing": []}',
+        '{"started": [["a", -1, "f", true]], "replacing": []}',
+        '{"started": [["a", 0, "f", true]], "replacing": 5}',
+        '{"started": [["a", 0, "f", true]]}',
+        "\0\0\0",
+        '{"run": 3}',
+        '{"run": {"seed": 1e999}}',
+        '{"run": {"seed": "7"}}',
+        "[" * 100_000,
+    ],
 )
 def test_lines_that_make_no_sense_are_passed_over(tmp_path: Path, line: str) -> None:
     with Journal(tmp_path, {}) as journal:
         journal.add(JournalEntry("z.png", PictureState.DONE, "f"))
         seed = journal.run_seed
     with (tmp_path / NAME).open("a") as file:
-        file.write(line + "\n")
+        file.write(line + "\n\n")
     with Journal(tmp_path, {}) as journal:
         assert set(journal.latest) == {"z.png"} and journal.run_seed == seed
+        assert journal.units == []
+        (note,) = journal.notes
+        assert note.startswith("A line of batch.jsonl")
+    assert [entry.name for entry in entries_of(tmp_path)] == ["z.png"]
+
+
+def test_a_run_that_goes_on_says_how_many_lines_it_passed_over(tmp_path: Path) -> None:
+    request = folder_of_then(tmp_path)
+    (request.output / NAME).write_text(WRITTEN_BEFORE + '[]\n{"run": {"seed": 1e999}}\nnothing\n')
+    events: list[Event] = []
+    control = Control()
+    control.stop()
+    run_batch(
+        request, ModelFacts(96, 8, "0123456789"), lambda _: (r for r in ()), report=events.append, control=control
+    )
+    (planned,) = [event for event in events if isinstance(event, Planned)]
+    assert planned.plan.notes == ("3 lines of batch.jsonl could not be read and were passed over.",)
 
 
 def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:

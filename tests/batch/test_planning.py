@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from instruct_pix2pix.batch.instruction_table import read_instructions
+from instruct_pix2pix.batch.instruction_table import InstructionTable, read_instructions
 from instruct_pix2pix.batch.planning import BatchPlan, BatchRequest, find_pictures, make_plan, output_names
 from instruct_pix2pix.batch.units import StartedResult, make_units
 from instruct_pix2pix.engine.edit import resolved
@@ -165,7 +165,7 @@ def test_a_text_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
 def test_tables_are_read_as_people_write_them(tmp_path: Path, text: str) -> None:
     (tmp_path / "t").write_text("\ufeff" + text, "utf-8")
     row = {"instruction": "first, then second", "text_cfg": 9.0, "steps": 3}
-    assert read_instructions(tmp_path / "t") == {"a.png": row}
+    assert read_instructions(tmp_path / "t") == InstructionTable({"a.png": row})
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,78 @@ def test_a_sampler_that_a_table_names_is_resolved_for_its_picture_alone(tmp_path
     ]
     (refused,) = made.refused
     assert refused.name == "b.png" and "Euler" in str(refused.problem)
+
+
+ROW = {"instruction": "first, then second", "text_cfg": 7.5}
+SAVED = {
+    "with a line for Excel": 'sep=;\r\nName;Instruction;Text CFG\r\na.png;"first, then second";7,5\r\n',
+    "with that line quoted": '"sep=\t"\nname\tinstruction\ttext_cfg\na.png\tfirst, then second\t7.5\n',
+    "with empty columns and rows": (
+        ',,,,\r\nname,instruction,text_cfg,,\r\n\r\na.png,"first, then second",7.5,,\r\n,,,,\r\n,,,,\r\n'
+    ),
+    "with quoted titles": '"name";"text_cfg";"instruction"\n"a.png";7,5;"first, then second"\n',
+    "with cells kept from Excel": 'name;instruction;text_cfg\n="a.png";"=""first, then second""";"=""7,5"""\n',
+    "by an old Mac": 'name,instruction,text_cfg\ra.png,"first, then second",7.5\r',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("how", SAVED)
+def test_tables_are_read_as_spreadsheets_save_them(tmp_path: Path, how: str, encoding: str) -> None:
+    (tmp_path / "t.csv").write_bytes(SAVED[how].encode(encoding))
+    assert read_instructions(tmp_path / "t.csv") == InstructionTable({"a.png": ROW})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"PK\x03\x04 and so on", "spreadsheet.*CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "spreadsheet.*CSV UTF-8"),
+        ("name,instruction\na.png,n\u00e4her".encode("cp1252"), "not UTF-8 text.*CSV UTF-8"),
+        ("name,instruction\na.png,x".encode("utf-16-le"), "not UTF-8 text.*CSV UTF-8"),
+        (b"name,instruction,\na.png,x,a note\n", "Line 2 .*form of the others"),
+        (b"name,instruction,seed\na.png,x,3.34736E+09\n", "Line 2 .*rounded by a spreadsheet"),
+    ],
+)
+def test_what_a_spreadsheet_saves_that_is_no_table_is_told_with_what_to_do(
+    tmp_path: Path, data: bytes, said: str
+) -> None:
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(UserError, match=said):
+        read_instructions(tmp_path / "t.csv")
+
+
+def test_the_seeds_of_a_table_may_be_those_of_other_programs(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        add(tmp_path / name)
+    table = tmp_path / "t.csv"
+    table.write_text("name,seed\na.png,18446744073709551615\nb.png,4294967296\n")
+    made = plan(tmp_path, instructions=table)
+    assert [item.settings.seed for item in made.items] == [2**32 - 1, 0]
+    assert len(made.notes) == 2 and "18446744073709551615" in made.notes[0] and "1 more" in made.notes[1]
+
+
+def test_a_text_beside_a_picture_is_read_as_windows_writes_it(tmp_path: Path) -> None:
+    add(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("n\u00e4her\r\n".encode("utf-16"))
+    assert asked(tmp_path) == {"a.png": "n\u00e4her"}
+
+
+def test_a_lora_in_an_instruction_is_told_of_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        add(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("night <lora:x:1>")
+    (note,) = plan(tmp_path).notes
+    assert note.startswith("<lora:x:1> had no effect")
+
+
+def test_an_instruction_with_weights_beyond_reason_fails_alone(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        add(tmp_path / name)
+    (tmp_path / "a.txt").write_text("night AND winter :99")
+    made = plan(tmp_path)
+    assert [item.name for item in made.items] == ["b.png"]
+    assert [one.name for one in made.refused] == ["a.png"] and "weight" in str(made.refused[0].problem)
 
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:

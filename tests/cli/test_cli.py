@@ -71,6 +71,15 @@ def test_several_results_get_numbers_and_seeds_of_their_own(capsys):
     assert all(f["rows"] == 12 and f["size"] == [96, 96] and f["seconds"] > 0 for f in facts)
 
 
+def test_a_seed_of_64_bits_is_used_by_its_remainder_and_said_so(capsys):
+    words = ["--steps", "2", "--seed", str(2**64 - 1)]
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "a.png", "--json", *words]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["seed"] == 2**32 - 1
+    assert "18446744073709551615" in told.err and "4294967295 was used" in told.err
+    assert "Seed: 4294967295," in (read_infotext(Path("a.png")) or "")
+
+
 def test_image_cfg_of_one_saves_a_third_of_the_work(capsys):
     main.main(["edit", str(EXAMPLE), "make it winter", "--image-cfg", "1", "--json", *QUICK])
     assert json.loads(capsys.readouterr().out)["rows"] == 8
@@ -243,3 +252,53 @@ def test_the_command_runs_as_a_program_of_its_own(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.png").exists()
+
+
+def test_a_batch_that_goes_on_says_how_many_lines_of_its_journal_it_passed_over(capsys):
+    Path("in").mkdir()
+    (Path("in") / "a.png").write_bytes(EXAMPLE.read_bytes())
+    words = ["batch", "in", "out", "make it winter", "--steps", "2"]
+    assert main.main(words) == 0
+    with Path("out", "batch.jsonl").open("a") as journal:
+        journal.write('{"name": "a.png", "state": "done", "seeds": [1e999]}\n[]\n')
+    capsys.readouterr()
+    assert main.main(words) == 0
+    told = capsys.readouterr().err
+    assert "2 lines of batch.jsonl could not be read" in told and "1 done before" in told
+
+
+# --- where what is told cannot be shown ---
+
+
+def batch_of_odd_names(**streams) -> subprocess.Popen:
+    """Begin a batch of three pictures whose names few terminals can show, in a process of its own."""
+    folder = Path("odd")
+    folder.mkdir()
+    for name in ("\U0001f3e0.png", os.fsdecode(b"caf\xe9.png"), "plain.png"):
+        (folder / name).write_bytes(EXAMPLE.read_bytes())
+    words = ["batch", "odd", "out", "make it winter", "--steps", "2", "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "modules"), "PYTHONIOENCODING": "cp1252"}
+    return subprocess.Popen([sys.executable, "-m", "instruct_pix2pix.cli.main", *words], env=env, **streams)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_names_that_a_terminal_cannot_show_end_no_batch():
+    with batch_of_odd_names(stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and b"3 done" in err and b"Traceback" not in err
+    assert len(out.splitlines()) == 3 and b"\\U0001f3e0.png" in out
+    assert {os.fsencode(path.name) for path in Path("out").glob("*.png")} == {
+        "\U0001f3e0.png".encode(),
+        b"caf\xe9.png",
+        b"plain.png",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_readers_that_have_gone_end_no_batch():
+    with batch_of_odd_names(stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+        assert process.wait(300) == 0
+    assert len(list(Path("out").glob("*.png"))) == 3

@@ -118,8 +118,44 @@ def test_a_field_name_that_could_not_be_read_back_is_refused(name: str):
 
 
 def test_a_seed_out_of_range_is_explained():
-    with pytest.raises(UserError, match="Seed is 4294967296"):
-        written(HORSE, seed=2**32)
+    with pytest.raises(UserError, match="Seed is -2"):
+        written(HORSE, seed=-2)
+
+
+def test_the_seed_of_a_text_is_the_one_that_was_used():
+    assert "Seed: 4294967295," in written(HORSE, seed=2**64 - 1)
+    settings, notes = settings_from("Steps: 20, Sampler: Euler, Seed: 18446744073709551615")
+    assert settings.seed == 2**32 - 1
+    assert len(notes) == 1 and "18446744073709551615" in notes[0] and "4294967295 was used" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "make it winter: snow, add: a tree, sky: blue",
+        "Model: a tall woman, Size: large, Colour: red",
+        "Steps: of stone, Seed: in the earth, Size: small",
+        "Steps: 20, Sampler: Euler a, Seed: 5\nmake it winter",
+    ],
+)
+def test_plain_text_with_colons_is_all_instruction(text: str):
+    assert (parse(text).instruction, parse(text).fields) == (text, {})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_an_extension_writes_below_the_settings_is_no_prompt(end: str):
+    lines = [
+        "a cat",
+        "Negative prompt: a dog",
+        "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 3, Size: 512x512",
+        "Template: a {cat|cow},",
+        "on grass",
+        "Negative Template: a dog",
+    ]
+    read = parse(end.join(lines))
+    assert (read.instruction, read.negative) == ("a cat", "a dog")
+    assert read.fields["Seed"] == "3" and read.fields["Size"] == "512x512"
+    assert read.fields["Template"] == "a {cat|cow},\non grass" and read.fields["Negative Template"] == "a dog"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.prompts import parse_attention, schedule, split_and
+from instruct_pix2pix.prompts import for_host, negative_for_host, network_notes, parse_attention, schedule, split_and
 
 ATTENTION: list[tuple[str, list[tuple[str, float]]]] = [
     ("plain words", [("plain words", 1.0)]),
@@ -67,7 +67,6 @@ ATTENTION: list[tuple[str, list[tuple[str, float]]]] = [
     ("(a [b) c]", [("a ", 1.1), ("b", 1.0), (" c", 0.9090909090909091)]),
     ("[a (b] c)", [("a ", 0.9090909090909091), ("b", 1.0), (" c", 1.1)]),
     ("a\\\\b", [("a\\b", 1.0)]),
-    ("a\\b", [("ab", 1.0)]),
     ("\\", [("", 1.0)]),
     ("a\\", [("a", 1.0)]),
     ("\\\\(a)", [("\\", 1.0), ("a", 1.1)]),
@@ -205,12 +204,10 @@ AND: list[tuple[str, list[tuple[str, float]]]] = [
     ("a", [("a", 1.0)]),
     ("a AND b", [("a", 1.0), (" b", 1.0)]),
     ("a :1.2 AND b :0.5", [("a", 1.2), (" b", 0.5)]),
-    ("a:2", [("a", 2.0)]),
-    ("a: 2 ", [("a", 2.0)]),
-    ("a : 2", [("a", 2.0)]),
     ("a :-1 AND b:+.5", [("a", -1.0), (" b", 0.5)]),
-    ("a:1.", [("a", 1.0)]),
-    ("a:.5", [("a", 0.5)]),
+    ("a\nAND\nb :0.3\n", [("a", 1.0), ("\nb", 0.3)]),
+    ("a AND a :2", [("a", 1.0), (" a", 2.0)]),
+    ("AND a:\uff11", [("", 1.0), (" a", 1.0)]),
     ("a:1.2.3", [("a:1.2.3", 1.0)]),
     ("a:b", [("a:b", 1.0)]),
     ("a:", [("a:", 1.0)]),
@@ -225,13 +222,8 @@ AND: list[tuple[str, list[tuple[str, float]]]] = [
     ("a AND_b", [("a AND_b", 1.0)]),
     ("(a:1.2)", [("(a:1.2)", 1.0)]),
     ("(a:1.2) :0.8 AND b", [("(a:1.2)", 0.8), (" b", 1.0)]),
-    ("a:1:2", [("a:1", 2.0)]),
-    ("a\nAND\nb :0.3\n", [("a", 1.0), ("\nb", 0.3)]),
-    ("line one\nline two :2", [("line one\nline two", 2.0)]),
     ("a :1e3", [("a :1e3", 1.0)]),
-    ("a AND a :2", [("a", 1.0), (" a", 2.0)]),
     ("[a AND b:3]", [("[a", 1.0), (" b:3]", 1.0)]),
-    ("a:\uff11", [("a", 1.0)]),
     ("a AND AND b", [("a", 1.0), ("", 1.0), (" b", 1.0)]),
     ("a :0 AND b", [("a", 0.0), (" b", 1.0)]),
     ("a :1 2", [("a :1 2", 1.0)]),
@@ -280,9 +272,80 @@ def test_a_schedule_beside_a_stray_bracket_is_still_a_schedule(text, expected):
     assert schedule(text, 10) == expected
 
 
-def test_an_and_weight_too_large_for_a_number_is_refused_in_words():
+@pytest.mark.parametrize("weight", ["30", "-11", "9" * 400])
+def test_an_and_weight_beyond_reason_is_refused_in_words(weight):
     with pytest.raises(UserError, match="weight of a sub-prompt"):
-        split_and("a AND b :" + "9" * 400)
+        split_and(f"a AND b :{weight}")
+
+
+# --- plain English, which A1111 would misread ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["make the clock show 10:30", "crop it to 16:9", "write on the sign: 5", "make him older: 60", "a:2", "a : .5"],
+)
+def test_a_number_at_the_end_of_a_prompt_without_and_is_text(text):
+    assert split_and(text) == [(text, 1.0)]
+
+
+def test_a_time_or_a_ratio_is_text_beside_and_too():
+    assert split_and("a clock at 10:30 AND a 16:9 frame :0.5") == [("a clock at 10:30", 1.0), (" a 16:9 frame", 0.5)]
+    assert split_and("noon, 12:00. AND snow :1.5") == [("noon, 12:00.", 1.0), (" snow", 1.5)]
+
+
+@pytest.mark.parametrize("text", ["(see 3:4)", "(at 10:30)", "(16:9 )", "(aged: 60)", "(a:-11)", "(2:1)"])
+def test_a_number_in_a_bracket_that_is_no_weight_is_text(text):
+    assert parse_attention(text) == [(text[1:-1], 1.1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "weight"), [("(r2d2:1.2)", 1.2), ("(1990: 1.3)", 1.3), ("(a:10)", 10.0), ("(a 3:4:0.5)", 0.5)]
+)
+def test_a_weight_in_a_bracket_stays_a_weight_after_a_digit(text, weight):
+    assert [found for _, found in parse_attention(text)] == [weight]
+
+
+def test_and_and_break_are_words_of_a_prompt_in_capitals():
+    text = "BREAK THE WINDOW AND ADD A (RED:1.2) CAT"
+    assert split_and(text) == [(text, 1.0)]
+    assert parse_attention(text) == [("BREAK THE WINDOW AND ADD A ", 1.0), ("RED", 1.2), (" CAT", 1.0)]
+    assert len(split_and("snow AND ICE")) == 2
+
+
+def test_what_asks_for_a_lora_is_left_out_and_told_of():
+    text = "a <lora:night:0.6> cat AND a <b> dog<hypernet:x> :0.5"
+    assert split_and(text) == [("a  cat", 1.0), (" a <b> dog", 0.5)]
+    assert network_notes("a <b> dog") == []
+    (note,) = network_notes(text)
+    assert note.startswith("<lora:night:0.6>, <hypernet:x> had no effect")
+
+
+def test_a_backslash_before_a_letter_or_a_digit_is_text():
+    assert parse_attention("C:\\new\\1.png") == [("C:\\new\\1.png", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("make it (winter:1.2) [a|b] AND night :0.5", "make it (winter:1.2) [a|b] AND night :0.5"),
+        ("make the clock show 10:30", "make the clock show 10:30 :1"),
+        ("a 16:9 frame 16:9 AND winter :0.5", "a 16:9 frame 16:9 :1 AND winter :0.5"),
+        ("a (see 3:4) b", "a (see 3:4:1.1) b"),
+        ("older (age: 60)", "older (age: 60:1.1)"),
+        ("3:4) is no bracket", "3:4) is no bracket"),
+        ("C:\\new \\(a\\)", "C:\\\\new \\(a\\)"),
+        ("MAKE IT WINTER AND BREAK (ICE:1.3)", "MAKE IT WINTER and break (ICE:1.3)"),
+    ],
+)
+def test_a_prompt_is_written_so_that_the_web_ui_reads_it_in_the_same_way(text, written):
+    # Each was read by the web UI's parser of above, with the results that this module gives for `text`.
+    assert for_host(text) == written
+
+
+def test_a_negative_prompt_for_the_web_ui_gets_no_weight_at_its_end():
+    assert negative_for_host("clocks that show 10:30") == "clocks that show 10:30"
+    assert negative_for_host("(see 3:4)") == "(see 3:4:1.1)"
 
 
 @pytest.mark.parametrize(
@@ -297,11 +360,11 @@ def test_brackets_nested_very_deep_are_read_like_any_other(text, expected):
     assert schedule(text, 10) == expected
 
 
-@pytest.mark.parametrize("filler", [" ", "9", "\\", "(", ")", "[", ":", "a:1 ", "BREAK ", "[a|b]"])
+@pytest.mark.parametrize("filler", [" ", "9", "\\", "(", ")", "[", ":", ":0", "a:1 ", "BREAK ", "[a|b]"])
 def test_a_very_long_prompt_takes_little_time_whatever_it_is_made_of(filler):
     text = filler * (40_000 // len(filler))
     start = time.process_time()
     parse_attention(text)
     schedule(text, 2)
-    split_and(text)
+    for_host(text)
     assert time.process_time() - start < 3.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from instruct_pix2pix.cli.arguments import add_settings, settings_of
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.settings import KNOBS, EditSettings
+from instruct_pix2pix.settings import KNOBS, EditSettings, seed_notes
 from instruct_pix2pix.text import number_text
 
 NUMBERS = [name for name, knob in KNOBS.items() if knob.minimum is not None]
@@ -42,7 +42,6 @@ def test_the_defaults_are_those_agreed_for_all_doors():
         ("text_cfg", 1, 30),
         ("image_cfg", 0, 5),
         ("steps", 1, 150),
-        ("seed", -1, 2**32 - 1),
         ("count", 1, 1000),
         ("batch_size", 1, 64),
         ("rescale", 0, 1),
@@ -55,6 +54,24 @@ def test_both_ends_of_a_range_are_taken_and_nothing_beyond_them(name: str, low: 
     for beyond in (low - 1, high + 1, 10**400, -math.inf, math.inf):
         with pytest.raises(UserError, match=rf"^{KNOBS[name].label} is .* between {low} and {high}"):
             made(**{name: beyond})
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**32 + 5, 2**64 - 1, float(2**40), 10**400])
+def test_a_seed_of_another_program_is_taken_by_its_lowest_32_bits(seed: float):
+    assert EditSettings(seed=seed).seed == int(seed) % 2**32  # pyright: ignore[reportArgumentType]
+    (note,) = seed_notes(seed)
+    assert f": {int(seed) % 2**32} was used" in note and note.startswith(f"Seed {str(seed)[:40]} ")
+
+
+def test_a_seed_that_is_used_as_it_is_needs_no_note():
+    for seed in (None, -1, 0, 2**32 - 1, "7", "none"):
+        assert seed_notes(seed) == []
+
+
+@pytest.mark.parametrize("seed", [-2, 0.5, math.inf, -math.inf, True, "5"])
+def test_a_seed_that_is_none_is_refused(seed: Any):
+    with pytest.raises(UserError, match="Seed is "):
+        EditSettings(seed=seed)
 
 
 def test_a_value_out_of_range_is_named_with_its_label_and_its_range():

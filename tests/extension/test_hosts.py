@@ -66,7 +66,7 @@ def three_rows(
     """Return the paper's formula, from one call of the model for each row of each picture."""
     seen = host.model.encode_image(picture)
     answers = []
-    for i, parts in enumerate(p.prompts):
+    for i, parts in enumerate(p.parts):
         one, level = x[i : i + 1], sigma[i : i + 1]
         image_only = evaluate(host.model, one, level, p.negative, seen)
         null = evaluate(host.model, one, level, p.negative, torch.zeros_like(seen))
@@ -282,7 +282,7 @@ def test_a_speed_looks_at_all_rows_when_the_text_changes_or_the_noise_rises(host
     xs = [draw(1, step) * level for step, level in enumerate(levels)]
     found, counts = [], []
     for step in range(20):
-        p.prompts = [[(night if step >= 9 else winter, 1.0)]]
+        p.parts = [[(night if step >= 9 else winter, 1.0)]]
         host.rows.clear()
         found.append(denoise(xs[step], torch.tensor([levels[step]]), step))
         counts.append(sum(host.rows))
@@ -422,6 +422,22 @@ def test_an_edit_sees_what_is_under_the_mask(host: Shape) -> None:
     job.begin(host.adapter, p, Controls(), is_img2img=True)
     assert p.inpainting_fill == 1
     assert "original" in p.comments[0]
+
+
+def test_a_hosts_parser_gets_the_prompts_as_this_program_reads_them_and_the_infotext_as_they_were_typed(
+    host: Shape,
+) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    p.prompts, p.negative_prompts = ["make the clock show 10:30"], ["a clock (see 3:4)"]
+    parsed: list[list[str]] = []
+    p.setup_conds = lambda: parsed.extend([p.prompts, p.negative_prompts])
+    job.begin(host.adapter, p, Controls(), True)
+    p.setup_conds()
+    assert parsed == [["make the clock show 10:30 :1"], ["a clock (see 3:4:1.1)"]]
+    assert (p.prompts, p.negative_prompts) == (["make the clock show 10:30"], ["a clock (see 3:4)"])
+    p.prompts = ["night AND winter :99"]
+    with pytest.raises(UserError, match="weight of a sub-prompt"):
+        p.setup_conds()
 
 
 def test_a_refiner_is_left_out_with_a_word(host: Shape) -> None:

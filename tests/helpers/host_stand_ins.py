@@ -54,7 +54,7 @@ class P:
     """A host's processing object, `hosts.processing.Processing`."""
 
     sd_model: Any
-    prompts: list[list[tuple[Tensor, float]]]
+    parts: list[list[tuple[Tensor, float]]]
     """For each picture of the batch, the embedding [1, T, C] and the weight of each part of its AND."""
     negative: Tensor
     cfg_scale: float = 7.5
@@ -68,6 +68,8 @@ class P:
     refiner_checkpoint_info: Any = None
     refiner_switch_at: float | None = None
     seeds: list[int] = field(default_factory=lambda: [1])
+    prompts: list[str] = field(default_factory=lambda: ["make it winter"])
+    negative_prompts: list[str] = field(default_factory=lambda: [""])
     uc: Any = None
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
@@ -127,7 +129,7 @@ class Shape:
         """Run the hooks of a job up to the first step -> the denoiser (x, sigma, step) -> denoised."""
         job.begin(self.adapter, p, controls, is_img2img=True)
         p.init()
-        batch = len(p.prompts)
+        batch = len(p.parts)
         latent = self.model.encode_image(picture).expand(batch, -1, -1, -1) * self.model.config.scale_factor
         image_cond = p.img2img_image_conditioning(picture.expand(batch, -1, -1, -1), latent)
         p.sampler = self.make_sampler(p)
@@ -170,7 +172,7 @@ class _CFGSampler:
         return self.host.sigmas
 
     def begin(self, latent: Tensor, image_cond: Tensor, negative: Tensor | None) -> Callable[..., Tensor]:
-        parts = [[SimpleNamespace(weight=weight) for _, weight in one] for one in self.p.prompts]
+        parts = [[SimpleNamespace(weight=weight) for _, weight in one] for one in self.p.parts]
         self.sampler_extra_args = {"cond": SimpleNamespace(batch=parts), "s_min_uncond": self.p.s_min_uncond}
         self.model_wrap_cfg.init_latent = latent
 
@@ -200,10 +202,10 @@ class _CFGDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, step: int, image_cond: Tensor) -> Tensor:
         self.step, p, batch = step, self.p, len(x)
         conds_list, texts = [], []
-        for parts in p.prompts:
+        for parts in p.parts:
             conds_list.append([(len(texts) + k, weight) for k, (_, weight) in enumerate(parts)])
             texts += [text for text, _ in parts]
-        of = [i for i, parts in enumerate(p.prompts) for _ in parts] + list(range(batch))
+        of = [i for i, parts in enumerate(p.parts) for _ in parts] + list(range(batch))
         params = SimpleNamespace(
             x=x[of],
             sigma=sigma[of],
@@ -371,9 +373,9 @@ class _ForgeSampler:
             if asked and step / p.steps <= opts.skip_early_cond:
                 scale = 1.0
             cond = []
-            for k in range(len(p.prompts[0])):
-                one = compile_conditions(torch.cat([parts[k][0] for parts in p.prompts]))
-                cond.append({**one[0], "strength": p.prompts[0][k][1]})
+            for k in range(len(p.parts[0])):
+                one = compile_conditions(torch.cat([parts[k][0] for parts in p.parts]))
+                cond.append({**one[0], "strength": p.parts[0][k][1]})
             uncond = None if negative is None else compile_conditions(negative)
             params = SimpleNamespace(x=x, image_cond=image_cond, denoiser=self.model_wrap_cfg)
             a1111.on_denoiser(params)

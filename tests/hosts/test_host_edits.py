@@ -171,6 +171,13 @@ def test_a_textual_inversion_takes_part(editor: Host) -> None:
     assert distance(with_it.picture, without.picture) > 2
 
 
+def test_a_time_at_the_end_of_a_prompt_is_text_and_not_its_weight(editor: Host) -> None:
+    typed = editor.job(prompt="make the clock show 10:30")
+    assert distance(typed.picture, editor.job(prompt="make the clock show 10").picture) > 2
+    assert distance(typed.picture, editor.job(prompt="make the clock show 10:30 AND snow :0").picture) <= 1
+    assert typed.infotext.startswith("make the clock show 10:30\n")
+
+
 def test_denoising_strength_counts_for_nothing_when_the_edit_starts_from_noise(editor: Host) -> None:
     a, b = (editor.job(denoising_strength=strength).picture for strength in (0.3, 1.0))
     assert distance(a, b) <= 1

@@ -11,6 +11,7 @@ import pytest
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models import registry
+from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.models.registry import DEMO, find_models, model_dirs, model_hash, resolve
 
 EDIT = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
@@ -204,6 +205,51 @@ def test_a_model_is_found_by_name_part_or_other_case(name, tmp_path):
     wanted = write(tmp_path / "sub" / "Magic-Brush.safetensors", EDIT)
     write(tmp_path / "other.safetensors", EDIT)
     assert resolve(name, [tmp_path]) == wanted
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "styles\\paint.safetensors [0123456789]",
+        "styles/paint [0123456789]",
+        "paint",
+        "Paint.safetensors",
+        " paint.safetensors [fbc31a67aa] ",
+    ],
+)
+def test_a_model_in_a_folder_is_found_as_clients_of_the_web_ui_write_it(name, tmp_path):
+    write(tmp_path / "other.safetensors", EDIT)
+    wanted = write(tmp_path / "styles" / "paint.safetensors", EDIT)
+    assert resolve(name, [tmp_path]) == wanted
+    assert Catalog([tmp_path]).find(name).path == wanted
+
+
+def test_a_catalog_asks_for_more_of_a_name_that_several_models_have(tmp_path):
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "paint.safetensors", EDIT)
+    with pytest.raises(UserError, match="may be a/paint, b/paint"):
+        Catalog([tmp_path]).find("paint")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_a_model_whose_name_is_not_text_has_a_name_that_can_be_written(tmp_path):
+    wanted = write(tmp_path / os.fsdecode(b"caf\xe9.safetensors"), EDIT)
+    assert names(tmp_path) == ["caf?", "demo"]
+    for name in ("caf?", wanted.name, wanted.stem):
+        assert resolve(name, [tmp_path]) == wanted
+    assert [entry.name for entry in Catalog([], wanted).entries] == ["caf?", "demo"]
+
+
+def test_a_catalog_takes_no_part_of_a_name_for_another_model(tmp_path):
+    write(tmp_path / "paint-v2.safetensors", EDIT)
+    with pytest.raises(UserError, match="no model 'paint'"):
+        Catalog([tmp_path]).find("paint")
+
+
+def test_a_model_whose_name_ends_like_a_hash_is_found(tmp_path):
+    wanted = write(tmp_path / "paint [2].safetensors", EDIT)
+    write(tmp_path / "paint.safetensors", EDIT)
+    assert resolve("paint [2]", [tmp_path]) == wanted
 
 
 def test_a_whole_name_wins_over_a_longer_one_that_holds_it(tmp_path):

@@ -255,6 +255,43 @@ def test_an_infotext_stands_for_the_settings_and_makes_the_same_picture(server):
     assert not same(other, made)
 
 
+def test_what_an_infotext_says_that_cannot_be_done_here_is_said(server):
+    text = "make it night\nSteps: 3, Sampler: DPM fast 9000, Schedule type: Karras, CFG scale: 99, Seed: 4294967301"
+    answer = server.post("img2img", init_images=[encoded(HOUSE)], infotext=text, width=64)
+    info = json.loads(answer.json()["info"])
+    told = " ".join(info["notes"])
+    assert "CFG is 99" in told and "'DPM fast 9000'" in told and "5 was used" in told and len(info["notes"]) == 3
+    assert info["seed"] == 5 and info["steps"] == 3 and info["sampler_name"] == EditSettings().sampler
+    assert "Schedule type: Karras" in info["infotexts"][0] and info["prompt"] == "make it night"
+
+
+def test_a_seed_of_64_bits_is_used_by_its_remainder_and_shown_so(server):
+    answer = server.post("img2img", **quick(width=64, seed=2**64 - 1))
+    info = json.loads(answer.json()["info"])
+    assert info["all_seeds"] == [2**32 - 1] and "Seed: 4294967295," in info["infotexts"][0]
+    assert len(info["notes"]) == 1 and "18446744073709551615" in info["notes"][0]
+
+
+def test_what_clients_leave_empty_is_left_out(server):
+    empty = {"scheduler": "", "sampler_name": "", "sampler_index": "", "force_task_id": "", "mask": "", "infotext": ""}
+    over = {"sd_model_checkpoint": ""}
+    (made,) = server.edit(width=64, **empty, override_settings=over)
+    assert same(made, server.edit(width=64)[0])
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "DATA:image/png;charset=utf-8;base64,"])
+def test_base64_comes_in_every_spelling(server, head):
+    noisy = Image.fromarray(np.random.default_rng(1).integers(0, 255, (20, 20, 3), np.uint8))
+    texts = [encoded(noisy.crop((0, 0, side, 20))) for side in (18, 19, 20)]
+    assert any(text.endswith("==") for text in texts) and all("+" in text and "/" in text for text in texts)
+    for text in texts:
+        plain = server.post("png-info", image=text)
+        for spelt in (text.rstrip("="), text.translate(str.maketrans("+/", "-_")).rstrip("=")):
+            lines = "\r\n".join(spelt[i : i + 60] for i in range(0, len(spelt), 60))
+            answer = server.post("png-info", image=f"{head}{lines}\n")
+            assert answer.status_code == plain.status_code == 200, answer.text
+
+
 def test_a_picture_comes_in_base64_with_or_without_the_head_of_a_data_address(server):
     plain = server.edit(width=64)
     headed = server.edit(width=64, init_images=["data:image/png;base64," + encoded(HOUSE)])
@@ -301,9 +338,10 @@ def test_the_opaque_part_of_a_transparent_mask_is_edited(server):
 
 
 def test_what_does_nothing_is_said_to_do_nothing(server):
-    answer = server.post("img2img", **quick(width=64, alwayson_scripts={"ControlNet": {"args": []}}, tiling=True))
+    ask = {"prompt": "a <lora:x:1>", "alwayson_scripts": {"ControlNet": {"args": []}}, "tiling": True}
+    answer = server.post("img2img", **quick(width=64, **ask))
     notes = " ".join(json.loads(answer.json()["info"])["notes"])
-    assert "ControlNet" in notes and "tiling" in notes
+    assert "ControlNet" in notes and "tiling" in notes and "<lora:x:1>" in notes
 
 
 def test_results_are_saved_and_sent_as_asked(server):
@@ -369,7 +407,7 @@ BAD = {
     "image cfg": ({"image_cfg_scale": -1}, "Image CFG"),
     "steps": ({"steps": 0}, "Steps"),
     "wrong kind": ({"steps": "many"}, "steps"),
-    "seed": ({"seed": 2**40}, "Seed"),
+    "seed": ({"seed": -2}, "Seed"),
     "too many": ({"n_iter": 100_000}, "Count"),
     "batch": ({"batch_size": -1}, "Batch size"),
     "too many pixels": ({"n_iter": 1000, "width": 4096, "height": 4096}, "too many"),

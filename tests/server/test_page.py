@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.server.security import Credentials
 from instruct_pix2pix.server.worker import edit_task
+from instruct_pix2pix.settings import EditSettings
 from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -131,6 +132,38 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
     at_page.locate("#img2img_image .image-frame img").wait_for()
     at_page.page.wait_for_function("document.querySelector('#img2img_image img').src.includes('edited.png')")
     assert (pixels(at_page.input_picture()) == pixels(edited)).all()
+
+
+def test_a_picture_of_another_program_sends_what_is_known_here_and_the_page_says_what_is_not(
+    at_page: Visit, tmp_path: Path
+) -> None:
+    theirs = Image.open(EXAMPLES / "house.png")
+    theirs.info["parameters"] = (
+        "a snowy house\nSteps: 9, Sampler: Restart Extra, Schedule type: Karras, CFG scale: 6, Seed: 4294967301"
+    )
+    theirs.save(tmp_path / "theirs.png", pnginfo=infotext_of(theirs))
+    at_page.open_tab("PNG Info")
+    at_page.drop(tmp_path / "theirs.png", "#pnginfo_image")
+    at_page.page.wait_for_function("document.querySelector('#pnginfo_text textarea').value.includes('Restart')")
+    at_page.locate("#pnginfo_send_settings").click()
+    at_page.page.get_by_text("no sampler 'Restart Extra'").wait_for()
+    at_page.page.get_by_text("5 was used").wait_for()
+    at_page.page.wait_for_function("document.querySelector('#img2img_seed input').value == 5")
+    assert (at_page.prompt(), at_page.number("img2img_steps")) == ("a snowy house", 9)
+    assert at_page.locate("#img2img_sampling input").input_value() == EditSettings().sampler
+    assert at_page.locate("#img2img_scheduler input").input_value() == "Karras"
+
+
+def test_a_seed_of_64_bits_can_be_typed_and_the_page_says_which_was_used(at_page: Visit) -> None:
+    at_page.locate("#ip2p_examples .thumbnail-item").first.click()
+    at_page.page.wait_for_function("document.querySelector('#img2img_prompt textarea').value == 'make it winter'")
+    at_page.locate("#img2img_image .image-frame img").wait_for()
+    at_page.set("img2img_steps", 2)
+    at_page.set("img2img_batch_count", 1)
+    at_page.set("img2img_seed", 2**32 + 7)
+    at_page.generate()
+    assert at_page.number("img2img_seed") == 7
+    assert "Seed: 7," in at_page.results()[0].info["parameters"]
 
 
 def infotext_of(picture: Image.Image):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from instruct_pix2pix.engine.edit import settings_here
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import save_picture
 from instruct_pix2pix.models.registry import ModelEntry
@@ -34,6 +35,26 @@ UNTOUCHED = {
     "width": 512,
     "height": 512,
 }
+
+
+def test_names_of_another_program_are_left_out_and_the_rest_is_kept() -> None:
+    text = "a house\nSteps: 9, Sampler: k_dpmpp_2m, Schedule type: Restart, CFG scale: 6, Seed: 1, Size: 512x512"
+    settings, notes = settings_here(text)
+    assert (settings.sampler, settings.schedule, settings.steps) == ("DPM++ 2M", EditSettings().schedule, 9)
+    assert len(notes) == 1 and "'Restart'" in notes[0]
+    settings, notes = settings_here(text.replace("k_dpmpp_2m", "Euler smea").replace("Restart", "karras"))
+    assert (settings.sampler, settings.schedule) == (EditSettings().sampler, "Karras")
+    assert len(notes) == 1 and "'Euler smea'" in notes[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_model_whose_name_is_not_text_leaves_the_page_whole(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(b"nothing")
+    with served_page(tmp_path / "outputs", tmp_path / "models") as (address, _):
+        assert "caf?" in httpx.get(address, trust_env=False).text
+        listed = httpx.get(f"{address}/sdapi/v1/sd-models", trust_env=False)
+    assert "\\ud" not in listed.text and {one["title"] for one in listed.json()} == {"caf?", "demo"}
 
 
 def test_untouched_controls_mean_the_defaults() -> None:
@@ -64,7 +85,7 @@ def test_batches_times_their_size_are_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", 7.5), ("width", "1e9"), ("text_cfg", float("nan")), ("seed", 2**32), ("batches", -1)]
+    ("name", "value"), [("steps", 7.5), ("width", "1e9"), ("text_cfg", float("nan")), ("seed", -2), ("batches", -1)]
 )
 def test_a_value_that_no_control_has_is_refused_with_a_sentence(name: str, value: object) -> None:
     with pytest.raises(UserError, match="must"):

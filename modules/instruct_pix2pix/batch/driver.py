@@ -149,6 +149,7 @@ def run_batch(
                 journal.discard()
             raise
         run = _Run(request, model, journal, report, control)
+        plan = replace(plan, notes=(*journal.notes, *plan.notes))
         summary = run.carry_out(plan, execute)
     if request.contact_sheet and not control.aborting:
         done = [item for item in plan.items if run.states.get(item.name) is PictureState.DONE]

@@ -2,48 +2,83 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..settings import KNOBS
+from ..settings import KNOBS, seed_notes
 
 MOST_SIDECAR_BYTES = 1 << 16
 
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How .xlsx and .ods files begin, and .xls files."""
 
-def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a table of instructions: name -> settings by their names in EditSettings, each in its range.
+SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*', re.IGNORECASE)
+"""The first line of a table for Excel, which says what separates its cells."""
 
-    CSV with a line of titles (separated by commas, semicolons or tabs) or JSONL, one object a line. Raises UserError
-    that names the line.
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+
+
+@dataclass(frozen=True)
+class InstructionTable:
+    """What a table of instructions says."""
+
+    rows: Mapping[str, dict[str, Any]]
+    """Settings by their names in EditSettings, each in its range, for each name of a picture."""
+    notes: tuple[str, ...] = ()
+    """What was read in another way than it is written, a sentence each."""
+
+
+def read_instructions(path: Path) -> InstructionTable:
+    """Read a table of instructions.
+
+    CSV as spreadsheets save it, with a line of titles (separated by commas, semicolons or tabs; UTF-8 or, with its
+    mark, UTF-16), or JSONL, one object a line. Raises UserError that names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _decoded(path.read_bytes(), path.name, "'CSV UTF-8', or as JSONL")
     except OSError as error:
         raise UserError(path, f" cannot be read ({error.strerror}): check the name.") from error
-    except ValueError as error:
-        raise UserError(f"{path.name} is not UTF-8 text: save it as CSV in UTF-8, or as JSONL.") from error
     lines = _json_lines(text) if text.lstrip().startswith("{") else _csv_lines(text)
-    table: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
     try:
         for number, line in lines:
             try:
-                name, values = _row(line)
+                name, values = _row(line, notes)
             except UserError as error:
                 raise UserError(f"Line {number} of {path.name}: ", *error.parts, remedy=error.remedy) from error
-            if name in table:
+            if name in rows:
                 raise UserError(f"Line {number} of {path.name}: '{name}' has a line before this one: keep one of them.")
-            table[name] = values
+            rows[name] = values
     except csv.Error as error:
         raise UserError(f"{path.name} is not a table that can be read ({error}): save it as CSV in UTF-8.") from error
-    if not table:
+    if not rows:
         raise UserError(f"{path.name} holds no instructions: write 'name,instruction', then a line for each picture.")
-    return table
+    more = [f"So it was with {len(notes) - 1} more seeds of {path.name}."] if len(notes) > 1 else []
+    return InstructionTable(rows, (*notes[:1], *more))
+
+
+def _decoded(data: bytes, name: str, advice: str) -> str:
+    """Return the text of a file, without its byte order mark. Raises UserError, whose sentence ends with the advice."""
+    if data.startswith(SPREADSHEETS):
+        raise UserError(f"{name} is a spreadsheet, not text: save it as {advice}.")
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's 'Unicode text'
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except ValueError:
+        text = "\0"
+    if "\0" in text:
+        raise UserError(f"{name} is not UTF-8 text: save it as {advice}.")
+    return text
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -57,17 +92,28 @@ def _json_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    titles = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=titles.count), strict=True)
-    keys = [title.strip() for title in next(reader, [])]
-    for cells in reader:
-        if len(cells) > len(keys) and any(cells[len(keys) :]):
-            yield reader.line_num, {"": ""}
-        elif any(cell.strip() for cell in cells):
-            yield reader.line_num, {key: cell for key, cell in zip(keys, cells, strict=False) if key and cell.strip()}
+    first = next((line for line in re.split(r"[\r\n]+", text) if line.strip(',;\t" ')), "")
+    said = SEPARATOR.fullmatch(first)
+    unquoted = re.sub('"[^"]*"', "", first)
+    delimiter = said[1] if said else max(",;\t", key=unquoted.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = ([_plain_cell(cell) for cell in row] for row in reader)
+    filled = ((reader.line_num, row) for row in rows if any(row))
+    if said:
+        next(filled)
+    _, keys = next(filled, (0, []))
+    for number, row in filled:
+        beyond = any(cell for n, cell in enumerate(row) if n >= len(keys) or not keys[n])
+        yield number, {"": ""} if beyond else {key: cell for key, cell in zip(keys, row, strict=False) if cell}
 
 
-def _row(line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _plain_cell(cell: str) -> str:
+    """Return what a cell shows: spreadsheets write ="007" for text that shall not become a number."""
+    cell = cell.strip()
+    return cell[2:-1].replace('""', '"') if len(cell) > 2 and cell.startswith('="') and cell.endswith('"') else cell
+
+
+def _row(line: Mapping[str, Any], notes: list[str]) -> tuple[str, dict[str, Any]]:
     if "" in line:
         raise UserError("it does not have the form of the others: a comma in an instruction needs quotation marks.")
     values: dict[str, Any] = {}
@@ -78,13 +124,23 @@ def _row(line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         if key in ("name", "file", "file_name", "filename"):
             values["name"] = plain_name(str(value))
         elif key in KNOBS:
-            values[key] = KNOBS[key].parse(value) if isinstance(value, str) else KNOBS[key].check(value)
+            values[key] = KNOBS[key].parse(_number(value, key)) if isinstance(value, str) else KNOBS[key].check(value)
+            notes += seed_notes(value) if key == "seed" else []
         else:
             raise UserError(f"there is no setting '{title[:40]}': the settings are {', '.join(KNOBS)}.")
     if not values.get("name"):
         raise UserError("it names no picture: its column 'name' is empty or missing.")
     values.pop("batch_size", None)
     return values.pop("name"), values
+
+
+def _number(word: str, key: str) -> str:
+    """Return a number of a spreadsheet as it is written here. Raises UserError for a seed without its last digits."""
+    if isinstance(KNOBS[key].default, float) and DECIMAL_COMMA.fullmatch(word):
+        return word.replace(",", ".")
+    if key == "seed" and "e" in word.lower() and word.strip().lower().replace("e", "").strip("+-.,0123456789") == "":
+        raise UserError(f"the seed {word.strip()[:40]} was rounded by a spreadsheet: show its column without decimals.")
+    return word
 
 
 def match(
@@ -114,17 +170,18 @@ def match(
 
 
 def sidecar_of(source: Path) -> str:
-    """Return the text in NAME.txt beside a picture, '' without one. Raises UserError for a file that is not UTF-8."""
+    """Return the text in NAME.txt beside a picture, '' without one. Raises UserError for a file that is no text."""
     for path in (source.with_suffix(".txt"), source.with_name(source.name + ".txt")):
         try:
             if not path.is_file():
                 continue
             with path.open("rb") as file:
-                return file.read(MOST_SIDECAR_BYTES).decode("utf-8-sig").strip()
+                data = file.read(MOST_SIDECAR_BYTES + 1)
         except OSError as error:
             raise UserError(f"{path.name} cannot be read ({error.strerror}): check its permissions.") from error
-        except ValueError as error:
-            raise UserError(f"{path.name} is not UTF-8 text: save it as UTF-8.") from error
+        if len(data) > MOST_SIDECAR_BYTES:
+            raise UserError(f"{path.name} is too long for an instruction: shorten it, or give it another name.")
+        return _decoded(data, path.name, "UTF-8").strip()
     return ""
 
 

@@ -2,7 +2,7 @@
 
 The first line describes the run: it holds the seed from which pictures without one get theirs. A line `started` names
 results that are computed together, before they are; a line with `state` tells how one picture ended. A line cut short,
-by a kill or a full disk, is ignored.
+by a kill or a full disk, is passed over, and so is one that this program cannot have written; `Journal.notes` says so.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import Remedy, UserError
 from ..settings import SEEDS
@@ -77,6 +78,7 @@ class Journal:
         self.run_seed = secrets.randbelow(SEEDS)
         self.precision = recorded_precision(folder)
         """The number format in which the run began; None in a journal of an older version."""
+        self._passed_over = 0
         self._skipped: dict[str, JournalEntry] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,26 +139,46 @@ class Journal:
 
     # --- lines ---
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about how the journal was read, a sentence each."""
+        count = self._passed_over
+        if not count:
+            return ()
+        lines = "A line" if count == 1 else f"{count} lines"
+        return (f"{lines} of {NAME} could not be read and {'was' if count == 1 else 'were'} passed over.",)
+
     def _read(self) -> bool:
         """Read the lines of the file; tell whether there was one about the run."""
         found, end = False, b"\n"
         with self.path.open("rb") as lines:
             for raw in lines:
                 end = raw[-1:]
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    line = json.loads(raw)
-                    if "run" in line:
-                        seed = int(line["run"]["seed"]) % SEEDS
-                        self.run_seed, found = (self.run_seed if found else seed), True
-                    elif "started" in line:
-                        results = [StartedResult(str(n), int(i), str(f), w is True) for n, i, f, w in line["started"]]
-                        self.units.append(tuple(results))
-                        self._remember_started(results, line["replacing"])
-                    else:
-                        self._remember(_entry(line))
+                try:
+                    found = self._read_line(_parsed(raw), found) or found
+                except UNREADABLE:
+                    self._passed_over += bool(raw.strip())
         if end != b"\n":
             self._file.write(b"\n")  # so that the next line does not join one that was cut short
         return found
+
+    def _read_line(self, line: Mapping[str, Any], found: bool) -> bool:
+        """Remember a line; tell whether it is about the run. Raises one of UNREADABLE."""
+        if "run" in line:
+            seed = _typed(_typed(line["run"], dict)["seed"], int) % SEEDS
+            self.run_seed = self.run_seed if found else seed
+            return True
+        if "started" in line:
+            results = tuple(
+                StartedResult(_typed(name, str), _count(index), _typed(fingerprint, str), _typed(wanted, bool))
+                for name, index, fingerprint, wanted in _typed(line["started"], list)
+            )
+            replacing = [_typed(name, str) for name in _typed(line["replacing"], list)]
+            self.units.append(results)
+            self._remember_started(results, replacing)
+        else:
+            self._remember(_entry(line))
+        return False
 
     def _remember_started(self, results: Sequence[StartedResult], replacing: Sequence[str]) -> None:
         for result in results:
@@ -201,8 +223,8 @@ def entries_of(folder: Path) -> Iterator[JournalEntry]:
     latest: dict[str, JournalEntry] = {}
     with contextlib.suppress(OSError), (folder / NAME).open("rb") as file:
         for raw in file:
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                entry = _entry(json.loads(raw))
+            with contextlib.suppress(*UNREADABLE):
+                entry = _entry(_parsed(raw))
                 latest[entry.name] = entry
     yield from latest.values()
 
@@ -212,21 +234,56 @@ def _line(entry: JournalEntry) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in ("", (), (0, 0), 0, False)}
 
 
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+"""What reading a line raises that is not one of ours."""
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    return _typed(json.loads(raw), dict)
+
+
 def _entry(line: Mapping[str, Any]) -> JournalEntry:
-    """Raises KeyError, TypeError or ValueError for a line that is not an entry."""
+    """Raises one of UNREADABLE for a line that is not an entry."""
+    width, height = _typed(line.get("size", [0, 0]), list)
+    seconds = line.get("seconds", 0.0)
     return JournalEntry(
-        str(line["name"]),
+        _typed(line["name"], str),
         PictureState(line["state"]),
-        str(line.get("fingerprint", "")),
-        str(line.get("reason", "")),
-        tuple(map(str, line.get("outputs", ()))),
-        tuple(map(int, line.get("seeds", ()))),
-        (int(line["size"][0]), int(line["size"][1])) if "size" in line else (0, 0),
-        int(line.get("rows", 0)),
-        float(line.get("seconds", 0)),
-        bool(line.get("overwrite", False)),
-        tuple(map(str, line.get("notes", ()))),
+        _typed(line.get("fingerprint", ""), str),
+        _typed(line.get("reason", ""), str),
+        tuple(_inside(name) for name in _typed(line.get("outputs", []), list)),
+        tuple(_count(seed) for seed in _typed(line.get("seeds", []), list)),
+        (_count(width), _count(height)),
+        _count(line.get("rows", 0)),
+        _typed(seconds, float) if isinstance(seconds, float) else float(_count(seconds)),
+        _typed(line.get("overwrite", False), bool),
+        tuple(_typed(note, str) for note in _typed(line.get("notes", []), list)),
     )
+
+
+Kind = TypeVar("Kind")
+
+
+def _typed(value: object, kind: type[Kind]) -> Kind:
+    """Return a value of this type and no other, and no NaN or infinity. Raises ValueError."""
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"not of the type {kind.__name__}")
+    return value
+
+
+def _count(value: object) -> int:
+    number = _typed(value, int)
+    if not 0 <= number < 1 << 53:
+        raise ValueError("out of range")
+    return number
+
+
+def _inside(name: object) -> str:
+    """Return the name of a result, which lies in the folder of the journal. Raises ValueError."""
+    path = PurePosixPath(_typed(name, str))
+    if path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        raise ValueError("outside the folder")
+    return str(name)
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:

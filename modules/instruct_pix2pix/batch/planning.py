@@ -15,9 +15,10 @@ from typing import Any
 from ..errors import Remedy, UserError
 from ..images import WRITABLE
 from ..infotext import parse
+from ..prompts import network_notes
 from ..settings import SEEDS, EditSettings
 from .animation import ANIMATED, PictureHeader, read_header
-from .instruction_table import match, plain_name, read_instructions, sidecar_of
+from .instruction_table import InstructionTable, match, plain_name, read_instructions, sidecar_of
 from .journal import PictureState
 from .units import Item
 
@@ -69,6 +70,8 @@ class BatchPlan:
     refused: tuple[RefusedPicture, ...]
     origins: Mapping[str, int]
     """How many pictures have their instruction from each source: 'table', 'sidecar', 'infotext', 'command'."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the request was read, a sentence each."""
 
 
 def make_plan(
@@ -77,8 +80,8 @@ def make_plan(
     """Read every picture's header and decide what becomes of it.
 
     `model` is what fingerprints say of it: its hash, and its number format except in a run of an older version, which
-    did not tell it. The settings of the request are resolved already; `check` resolves those of a picture whose line
-    in the table names a sampler or a schedule. Raises UserError for a request that cannot be carried out: no pictures,
+    did not tell it. The settings of the request are resolved already; `check` resolves those of a picture that has
+    its own sampler, schedule or instruction. Raises UserError for a request that cannot be carried out: no pictures,
     no instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """
     check_folders(request)
@@ -86,8 +89,8 @@ def make_plan(
     if not names:
         nothing = ("There are no pictures in ", request.input.name or request.input)
         raise UserError(*nothing, ".") if request.recursive else UserError(*nothing, remedy=Remedy.LOOK_INTO_FOLDERS)
-    table = read_instructions(request.instructions) if request.instructions else {}
-    rows, unmatched = match(table, names, request.instructions)
+    table = read_instructions(request.instructions) if request.instructions else InstructionTable({})
+    rows, unmatched = match(table.rows, names, request.instructions)
     masks = _by_name(request.masks) if request.masks else None
     refused += [RefusedPicture(name, PictureState.FAILED, problem) for name, problem in unmatched]
     origins: Counter[str] = Counter()
@@ -106,7 +109,13 @@ def make_plan(
     outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
-    return BatchPlan(items, tuple(refused), origins)
+    return BatchPlan(items, tuple(refused), origins, (*table.notes, *_network_notes(request, items)))
+
+
+def _network_notes(request: BatchRequest, items: Iterable[Item]) -> list[str]:
+    """Return a sentence where instructions of their own ask for what is not here, with the first of them."""
+    own = (item.settings.instruction for item in items if item.settings.instruction != request.settings.instruction)
+    return next(filter(None, map(network_notes, own)), [])
 
 
 def _item_or_refusal(
@@ -128,7 +137,7 @@ def _item_or_refusal(
             problem = UserError("It has no instruction.")
             return RefusedPicture(name, PictureState.SKIPPED, problem, state)
         mask = None if masks is None else _mask_of(name, masks, request.masks)
-        if row.keys() & {"sampler", "schedule"}:
+        if origin != "command" or row.keys() & {"sampler", "schedule"}:
             settings = check(settings)
     except UserError as error:
         return RefusedPicture(name, PictureState.FAILED, error.bare(), state)

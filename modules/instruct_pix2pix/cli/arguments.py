@@ -10,8 +10,9 @@ from typing import Generic, TypeVar
 
 from ..errors import UserError
 from ..models.registry import model_dirs, resolve
-from ..settings import KNOBS, EditSettings
-from ..text import number_text
+from ..prompts import network_notes
+from ..settings import KNOBS, EditSettings, seed_notes
+from ..text import number_text, say
 
 Options = TypeVar("Options")
 
@@ -110,14 +111,20 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
 
 def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -> EditSettings:
     """Return the settings in parsed arguments, without those to `leave`. Raises UserError."""
-    return EditSettings.from_mapping({name: getattr(namespace, name, None) for name in KNOBS if name not in leave})
+    settings = EditSettings.from_mapping({name: getattr(namespace, name, None) for name in KNOBS if name not in leave})
+    for note in network_notes(settings.instruction):
+        say(note)
+    return settings
 
 
 def _argument_reader(name: str) -> Callable[[str], object]:
     def read(text: str) -> object:
         try:
-            return KNOBS[name].parse(text)
+            value = KNOBS[name].parse(text)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+        for note in seed_notes(text) if name == "seed" else ():
+            say(note)
+        return value
 
     return read

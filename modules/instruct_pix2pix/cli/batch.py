@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
-from ..text import say
+from ..text import printable, say
 from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> 
         first = next((unit for unit in units if unit is not None), None)
         if first is None:
             return  # nothing to make: no reason to load a model
-        say(f"Loading {path.stem} …")
+        say(f"Loading {printable(path.stem)} …")
         maker = UnitRunner(EditModel.load(path, machine), facts.hash)
 
         def all_units() -> Iterator[Unit | None]:

@@ -47,7 +47,7 @@ class BatchReport:
 
     def _planned(self, event: Planned) -> None:
         self.pictures = len(event.plan.items) + len(event.plan.refused)
-        for line in _origins(event.plan.origins, self.request):
+        for line in (*event.plan.notes, *_origins(event.plan.origins, self.request)):
             say(line)
         self._began = time.monotonic()
         self._bar = progress_bar(event.results, "picture")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..settings import EditSettings
-from ..text import say
+from ..text import printable, say
 from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 from .huge_pages import use_huge_pages
 
@@ -87,7 +87,7 @@ def run(options: EditOptions) -> int:
             facts = {"path": str(written), "seed": seed, "size": list(image.size), "rows": result.rows}
             print_result(
                 {**facts, "seconds": round(result.seconds, 3)},
-                f"{written}  (seed {seed}, {result.seconds:.1f} s)",
+                f"{printable(str(written))}  (seed {seed}, {result.seconds:.1f} s)",
                 as_json=options.as_json,
             )
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
-from ..text import number_text
+from ..text import number_text, printable
 from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def run(options: GridOptions) -> int:
     }
     text = results[0].infotext(model.name, hash_, plot)
     written = save_picture(draw(cells, text_cfg, image_cfg, source), output, text)
-    print_result({"path": str(written), "seed": one.seed}, f"{written}  (seed {one.seed})", as_json=options.as_json)
+    sentence = f"{printable(str(written))}  (seed {one.seed})"
+    print_result({"path": str(written), "seed": one.seed}, sentence, as_json=options.as_json)
     return 0
 
 

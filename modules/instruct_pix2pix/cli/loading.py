@@ -8,13 +8,13 @@ from pathlib import Path
 from ..engine.model import EditModel
 from ..engine.precision import Machine
 from ..models.registry import model_hash
-from ..text import say
+from ..text import printable, say
 
 
 def load(path: Path, machine: Machine) -> tuple[EditModel, str]:
     """Load a model and return it with its hash. Raises UserError."""
     began = time.perf_counter()
-    say(f"Loading {path.stem} …")
+    say(f"Loading {printable(path.stem)} …")
     model = EditModel.load(path, machine)
     hash_ = model_hash(path)
     number = str(machine.dtype).removeprefix("torch.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
 
 from .. import __version__
 from ..errors import Remedy, UserError, out_of_memory
+from ..text import telling_ends_nothing
 from . import batch, bench, edit, grid, models, serve
 from .arguments import Command
 
@@ -47,7 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
     130 when the person stopped it. A traceback is shown only with --debug.
     """
-    args = _parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
+    with telling_ends_nothing():
+        return _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    args = _parser().parse_args(_with_command(argv))
     warnings.filterwarnings("ignore", module="PIL")  # our own sentences about odd files say more
     try:
         return args.command(args)
@@ -56,9 +61,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if short := out_of_memory(error):
             return _failed(args, short.told(WORDS))

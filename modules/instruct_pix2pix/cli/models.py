@@ -10,7 +10,7 @@ from pathlib import Path
 from ..models.checkpoints import Checkpoint, inspect
 from ..models.download import download
 from ..models.registry import find_models, model_dirs
-from ..text import say
+from ..text import printable, say
 from .arguments import Command, add_models_dir, model_folders_of
 
 # --- models ---
@@ -45,7 +45,7 @@ def run_models(options: ModelsOptions) -> int:
     for entry in entries:
         what = entry.checkpoint.label if entry.checkpoint else entry.problem
         mark = "*" if entry.checkpoint and entry.checkpoint.editable else " "
-        print(f"{mark} {entry.name:{width}}  {what}")
+        print(f"{mark} {printable(entry.name):{width}}  {what}")
     print("\n* can edit. Looked in: " + ", ".join(map(str, options.folders)))
     return 0
 
@@ -81,7 +81,7 @@ def run_inspect(options: InspectOptions) -> int:
     if options.as_json:
         _print_json(_described(options.file.stem, options.file, found, None))
         return 0
-    print(f"{options.file.name}: {found.label}")
+    print(f"{printable(options.file.name)}: {found.label}")
     print(f"  because {found.reason}")
     ema = ", with EMA weights" if found.has_ema else ""
     print(f"  {found.size_bytes / 1e9:.2f} GB, {found.dtype}{ema}")

@@ -9,14 +9,17 @@ from itertools import groupby
 from PIL import Image
 
 from ..conditioning import Fit, fit
-from ..settings import EditSettings
+from ..errors import UserError
+from ..infotext import settings_from
+from ..prompts import split_and
+from ..settings import KNOBS, EditSettings
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 from .shared_cores import SharedCores
 
-__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "fitted", "plan_for", "resolved"]
+__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "fitted", "plan_for", "resolved", "settings_here"]
 
 
 def edit(
@@ -55,10 +58,27 @@ def edit_each(
 def resolved(settings: EditSettings) -> EditSettings:
     """Return settings with the sampler's and the schedule's own names, as everything behind a door takes them.
 
-    A schedule in the sampler's name ('DPM++ 2M Karras') goes first. Raises UserError for unknown names.
+    A schedule in the sampler's name ('DPM++ 2M Karras') goes first. Raises UserError for unknown names, and for an
+    instruction with weights that cannot be used.
     """
+    split_and(settings.instruction)
     sampler, named = find_sampler(settings.sampler)
     return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
+
+
+def settings_here(infotext: str) -> tuple[EditSettings, tuple[str, ...]]:
+    """Return the settings in an infotext of any program, resolved, and one sentence for each that was left out."""
+    settings, left_out = settings_from(infotext)
+    for name in ("sampler", "schedule"):
+        try:
+            resolved(replace(EditSettings(), **{name: getattr(settings, name)}))
+        except UserError as error:
+            settings = replace(settings, **{name: KNOBS[name].default})
+            left_out = (*left_out, str(error))
+    try:
+        return resolved(settings), left_out
+    except UserError as error:
+        return settings, (*left_out, str(error))
 
 
 def fitted(

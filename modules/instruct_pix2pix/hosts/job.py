@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance
+from ..prompts import for_host, negative_for_host
 from ..settings import KNOBS, SEEDS, Knob, random_scales
 from .processing import Processing
 
@@ -124,6 +125,18 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
         return fitting(host.encode(p, source), latent)
 
     _override(p, "img2img_image_conditioning", condition)
+    set_up = p.setup_conds
+
+    def encode_prompts() -> None:
+        """Encode the prompts as this program reads them; the infotext keeps them as they were typed."""
+        typed = p.prompts, p.negative_prompts
+        p.prompts, p.negative_prompts = [*map(for_host, typed[0])], [*map(negative_for_host, typed[1])]
+        try:
+            set_up()
+        finally:
+            p.prompts, p.negative_prompts = typed
+
+    _override(p, "setup_conds", encode_prompts)
     if controls.from_noise:
         p.denoising_strength = 1.0
         p.extra_generation_params["Edit start"] = "noise"

@@ -32,7 +32,9 @@ class Processing(Protocol):
     refiner_checkpoint_info: Any
     refiner_switch_at: float | None
     seeds: list[int]
-    """Of the batch at hand."""
+    """Of the batch at hand, as are the two that follow."""
+    prompts: list[str]
+    negative_prompts: list[str]
     uc: Any
     """What `setup_conds` makes of the negative prompt; None where the host leaves it out."""
     extra_generation_params: dict[str, Any]

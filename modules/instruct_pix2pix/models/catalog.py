@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..text import writable
 from .checkpoints import inspect
-from .registry import ModelEntry, find_models
+from .registry import ModelEntry, find_models, named
+
+MOST_NAMES = 10
+"""Names in one sentence."""
 
 
 class Catalog:
@@ -19,7 +22,8 @@ class Catalog:
         self.dirs = tuple(dirs)
         self._first: list[ModelEntry] = []
         if chosen is not None:
-            self._first = [ModelEntry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)]
+            name = writable(chosen.stem if chosen.is_file() else chosen.name)
+            self._first = [ModelEntry(name, chosen, inspect(chosen), None)]
         self._entries: tuple[ModelEntry, ...] = ()
         self.refresh()
 
@@ -40,28 +44,27 @@ class Catalog:
         return next(entry for entry in self._entries if _edits(entry))
 
     def find(self, name: str) -> ModelEntry:
-        """Return the model of this name, in any case, with or without suffix and '[hash]'.
+        """Return the model of this name, as `registry.named` reads it.
 
-        Raises UserError for a name that is not here, and for a model that cannot edit: why, and what to pick.
+        Raises UserError for a name that is not here or that several models have, and for a model that cannot edit: why,
+        and what to pick.
         """
-        found = self._named(name)
-        if found is None:
+        matches = named(name, self._entries)
+        if not matches:
             self.refresh()
-            found = self._named(name)
-        if found is None:
+            matches = named(name, self._entries)
+        if len(matches) > 1:
+            names = ", ".join(entry.name for entry in matches[:MOST_NAMES])
+            raise UserError(f"{name.strip()[:80]!r} may be {names}: write more of the name.")
+        if not matches:
             names = ", ".join(entry.name for entry in self._entries if _edits(entry))
             raise UserError(f"There is no model {name.strip()[:80]!r} here: choose one of {names}.")
+        (found,) = matches
         if found.checkpoint is None:
             raise UserError(found.problem or f"{found.name} cannot be read: choose another model.")
         if not found.checkpoint.editable:
             raise UserError(f"'{found.name}' cannot edit: it is {found.checkpoint.label}. {found.checkpoint.advice}")
         return found
-
-    def _named(self, name: str) -> ModelEntry | None:
-        wanted = re.sub(r"\s*\[[0-9a-f]+\]\s*$", "", name).strip().casefold()
-        by_name = {entry.name.casefold(): entry for entry in reversed(self._entries)}
-        with_suffix = {f"{entry.name}{entry.path.suffix}".casefold(): entry for entry in reversed(self._entries)}
-        return by_name.get(wanted) or with_suffix.get(wanted)
 
 
 def _edits(entry: ModelEntry) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import replacing
 from ..paths import DATA, PACKAGE, cache_folder, checkout_of, home_of
+from ..text import writable
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
 
 DEMO = DATA / "demo" / "demo.safetensors"
@@ -55,7 +56,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     """
     seen: set[str] = set()
     found = [(folder, path) for folder in dirs for path in _paths(folder, seen)]
-    short = [_relative(folder, path) for folder, path in found]
+    short = [writable(_relative(folder, path)) for folder, path in found]
     long = [name + path.suffix if path.is_file() else name for name, (_, path) in zip(short, found, strict=True)]
     count = Counter(name.casefold() for name in ["demo", *short])
     count_long = Counter(name.casefold() for name in long)
@@ -63,7 +64,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     for (_, path), name, with_suffix in zip(found, short, long, strict=True):
         if count[name.casefold()] > 1:
             clash = with_suffix == "demo" or count_long[with_suffix.casefold()] > 1
-            name = str(path.absolute()) if clash else with_suffix
+            name = writable(str(path.absolute())) if clash else with_suffix
         entries.append(_entry(name, path))
     return [*sorted(entries, key=lambda entry: (entry.name.casefold(), entry.name)), _entry("demo", DEMO)]
 
@@ -72,7 +73,7 @@ def resolve(name_or_path: str | None, dirs: Sequence[Path]) -> Path:
     """Return the path of the model that a name means.
 
     None means the first model that can edit, or else the demo. Otherwise it is a path, a listed name with or
-    without suffix (also without its folder), or a part that occurs in one listed name alone; case is ignored.
+    without suffix (also without its folder), or a part that occurs in one listed name alone; see `named`.
     Raises UserError that lists the models there are, the most similar names first.
     """
     if name_or_path is None:
@@ -142,9 +143,9 @@ def _entry(name: str, path: Path) -> ModelEntry:
     try:
         return ModelEntry(name, path, inspect(path), None)
     except UserError as error:
-        return ModelEntry(name, path, None, str(error))
+        return ModelEntry(name, path, None, writable(str(error)))
     except OSError as error:
-        return ModelEntry(name, path, None, f"'{path.name}' cannot be read: {error.strerror}.")
+        return ModelEntry(name, path, None, writable(f"'{path.name}' cannot be read: {error.strerror}."))
 
 
 # --- names ---
@@ -158,21 +159,38 @@ def _existing(text: str) -> Path | None:
         return None
 
 
+def named(text: str, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """Return the entries that a whole name may mean, by the strictest rule that any of them satisfies.
+
+    Case does not count, nor does a hash behind the name; suffix and folder may be left out; a backslash is a slash:
+    clients of the web UI write 'folder\\name.safetensors [0123456789]'. Of entries with one name the first is meant.
+    """
+    entries = list({entry.name.casefold(): entry for entry in reversed(entries)}.values())[::-1]
+    for wanted in _spellings(text):
+        exact = [entry for entry in entries if entry.name.casefold() == wanted]
+        whole = [entry for entry in entries if wanted in _names(entry)]
+        last = [entry for entry in entries if wanted in (name.rpartition("/")[2] for name in _names(entry))]
+        if found := exact or whole or last:
+            return found
+    return []
+
+
 def _matches(text: str, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """Return the entries that a name may mean, by the strictest rule that any of them satisfies."""
-    wanted = text.strip().replace("\\", "/").casefold()
-    if not wanted:
-        return []
+    """Return the entries that a name or a part of one may mean."""
+    parts = ([entry for entry in entries if wanted in _names(entry)[1]] for wanted in _spellings(text))
+    return named(text, entries) or next(filter(None, parts), [])
 
-    def names(entry: ModelEntry) -> tuple[str, str]:
-        name = entry.name.replace("\\", "/").casefold()
-        suffix = entry.path.suffix.casefold()
-        return name.removesuffix(suffix), name.removesuffix(suffix) + suffix
 
-    exact = [entry for entry in entries if entry.name.casefold() == wanted]
-    whole = [entry for entry in entries if wanted in names(entry)]
-    last = [entry for entry in entries if wanted in (name.rpartition("/")[2] for name in names(entry))]
-    return exact or whole or last or [entry for entry in entries if wanted in names(entry)[1]]
+def _spellings(text: str) -> list[str]:
+    """Return a name as it is compared, and without the hash behind it; none that is empty."""
+    whole = writable(text).strip().replace("\\", "/").casefold()
+    return list(filter(None, dict.fromkeys([whole, re.sub(r"\s*\[[0-9a-f]*\]$", "", whole)])))
+
+
+def _names(entry: ModelEntry) -> tuple[str, str]:
+    """Return the name of an entry as it is compared, without and with its suffix."""
+    name, suffix = entry.name.replace("\\", "/").casefold(), entry.path.suffix.casefold()
+    return name.removesuffix(suffix), name.removesuffix(suffix) + suffix
 
 
 def _no_model(text: str, matches: list[ModelEntry], entries: list[ModelEntry], dirs: Sequence[Path]) -> UserError:

@@ -13,17 +13,18 @@ MOST_PIXELS = 50_000_000
 
 
 def read_picture(text: str, name: str) -> Picture:
-    """Return the picture in a base64 text, with or without the head of a data address.
+    """Return the picture in a base64 text of either alphabet (RFC 4648), with or without padding and data address.
 
     Raises UserError, whose sentence calls it `name`, such as 'The mask'.
     """
     text = text.strip()
     if text.startswith(("http://", "https://")):
         raise UserError(f"{name} is an address, and nothing is fetched from one: send the picture itself in base64.")
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         text = text.partition(",")[2]
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")  # as clients for URLs write it
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"{name} is not base64, or is cut short: send the whole picture again.") from error
     return open_picture(data, most_pixels=MOST_PIXELS, name=name)

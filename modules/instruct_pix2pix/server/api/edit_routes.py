@@ -25,7 +25,7 @@ def edit_routes(worker: Worker, options: Options, outputs: Path) -> APIRouter:
 
     def submitted(body: Img2Img) -> tuple[EditTask, list[str]]:
         request, notes = request_of(body, options, outputs)  # the worker alone keeps the picture
-        return worker.submit(request, body.force_task_id), notes
+        return worker.submit(request, body.force_task_id or None), notes
 
     @router.post("/sdapi/v1/img2img", response_model=Img2ImgAnswer)
     async def img2img(body: Img2Img, request: Request) -> Response:

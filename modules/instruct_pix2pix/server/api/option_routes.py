@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
 from ...models.catalog import Catalog
+from ...text import writable
 from ..worker.worker import Worker
 from .options import Options
 
@@ -39,7 +40,7 @@ def option_routes(worker: Worker, catalog: Catalog, options: Options) -> APIRout
                 "model_name": entry.name,
                 "hash": hashes.get(entry.path),
                 "sha256": None,
-                "filename": entry.path.name,
+                "filename": writable(entry.path.name),
                 "config": None,
                 "editable": bool(entry.checkpoint and entry.checkpoint.editable),
                 "about": entry.checkpoint.label if entry.checkpoint else entry.problem,

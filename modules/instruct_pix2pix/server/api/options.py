@@ -50,7 +50,7 @@ class Options:
         """Return the options with these changes, and a note for each name that is not an option. Raises UserError."""
         entry, defaults = self.now()
         name = changes.get("sd_model_checkpoint")
-        if name is not None:
+        if name not in (None, ""):
             entry = self._catalog.find(str(name))
         known = {key: value for key, value in changes.items() if key in OPTION_KNOBS and value is not None}
         notes = [

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...engine.edit import settings_here
 from ...errors import UserError
 from ...images import Picture
-from ...infotext import settings_from
-from ...settings import EditSettings
+from ...prompts import network_notes
+from ...settings import EditSettings, seed_notes
 from ..pictures import read_picture
 from ..worker.edit_task import EditRequest
 from .options import Options
@@ -35,7 +36,9 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     if body.resize_mode not in (None, 0, 1, 2):
         raise UserError(f"resize_mode is {body.resize_mode}, but must be 0, 1 or 2: stretch, cut or fill up.")
     entry, settings, notes = options.with_changes(body.override_settings or {})
-    settings = _settings_of(body, settings)
+    settings, said = _settings_of(body, settings)
+    notes += said
+    notes += network_notes(settings.instruction)
     names = ", ".join(ascii(name[:60]) for name in body.alwayson_scripts or {})
     if names:
         notes.append(f"There are no scripts here: {names} had no effect.")
@@ -53,10 +56,15 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *notes]
 
 
-def _settings_of(body: Img2Img, base: EditSettings) -> EditSettings:
-    """Return the settings of a body; those it leaves out are those of its infotext, or else of `base`."""
+def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[str]]:
+    """Return the settings of a body, and what a client should know about them, a sentence each.
+
+    Those it leaves out are those of its infotext, or else of `base`.
+    """
+    notes: list[str] = []
     if body.infotext:
-        base = settings_from(body.infotext)[0]
+        base, left_out = settings_here(body.infotext)
+        notes += left_out
     batch_size, batches = (1 if value is None else value for value in (body.batch_size, body.n_iter))
     given: dict[str, Any] = {
         "instruction": body.prompt or None,
@@ -64,14 +72,14 @@ def _settings_of(body: Img2Img, base: EditSettings) -> EditSettings:
         "text_cfg": body.cfg_scale,
         "image_cfg": body.image_cfg_scale,
         "steps": body.steps,
-        "sampler": body.sampler_name or body.sampler_index,
-        "schedule": body.scheduler,
+        "sampler": body.sampler_name or body.sampler_index or None,
+        "schedule": body.scheduler or None,
         "seed": None if body.infotext and "seed" not in body.model_fields_set else body.seed,
         "denoise": body.denoising_strength,
         "batch_size": batch_size,
     }
     settings = replace(base, **{name: value for name, value in given.items() if value is not None})
-    return replace(settings, count=batches * batch_size)
+    return replace(settings, count=batches * batch_size), notes + seed_notes(given["seed"])
 
 
 def _mask_of(picture: Picture) -> Image.Image:

@@ -25,7 +25,9 @@ class Img2Img(BaseModel):
     sampler_name: str | None = Field(None, description="A name from GET /sdapi/v1/samplers.")
     sampler_index: str | None = Field(None, description="The older name of sampler_name, which goes first.")
     scheduler: str | None = Field(None, description="A name or label from GET /sdapi/v1/schedulers.")
-    seed: int | None = Field(-1, description="0 to 4294967295; -1 draws one. Each further picture takes the next.")
+    seed: int | None = Field(
+        -1, description="0 to 4294967295, or its remainder; -1 draws one. Each further picture takes the next."
+    )
     batch_size: int | None = Field(1, description="Pictures computed together, 1 to 64.")
     n_iter: int | None = Field(1, description="How many batches.")
     width: int | None = Field(None, description="Without width and height, the picture's shape and the model's size.")
@@ -52,7 +54,7 @@ class Img2Img(BaseModel):
     script_args: list[Any] | None = Field(None, description="Has no meaning without scripts.")
     force_task_id: str | None = Field(
         None,
-        pattern=r"^[\w()-]{1,64}$",
+        pattern=r"^[\w()-]{0,64}$",
         description="A name for this request: 'current_task' of progress, and the task of interrupt and skip.",
     )
     styles: list[str] | None = Field(None, description="Accepted without effect; 'info' says so.")

@@ -235,7 +235,6 @@ def build_settings(count: int) -> SettingsPane:
             label="Seed",
             precision=0,
             minimum=KNOBS["seed"].minimum,
-            maximum=KNOBS["seed"].maximum,
             elem_id="img2img_seed",
         )
         dice = tool_button("Draw a new seed each time", "dice", "img2img_random_seed")

@@ -10,6 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from ...prompts import network_notes
+from ...settings import KNOBS, seed_notes
+from . import html
 from .batch_handlers import BatchHandlers
 from .form import settings_of
 from .form_handlers import FormHandlers, PngInfoHandlers
@@ -90,7 +93,14 @@ def _task_events(
             updates = batch_handlers.submit(data, batch_handlers.is_here(request))
         else:
             updates = edit_handlers.submit(data)
-        return {**updates, memory.settings: remembered(layout, data)} if memory.followed in updates else updates
+        if memory.followed not in updates:
+            return updates
+        seed = layout.form["seed"]
+        if notes := seed_notes(data[seed]):
+            updates[seed] = KNOBS["seed"].check(data[seed])
+        if notes := notes + network_notes(data[layout.form["instruction"]] or ""):
+            updates[layout.progress] = html.line(" ".join(notes))
+        return {**updates, memory.settings: remembered(layout, data)}
 
     def show(task_id: str, selected: int | None, request: gr.Request) -> Updates:
         folder = batch_handlers.found(task_id)
@@ -113,7 +123,13 @@ def _task_events(
         batch.instructions,
     }
     submitted = unordered(
-        memory.followed, memory.last_task, memory.settings, layout.progress, results.selected, *events.board
+        memory.followed,
+        memory.last_task,
+        memory.settings,
+        layout.progress,
+        layout.form["seed"],
+        results.selected,
+        *events.board,
     )
     restored = unordered(
         memory.followed,

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ... import panel
+from ...engine.edit import settings_here
 from ...errors import UserError
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
@@ -56,7 +57,7 @@ class FormHandlers:
 
     def reuse(self, infotext: str) -> Updates:
         """Set the controls, and the model if it is here, as an infotext has them."""
-        settings, left_out = settings_from(infotext)
+        settings, left_out = settings_here(infotext)
         for sentence in left_out:
             gr.Warning(sentence)
         values = values_of(settings)

@@ -16,7 +16,7 @@ from ...errors import UserError
 from ...models.registry import ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
 from ...settings import EditSettings
-from ...text import number_text
+from ...text import number_text, writable
 from ..worker.edit_task import EditStatus
 from ..worker.folder_task import FolderStatus, Stage
 from ..worker.task import TaskState
@@ -26,7 +26,7 @@ PREVIEW_QUALITY = 80
 
 def escape(text: object) -> str:
     """Return text without meaning in HTML or in the templates of `gr.HTML`."""
-    return html.escape(str(text)).replace("{", "&#123;").replace("`", "&#96;")
+    return html.escape(writable(str(text))).replace("{", "&#123;").replace("`", "&#96;")
 
 
 def line(text: str, kind: str = "") -> str:
@@ -170,6 +170,7 @@ def _folder_ended(status: FolderStatus, where: str) -> str:
     text = f"{_count(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
     if summary.done or summary.before:
         text += f" Saved in {where}."
+    text += "".join(f" {note}" for note in status.notes)
     if summary.left:
         text += " Generate goes on where it was."
     elif summary.before and not (summary.done or summary.failed or summary.skipped):
