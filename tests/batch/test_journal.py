@@ -132,7 +132,11 @@ def test_a_run_that_goes_on_says_how_many_lines_it_passed_over(tmp_path: Path) -
     control = Control()
     control.stop()
     run_batch(
-        request, ModelFacts(96, 8, "0123456789"), lambda _: (r for r in ()), report=events.append, control=control
+        request,
+        ModelFacts(96, 8, "0123456789", "fp32"),
+        lambda _: (r for r in ()),
+        report=events.append,
+        control=control,
     )
     (planned,) = [event for event in events if isinstance(event, Planned)]
     assert planned.plan.notes == ("3 lines of batch.jsonl could not be read and were passed over.",)
