@@ -65,15 +65,15 @@ def run(options: EditOptions) -> int:
     tune_memory()
     settings = resolved(options.settings)
     picture = open_picture(options.image)
-    mask = open_picture(options.mask).image if options.mask else None
+    mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.count)
     machine = choose_machine(options.model.device, options.model.precision)
     path = options.model.find()
-    for note in picture.notes:
+    for note in picture.notes + (mask.notes if mask else ()):
         say(note)
 
     model, hash_ = load(path, machine)
-    fit = fitted(model, picture.image, settings, mask)
+    fit = fitted(model, picture.image, settings, mask and mask.mask)
     alpha = picture.alpha and fit.plan.framed(picture.alpha)
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
-from ..text import number_text
+from ..text import number_text, say
 from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 
 if TYPE_CHECKING:
@@ -76,14 +76,16 @@ def run(options: GridOptions) -> int:
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = resolved(options.settings.require_instruction())
     picture = open_picture(options.image)
-    mask = open_picture(options.mask).image if options.mask else None
+    mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
     machine = choose_machine(options.model.device, options.model.precision)
+    for note in picture.notes + (mask.notes if mask else ()):
+        say(note)
     model, hash_ = load(options.model.find(), machine)
 
     one = replace(settings, seed=settings.seeds()[0])
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
-    fit = fitted(model, picture.image, one, mask)
+    fit = fitted(model, picture.image, one, mask and mask.mask)
     source = fit.plan.framed(picture.image)
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:

@@ -42,7 +42,11 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     notes += [f"{name} had no effect: there is no such thing here." for name in WITHOUT_EFFECT if getattr(body, name)]
 
     picture = read_picture(pictures[0], "The picture")
-    mask = _mask_of(read_picture(body.mask, "The mask")) if body.mask else None
+    mask = None
+    if body.mask:
+        read = read_picture(body.mask, "The mask")
+        mask = read.mask
+        notes += read.notes
     if mask is not None and body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     if body.width is not None or body.height is not None:
@@ -72,11 +76,6 @@ def _settings_of(body: Img2Img, base: EditSettings) -> EditSettings:
     }
     settings = replace(base, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, count=batches * batch_size)
-
-
-def _mask_of(picture: Picture) -> Image.Image:
-    """Return the grey mask; of a transparent picture the opaque part, as in the web UI."""
-    return picture.image.convert("L") if picture.alpha is None else picture.alpha
 
 
 def _size_of(width: int | None, height: int | None, whole: tuple[int, int]) -> tuple[int, int]:
