@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from typing import IO
 
-# What makers begin their files with: Canon CRW and CR3, Fujifilm, Minolta, Olympus, Panasonic, Sigma.
+# What makers begin their files with: Canon, Fujifilm, Minolta, Olympus, Panasonic, Sigma, Phase One.
 _BEGINNINGS = (b"FUJIFILMCCD-RAW", b"\0MRM", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb")
-_WITHIN = ((4, b"ftypcrx "), (6, b"HEAPCCDR"), (8, b"CR\x02"), (8, b"IIII"), (8, b"IIIT"))
+_WITHIN = ((4, b"ftypcrx "), (6, b"HEAPCCDR"), (8, b"CR\x02"), (8, b"IIII"))
 
 # Tags of TIFF 6.0, TIFF/EP and DNG 1.7.
 _SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 0x00FE, 0x0106, 0x014A, 0xC612

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from PIL import Image
 from PIL.PngImagePlugin import PngStream
 
 from .exif import is_readable
@@ -87,7 +89,7 @@ def without_broken_metadata(source: IO[bytes], fmt: str) -> tuple[IO[bytes], boo
     wherever they were, so that they are known before any pixel is decoded. Pixels are not looked at, and nothing is
     unpacked beyond Pillow's limits.
     """
-    read = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}.get(fmt)
+    read = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "AVIF": _avif}.get(fmt)
     if read is None:
         source.seek(0)
         return source, False
@@ -200,8 +202,8 @@ def _jpeg(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
         if kind == 0xE1 and head.startswith(b"Exif\0\0"):
             exif.append(span)
             told += _at(source, *_sized(span))[10 if told else 4 :]
-        elif kind == 0xE2 and head.startswith(b"ICC_PROFILE\0") and len(head) < 14:
-            broken = True
+        elif len(head) < (12 if kind in (0xE0, 0xEE) else 14):  # Pillow needs more of each kind that is used
+            broken |= kind == 0xEE or head.startswith(b"ICC_PROFILE\0")
         elif kind in (0xE0, 0xEE) or head.startswith(_JPEG_USED):  # 0xEE: Adobe's, which says what the colours are
             pieces.append(span)
     if exif and not is_readable(told):
@@ -235,6 +237,23 @@ def _webp(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
     total = sum(end - begin for begin, end in pieces)
     head = b"RIFF" + struct.pack("<I", 4 + total + total % 2) + b"WEBP"
     return [head, *_joined(pieces), bytes(total % 2)], broken
+
+
+# --- AVIF ---
+
+
+def _avif(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
+    """See ISO/IEC 14496-12, 8.11.6: a box 'infe' says what an item is; an item of an unknown kind is passed over."""
+    head = _at(source, 0, MOST_CHUNK)
+    item = re.search(rb"infe[\x02\x03]...(..|....)\x00\x00Exif", head, re.DOTALL)
+    if item is None:
+        return [(0, size)], False
+    try:
+        source.seek(0)
+        Image.OPEN["AVIF"][0](source, "")
+    except Exception:  # its EXIF may be the reason, which libavif checks; if it is not, the next to open it will say
+        return [(0, item.end() - 4), b"free", (item.end(), size)], True
+    return [(0, size)], False
 
 
 def _sized(span: Span) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -227,7 +228,7 @@ def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | N
         raise UserError(f"{name} is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF.")
     try:
         file, broken = without_broken_metadata(stream, fmt)
-        notes = (f"A part of {name} that is not its pixels is damaged: it was left out.",) if broken else ()
+        notes = (f"Metadata in {name} is damaged or too large: it was left out.",) if broken else ()
         with openers[fmt][0](file, "") as image:
             if fmt == "TIFF":
                 _go_to_full_size(image)
@@ -247,16 +248,27 @@ def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | N
         raise UserError(f"{name} is {state}: copy it again from its source.") from error
 
 
-def _go_to_full_size(image: Image.Image) -> None:
-    """Where the first page of a TIFF is a reduced version of another page (TIFF 6.0, tag 254), go to that one."""
-    for page in range(MOST_PAGES):
+def _has_frames(image: Image.Image) -> bool:
+    """Whether there is more than one picture in a file, besides reduced versions of one."""
+    if image.format != "TIFF":
+        return getattr(image, "is_animated", False)
+    return list(itertools.islice(_pages(image), MOST_PAGES)).count(False) > 1
+
+
+def _pages(image: Image.Image) -> Iterator[bool]:
+    """Go from page to page of a TIFF; yield for each whether it is a reduced version of another (TIFF 6.0, tag 254)."""
+    for page in itertools.count():
         try:
             image.seek(page)
         except EOFError:
-            break
-        if not image.tag_v2.get(SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
             return
-    image.seek(0)
+        yield image.tag_v2.get(SUBFILE_TYPE, 0) & 1 == 1  # type: ignore[attr-defined]
+
+
+def _go_to_full_size(image: Image.Image) -> None:
+    """Go to the first page of a TIFF that is no reduced version of another, if there is one."""
+    if all(itertools.islice(_pages(image), MOST_PAGES)):
+        image.seek(0)
 
 
 def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
@@ -281,8 +293,8 @@ def _to_picture(image: Image.Image, name: str, known: tuple[str, ...]) -> Pictur
         notes.append(f"{name} is {width} x {height} pixels: it was read at half size.")
     image.load()
     if isinstance(image, JpegFile) and image.missing is not None:
-        percent = f"the last {max(1, round(100 * image.missing))} %"
-        notes.append(f"{name} is cut short: {percent if image.missing else 'only its end mark'} is missing.")
+        lost = f"about {max(1, round(100 * image.missing))} % of the picture" if image.missing else "next to nothing"
+        notes.append(f"{name} is cut short: {lost} is missing.")
     texts = texts_of(image)
     exif = exif_of(image)
     base, alpha, stretched = split_alpha(image)
@@ -299,8 +311,7 @@ def _to_picture(image: Image.Image, name: str, known: tuple[str, ...]) -> Pictur
         rgb = rgb.transpose(turn)
         alpha = alpha and alpha.transpose(turn)
     rgb.info = {}
-    # A camera's MPO holds the same photo several times. Asked last: it may move on to the next frame.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if _has_frames(image):  # asked last: it may move on to the next frame
         notes.append(f"{name} has several frames: the first one is used.")
     return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes))
 
