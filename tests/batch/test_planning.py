@@ -49,23 +49,24 @@ def test_folders_are_looked_into_on_request_and_links_in_circles_end(tmp_path: P
     (tmp_path / "süß" / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "again").symlink_to(tmp_path / "süß", target_is_directory=True)
-    assert find_pictures(tmp_path) == (["a.png"], [])
-    assert find_pictures(tmp_path, recursive=True) == (["a.png", "süß/deep/c.webp", "süß/日本.jpg"], [])
+    assert find_pictures(tmp_path).names == ("a.png",)
+    found = find_pictures(tmp_path, recursive=True)
+    assert (found.names, found.refused) == (("a.png", "süß/deep/c.webp", "süß/日本.jpg"), ())
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     add(tmp_path / "elsewhere" / "b.png")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert find_pictures(tmp_path / "in", recursive=True)[0] == ["link/b.png"]
+    assert find_pictures(tmp_path / "in", recursive=True).names == ("link/b.png",)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="whoever runs this may read everything")
 def test_a_folder_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
     add(tmp_path / "a.png")
     (tmp_path / "closed").mkdir(mode=0)
-    names, refused = find_pictures(tmp_path, recursive=True)
-    assert names == ["a.png"] and "closed" in str(refused[0].problem)
+    found = find_pictures(tmp_path, recursive=True)
+    assert found.names == ("a.png",) and "closed" in str(found.refused[0].problem)
 
 
 def test_results_and_masks_inside_the_input_are_no_input(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import LONGEST_NAME, status_of
 from ..settings import KNOBS
 
 MOST_SIDECAR_BYTES = 1 << 16
@@ -22,6 +24,7 @@ def read_instructions(path: Path) -> dict[str, dict[str, Any]]:
     CSV with a line of titles (separated by commas, semicolons or tabs) or JSONL, one object a line. Raises UserError
     that names the line.
     """
+    status_of(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -115,7 +118,8 @@ def match(
 
 def sidecar_of(source: Path) -> str:
     """Return the text in NAME.txt beside a picture, '' without one. Raises UserError for a file that is not UTF-8."""
-    for path in (source.with_suffix(".txt"), source.with_name(source.name + ".txt")):
+    names = [name for name in (f"{source.stem}.txt", f"{source.name}.txt") if len(os.fsencode(name)) <= LONGEST_NAME]
+    for path in map(source.with_name, names):
         try:
             if not path.is_file():
                 continue

@@ -47,7 +47,7 @@ class BatchReport:
 
     def _planned(self, event: Planned) -> None:
         self.pictures = len(event.plan.items) + len(event.plan.refused)
-        for line in _origins(event.plan.origins, self.request):
+        for line in [*_origins(event.plan.origins, self.request), *filter(None, [event.plan.passed_over])]:
             say(line)
         self._began = time.monotonic()
         self._bar = progress_bar(event.results, "picture")
@@ -75,6 +75,10 @@ class BatchReport:
     def _ended(self, event: Ended) -> None:
         entry = event.entry
         self.done += entry.state is PictureState.DONE
+        if event.fresh:
+            with above_bar():
+                for note in entry.notes:
+                    say(note)
         if not event.fresh or entry.state is PictureState.DONE:
             return
         if self.as_json:

@@ -174,6 +174,8 @@ def _folder_ended(status: FolderStatus, where: str) -> str:
         text += " Generate goes on where it was."
     elif summary.before and not (summary.done or summary.failed or summary.skipped):
         text += " Another seed or output folder makes new ones."
+    if status.passed_over:
+        text += f" {status.passed_over}"
     return text
 
 

@@ -63,6 +63,8 @@ class FolderStatus(TaskStatus):
     paused: bool = False
     stopping: bool = False
     """Whether it ends after the unit in the model."""
+    passed_over: str = ""
+    """A sentence about files that were passed over: see `BatchPlan`."""
     origins: tuple[tuple[str, int], ...] = ()
     """How many pictures have their instruction from each source: see `BatchPlan`."""
     summary: Summary | None = None
@@ -253,7 +255,9 @@ class FolderTask(Task[FolderStatus]):
             self._table.counts[Stage.WAITING] += len(names)
         self._work_began = self._last_step = self._paused_at = time.monotonic()
         origins = tuple(sorted(plan.origins.items()))
-        self._change(planned=True, pictures=len(names), steps=event.results, origins=origins)
+        self._change(
+            planned=True, pictures=len(names), steps=event.results, origins=origins, passed_over=plan.passed_over
+        )
 
     def _on_ended(self, event: Ended) -> None:
         entry, item = event.entry, event.item
