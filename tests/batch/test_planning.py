@@ -69,6 +69,53 @@ def test_a_folder_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
     assert found.names == ("a.png",) and "closed" in str(found.refused[0].problem)
 
 
+def test_every_ending_of_a_jpeg_and_a_png_is_taken(tmp_path: Path) -> None:
+    for name in ("a.JPE", "b.mpo", "c.jfif", "d.apng", "e.dib"):
+        fmt = {"apng": "PNG", "dib": "BMP"}.get(name[2:], "JPEG")
+        Image.new("RGB", (8, 8)).save(tmp_path / name, fmt)
+    made = plan(tmp_path)
+    assert [(item.name, *item.outputs, item.fmt) for item in made.items] == [
+        ("a.JPE", "a.jpg", "JPEG"),
+        ("b.mpo", "b.jpg", "JPEG"),
+        ("c.jfif", "c.jpg", "JPEG"),
+        ("d.apng", "d.png", "PNG"),
+        ("e.dib", "e.png", "PNG"),
+    ]
+    assert made.passed_over == ""
+
+
+def test_what_is_passed_over_is_counted_by_its_ending(tmp_path: Path) -> None:
+    add(tmp_path / "a.png")
+    for name in ("a.dng", "b.DNG", "sub/c.dng", "c.nef", "d.svg", "a.txt", "notes.md", ".hidden.dng", "out/x.dng"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    advice = "which cannot be read here. To edit one, save it as JPEG, PNG or TIFF."
+    assert plan(tmp_path).passed_over == f"Passed over: 2 .dng, 1 .nef, 1 .svg, {advice}"
+    assert plan(tmp_path, recursive=True).passed_over == f"Passed over: 3 .dng, 1 .nef, 1 .svg, {advice}"
+
+
+def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("a.cr2", "b.cr2"):
+        (tmp_path / "raw" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"no pictures in raw that can be read\. Passed over: 2 \.cr2"):
+        plan(tmp_path / "raw")
+
+
+@pytest.mark.parametrize("letter", ["a", "ü"])
+@pytest.mark.parametrize("count", [1, 12])
+def test_the_longest_names_have_results_and_text_files(letter: str, count: int, tmp_path: Path) -> None:
+    stem = (letter * 255)[: 251 // len(letter.encode())]
+    add(tmp_path / f"{stem}.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{stem[:-1]}b.gif")
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{stem}.gif")
+    (tmp_path / f"{stem}.txt").write_text("make it night")
+    made = plan(tmp_path, settings=EditSettings("make it winter", count=count))
+    assert [item.settings.instruction for item in made.items if item.name.startswith(stem)] == ["make it night"] * 2
+    names = [name for item in made.items for name in item.outputs]
+    assert len(set(names)) == 3 * count and max(len(os.fsencode(name)) for name in names) <= 255
+
+
 def test_results_and_masks_inside_the_input_are_no_input(tmp_path: Path) -> None:
     for name in ("a.png", "out/a.png", "masks/a.png"):
         add(tmp_path / name)
