@@ -13,6 +13,8 @@ from ..models.registry import model_dirs, resolve
 from ..settings import KNOBS, EditSettings
 from ..text import number_text
 
+MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
+
 Options = TypeVar("Options")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..settings import EditSettings
 from ..text import say
-from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 from .huge_pages import use_huge_pages
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
 

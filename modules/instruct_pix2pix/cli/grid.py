@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
 from ..text import number_text, say
-from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "first:last:count, or values with commas (default {})"
     parser.add_argument("--text-cfg", default="3:12:4", metavar="VALUES", help=about.format("3:12:4"))
     parser.add_argument("--image-cfg", default="1:2:3", metavar="VALUES", help=about.format("1:2:3"))
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser, leave=("text_cfg", "image_cfg", "count", "batch_size", "randomize_cfg"))
 

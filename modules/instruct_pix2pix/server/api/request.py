@@ -42,11 +42,8 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     notes += [f"{name} had no effect: there is no such thing here." for name in WITHOUT_EFFECT if getattr(body, name)]
 
     picture = read_picture(pictures[0], "The picture")
-    mask = None
-    if body.mask:
-        read = read_picture(body.mask, "The mask")
-        mask = read.mask
-        notes += read.notes
+    read = read_picture(body.mask, "The mask") if body.mask else None
+    mask, mask_notes = (None, ()) if read is None else (read.mask, read.notes)
     if mask is not None and body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     if body.width is not None or body.height is not None:
@@ -54,7 +51,7 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
         settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before any picture is made that large
         picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
     saved_in = outputs if body.save_images else None
-    return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *notes]
+    return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *mask_notes, *notes]
 
 
 def _settings_of(body: Img2Img, base: EditSettings) -> EditSettings:
