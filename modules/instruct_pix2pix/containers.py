@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import IO
 
 from PIL import Image
@@ -18,6 +18,9 @@ from .exif import is_readable
 
 MOST_CHUNK = 1 << 24
 """Bytes of one piece of metadata; a larger one is left out unread."""
+
+MOST_CHUNKS, MOST_EXIF = 4096, 64
+"""Chunks of metadata in a PNG, and segments of EXIF in a JPEG; more of them are left out."""
 
 Span = tuple[int, int]
 """Where bytes of a file begin and end."""
@@ -102,16 +105,13 @@ def _at(source: IO[bytes], begin: int, size: int) -> bytes:
     return source.read(size)
 
 
-def _joined(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """Join spans that follow each other."""
-    last: Piece = (0, 0)
-    for piece in pieces:
-        if isinstance(last, tuple) and isinstance(piece, tuple) and last[1] == piece[0]:
-            last = (last[0], piece[1])
-            continue
-        yield last
-        last = piece
-    yield last
+def _add(pieces: list[Piece], piece: Piece) -> None:
+    """Add a piece; a span that follows the last one makes it longer, so that a million of them take no memory."""
+    last = pieces[-1] if pieces else b""
+    if isinstance(last, tuple) and isinstance(piece, tuple) and last[1] == piece[0]:
+        pieces[-1] = last[0], piece[1]
+    else:
+        pieces.append(piece)
 
 
 # --- PNG ---
@@ -122,7 +122,7 @@ def _png(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
     front: list[Piece] = [(0, 8)]
     pixels: list[Piece] = []
     broken = False
-    place, depth = 8, 8
+    place, depth, read = 8, 8, 0
     trial = PngStream(io.BytesIO())
     while place + 8 <= size:
         length, kind = struct.unpack(">I4s", _at(source, place, 8))
@@ -134,9 +134,10 @@ def _png(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
         if kind == b"IEND":
             break
         if kind == b"IDAT":
-            pixels.append(span)
+            if not pixels or pixels[-1][1] == place:  # they follow each other (5.6)
+                _add(pixels, span)
         elif kind[:1].isupper():  # a chunk without which the picture cannot be read
-            front.append(span)
+            _add(front, span)
             if kind == b"IHDR" and length == 13 and end <= size:
                 header = _at(source, place + 8, length)
                 depth = header[8]
@@ -144,14 +145,15 @@ def _png(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
         elif kind in _PNG_USED:
             chunk = _at(source, *_sized(span)) if end <= size and length <= MOST_CHUNK else b""
             intact = chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
-            if not chunk or not intact or not _is_taken(trial, kind, chunk[8:-4]):
+            read += 1
+            if not chunk or not intact or read > MOST_CHUNKS or not _is_taken(trial, kind, chunk[8:-4]):
                 broken = True
             elif kind == b"tRNS":
                 front.append(_png_chunk(kind, _colour_key(chunk[8:-4], trial.im_mode, depth)))
             else:
-                front.append(span)
+                _add(front, span)
         place = end
-    return [*_joined([*front, *pixels]), _png_chunk(b"IEND", b"")], broken
+    return [*front, *pixels, _png_chunk(b"IEND", b"")], broken
 
 
 def _is_taken(trial: PngStream, kind: bytes, data: bytes) -> bool:
@@ -184,9 +186,10 @@ def _colour_key(data: bytes, mode: str, depth: int) -> bytes:
 
 def _jpeg(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
     """See ITU-T T.81, B.1: segments begin with a marker and their length. APPn and COM hold what is not the picture."""
-    pieces: list[Piece] = [(0, 2)]
+    pieces: list[Piece] = []
     exif: list[Piece] = []
-    told, broken, place = b"", False, 2
+    told: list[bytes] = []
+    broken, place = False, 2
     while place + 4 <= size:
         mark, kind, length = struct.unpack(">BBH", _at(source, place, 4))
         if mark != 0xFF or kind in _JPEG_BARE or length < 2 or place + 2 + length > size:
@@ -196,19 +199,20 @@ def _jpeg(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
             break
         place = span[1]
         if kind not in (*range(0xE0, 0xF0), 0xFE):
-            pieces.append(span)
+            _add(pieces, span)
             continue
         head = _at(source, span[0] + 4, min(14, length - 2))
         if kind == 0xE1 and head.startswith(b"Exif\0\0"):
-            exif.append(span)
-            told += _at(source, *_sized(span))[10 if told else 4 :]
+            if len(exif) <= MOST_EXIF:
+                exif.append(span)
+                told.append(_at(source, *_sized(span))[10 if told else 4 :])
         elif len(head) < (12 if kind in (0xE0, 0xEE) else 14):  # Pillow needs more of each kind that is used
             broken |= kind == 0xEE or head.startswith(b"ICC_PROFILE\0")
         elif kind in (0xE0, 0xEE) or head.startswith(_JPEG_USED):  # 0xEE: Adobe's, which says what the colours are
-            pieces.append(span)
-    if exif and not is_readable(told):
+            _add(pieces, span)
+    if exif and (len(exif) > MOST_EXIF or not is_readable(b"".join(told))):
         exif, broken = [], True
-    return list(_joined([pieces[0], *exif, *pieces[1:], (place, size)])), broken
+    return [(0, 2), *exif, *pieces, (place, size)], broken
 
 
 # --- WebP ---
@@ -216,7 +220,7 @@ def _jpeg(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
 
 def _webp(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
     """See https://developers.google.com/speed/webp/docs/riff_container: 'RIFF', a size, 'WEBP', then chunks."""
-    pieces: list[Span] = []
+    pieces: list[Piece] = []
     broken, place = False, 12
     size = min(size, 8 + int.from_bytes(_at(source, 4, 4), "little"))
     while place + 8 <= size:
@@ -226,17 +230,17 @@ def _webp(source: IO[bytes], size: int) -> tuple[list[Piece], bool]:
         if kind in _WEBP_PIXELS:
             if not whole:
                 return [(0, size)], broken
-            pieces.append(span)
+            _add(pieces, span)
         elif kind in (b"EXIF", b"ICCP", b"XMP "):
             data = _at(source, place + 8, length) if whole and length <= MOST_CHUNK else b""
             if data and (kind != b"EXIF" or is_readable(data)):
-                pieces.append(span)
+                _add(pieces, span)
             else:
                 broken = True
         place = span[1]
-    total = sum(end - begin for begin, end in pieces)
+    total = sum(piece[1] - piece[0] for piece in pieces if isinstance(piece, tuple))
     head = b"RIFF" + struct.pack("<I", 4 + total + total % 2) + b"WEBP"
-    return [head, *_joined(pieces), bytes(total % 2)], broken
+    return [head, *pieces, bytes(total % 2)], broken
 
 
 # --- AVIF ---

@@ -14,6 +14,8 @@ from .containers import pieced
 MOST_MISSING = 0.05
 """The part of a picture's area that may be missing; with more it is refused as cut short."""
 
+MOST_BYTES = 1 << 29
+"""A larger file without its end is refused unread."""
 END = b"\xff\xd9"
 # In the data of a scan 0xFF is followed by 0x00 or by a restart marker (ITU-T T.81, B.1.1.5).
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -51,6 +53,8 @@ def missing_part(source: IO[bytes]) -> float:
     progressive JPEG that has all its scans, a last one that is cut short leaves the picture less fine, which is not
     counted; without one of them all of it counts as missing.
     """
+    if source.seek(0, io.SEEK_END) > MOST_BYTES:
+        return 1.0
     source.seek(0)
     not_begun = _part_not_begun(source.read())
     if not_begun > MOST_MISSING:
