@@ -11,6 +11,7 @@ from PIL import Image
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 KEPT_TAGS = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298)
 USER_COMMENT = 0x9286
+DENSITY_TAGS = (0x011A, 0x0128)
 # Not kept of the Exif IFD: maker note (its offsets would point nowhere), comment, the old width and height,
 # and the pointer to the interoperability IFD.
 DROPPED_TAGS = (0x927C, USER_COMMENT, 0xA002, 0xA003, 0xA005)
@@ -30,12 +31,26 @@ UPRIGHT = {
 def exif_of(image: Image.Image) -> Image.Exif:
     """Return the EXIF of a picture, empty where there is none or it cannot be read."""
     try:
-        exif = image.getexif()
+        # A PNG's own would decode the pixels to look behind them: `images` reads no PNG that has something there.
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
         for ifd in (EXIF_IFD, GPS_IFD):
             exif.get_ifd(ifd)
     except Exception:  # hostile EXIF raises nearly anything, and is no reason to refuse the picture
         return Image.Exif()
     return exif
+
+
+def is_readable(data: bytes) -> bool:
+    """Whether EXIF can be read as far as it is needed, and by Pillow when it opens a file with it."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        for ifd in (EXIF_IFD, GPS_IFD):
+            exif.get_ifd(ifd)
+        density = [exif.get(tag) for tag in (ORIENTATION, *DENSITY_TAGS)][1]
+    except Exception:  # as above
+        return False
+    return not isinstance(density, (str, bytes)) and density != ()
 
 
 def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) -> bytes:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,7 +15,43 @@ from typing import IO
 from .errors import UserError
 from .text import printable, reason_of
 
+LONGEST_NAME = 255
+"""Bytes of a name, on nearly every file system."""
+
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """Return what the system knows of a path that a person gave, links followed; None where there is nothing.
+
+    Raises UserError where that cannot be found out: in a folder of somebody else's, or for what is no name of a file.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise UserError(path, " may not be read: change its permissions or those of its folder.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            name = printable(path.name)
+            shown = f"{name[:40]}…" if len(name) > 40 else name
+            raise UserError(f"'{shown}' is no name that a file can have: check it.") from error
+        raise UserError(path, f" cannot be read ({reason_of(error)}): check the name.") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name. Raises UserError as `status_of` does."""
+    status = status_of(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def short_name(stem: str, end: str) -> str:
+    """Return `stem + end`, with as much of the stem as the longest name has room for."""
+    room = max(1, LONGEST_NAME - len(os.fsencode(end)))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + end
 
 
 def part_beside(path: Path) -> Path:

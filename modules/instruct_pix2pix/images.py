@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -14,10 +15,13 @@ from typing import IO, Any, TypeVar
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .camera_raw import is_camera_raw
+from .containers import without_broken_metadata
 from .errors import UserError
 from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
-from .files import write_whole
-from .pixels import on_white, split_alpha, to_rgb, writable
+from .files import status_of, write_whole
+from .jpeg import JpegFile
+from .pixels import grey_mask, is_clear, on_white, split_alpha, to_rgb, writable
 from .text import printable, reason_of
 
 READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -35,6 +39,8 @@ MOST_PIXELS = 200_000_000
 LONGEST_SIDE = 32_768
 MOST_ASPECT = 16
 """An edit has sides of at least 64 pixels: of a picture longer than 16 to 1 little would be left."""
+
+SUBFILE_TYPE, MOST_PAGES = 254, 16
 
 DRAFT_PIXELS = 50_000_000
 """Above this a JPEG is read at half size, to save memory."""
@@ -57,7 +63,7 @@ class Picture:
     """RGB. Its numbers are the file's own; where `icc` is given, that profile says what they mean."""
     name: str
     alpha: Image.Image | None = None
-    """L, the size of `image`; None for an opaque picture."""
+    """L, the size of `image`; None for an opaque picture, and for one that would be transparent everywhere."""
     exif: bytes | None = None
     """Camera, author, time and place, without what an edit makes stale."""
     icc: bytes | None = None
@@ -71,14 +77,19 @@ class Picture:
         """The 'parameters' text in the file, if any."""
         return self.info.get(PARAMETERS)
 
+    @property
+    def mask(self) -> Image.Image:
+        """What the picture means as a mask (L): see `pixels.grey_mask`."""
+        return grey_mask(self.image) if self.alpha is None else self.alpha
+
 
 def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS, name: str = "The picture") -> Picture:
     """Read a picture from a path, from bytes, or from a binary file.
 
-    PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an
-    animation is taken. Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1;
-    a JPEG above 50 megapixels is read at half size to save memory. Raises UserError for anything else, whose sentence
-    calls a source without a name of its own `name`.
+    PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an animation is taken.
+    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 50 megapixels
+    is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at its end:
+    `notes` says so. Raises UserError for anything else, whose sentence calls a source without a name of its own `name`.
     """
     return read_as(source, _to_picture, most_pixels, name)
 
@@ -86,8 +97,17 @@ def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS, name: str = 
 def read_infotext(source: Source | Image.Image) -> str | None:
     """Return the 'parameters' text of a picture, from PNG text or EXIF, or None. Raises UserError."""
     if isinstance(source, Image.Image):
-        return _texts(source).get(PARAMETERS)
-    return read_as(source, lambda image, name: _texts(image).get(PARAMETERS), MOST_PIXELS)
+        source.load()  # a PNG may hold its texts behind the pixels
+        return texts_of(source).get(PARAMETERS)
+    return read_texts(source).get(PARAMETERS)
+
+
+def read_texts(source: Source, name: str = "The picture") -> Mapping[str, str]:
+    """Return the texts in a picture as `Picture.info` has them. Raises UserError.
+
+    Pixels are not decoded, so that the picture may have any size and shape.
+    """
+    return read_as(source, lambda image, *_: texts_of(image), None, name)
 
 
 def save_picture(
@@ -160,12 +180,15 @@ def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:
     return chosen
 
 
-def read_as(
-    source: Source, use: Callable[[Image.Image, str], Result], most_pixels: int, name: str = "The picture"
-) -> Result:
-    """Open a picture, check its header and return `use(image, name)`. Raises UserError for whatever goes wrong.
+Use = Callable[[Image.Image, str, tuple[str, ...]], Result]
+"""Takes a picture that is not decoded yet, its name for sentences, and notes about how it was read."""
 
-    `name` is what sentences call a source that has no name of its own.
+
+def read_as(source: Source, use: Use[Result], most_pixels: int | None, name: str = "The picture") -> Result:
+    """Open a picture, check its header and return what `use` makes of it. Raises UserError for whatever goes wrong.
+
+    `name` is what sentences call a source that has no name of its own. Any size and shape will do where `most_pixels`
+    is None.
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), name, use, most_pixels)
@@ -175,45 +198,77 @@ def read_as(
         return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
     name = printable(path.name or str(path))
+    status = status_of(path)
+    if status is None:
+        raise UserError(Path(printable(str(path))), " does not exist: check the name.")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
+        raise UserError(f"{name} is {kind}: give the name of a picture.")
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a pipe would wait for ever
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a file"
-            raise UserError(f"{name} is {kind}: give the name of a picture.")
         with path.open("rb") as stream:
             return _decode(stream, name, use, most_pixels)
-    except FileNotFoundError as error:
-        raise UserError(Path(printable(str(path))), " does not exist: check the name.") from error
     except PermissionError as error:
         raise UserError(f"{name} may not be read: change its permissions or copy it.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{name} could not be read ({reason_of(error)}): copy it again.") from error
 
 
-def _decode(stream: IO[bytes], name: str, use: Callable[[Image.Image, str], Result], most_pixels: int) -> Result:
+def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | None) -> Result:
     head = stream.read(16)
     if not head:
         raise UserError(f"{name} is empty: copy it again from its source.")
     # Not Image.open: its limit on pixels is global, and lower than a phone's 200 megapixels.
     Image.init()
-    openers = [Image.OPEN[format_name] for format_name in READABLE if format_name in Image.OPEN]
-    factory = next((factory for factory, accept in openers if accept and accept(head) is True), None)
-    if factory is None:
+    openers = {**Image.OPEN, "JPEG": (JpegFile, Image.OPEN["JPEG"][1])}
+    accepts = ((fmt, openers[fmt][1]) for fmt in READABLE if fmt in openers)
+    fmt = next((fmt for fmt, accept in accepts if accept and accept(head) is True), None)
+    if is_camera_raw(stream):
+        raise UserError(f"{name} is a camera's raw file: save it as JPEG, PNG or TIFF with the camera's own program.")
+    if fmt is None:
         raise UserError(f"{name} is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF.")
-    stream.seek(0)
     try:
-        with factory(stream, "") as image:
-            _check_size(image.size, name, most_pixels)
-            return use(image, name)
+        file, broken = without_broken_metadata(stream, fmt)
+        notes = (f"Metadata in {name} is damaged or too large: it was left out.",) if broken else ()
+        with openers[fmt][0](file, "") as image:
+            if fmt == "TIFF":
+                _go_to_full_size(image)
+            if most_pixels is not None:
+                _check_size(image.size, name, most_pixels)
+            return use(image, name, notes)
     except UserError:
         raise
     except MemoryError as error:
         raise UserError(f"{name} does not fit into memory: make it smaller first.") from error
     except Exception as error:  # decoders raise nearly anything on hostile files
         reason = reason_of(error)
+        if reason == "unknown pixel mode":
+            raise UserError(f"{name} is of a kind of {fmt} that cannot be read here: save it as PNG.") from error
         cut = isinstance(error, (EOFError, struct.error)) or "truncated" in reason.lower()
         state = "cut short" if cut else f"damaged ({reason})"
         raise UserError(f"{name} is {state}: copy it again from its source.") from error
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether there is more than one picture in a file, besides reduced versions of one."""
+    if image.format != "TIFF":
+        return getattr(image, "is_animated", False)
+    return list(itertools.islice(_pages(image), MOST_PAGES)).count(False) > 1
+
+
+def _pages(image: Image.Image) -> Iterator[bool]:
+    """Go from page to page of a TIFF; yield for each whether it is a reduced version of another (TIFF 6.0, tag 254)."""
+    for page in itertools.count():
+        try:
+            image.seek(page)
+        except EOFError:
+            return
+        yield image.tag_v2.get(SUBFILE_TYPE, 0) & 1 == 1  # type: ignore[attr-defined]
+
+
+def _go_to_full_size(image: Image.Image) -> None:
+    """Go to the first page of a TIFF that is no reduced version of another, if there is one."""
+    if all(itertools.islice(_pages(image), MOST_PAGES)):
+        image.seek(0)
 
 
 def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
@@ -230,15 +285,22 @@ def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
         )
 
 
-def _to_picture(image: Image.Image, name: str) -> Picture:
-    notes = []
+def _to_picture(image: Image.Image, name: str, known: tuple[str, ...]) -> Picture:
+    notes = list(known)
     width, height = image.size
     if image.format in ("JPEG", "MPO") and width * height > DRAFT_PIXELS:
         image.draft(None, (width // 2, height // 2))
         notes.append(f"{name} is {width} x {height} pixels: it was read at half size.")
-    texts = _texts(image)
+    image.load()
+    if isinstance(image, JpegFile) and image.missing is not None:
+        lost = f"about {max(1, round(100 * image.missing))} % of the picture" if image.missing else "next to nothing"
+        notes.append(f"{name} is cut short: {lost} is missing.")
+    texts = texts_of(image)
     exif = exif_of(image)
     base, alpha, stretched = split_alpha(image)
+    if alpha is not None and is_clear(alpha):
+        alpha = None
+        notes.append(f"{name} is transparent everywhere: it was read as if it were opaque.")
     if stretched:
         notes.append(f"{name} has an unusual range of values: its darkest became black, its lightest white.")
     rgb, icc = to_rgb(base, image.info.get("icc_profile"))
@@ -249,14 +311,13 @@ def _to_picture(image: Image.Image, name: str) -> Picture:
         rgb = rgb.transpose(turn)
         alpha = alpha and alpha.transpose(turn)
     rgb.info = {}
-    # A camera's MPO holds the same photo several times. Asked last: it may move on to the next frame.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if _has_frames(image):  # asked last: it may move on to the next frame
         notes.append(f"{name} has several frames: the first one is used.")
     return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes))
 
 
-def _texts(image: Image.Image) -> dict[str, str]:
-    image.load()  # a PNG may hold its texts behind the pixels
+def texts_of(image: Image.Image) -> dict[str, str]:
+    """Return the texts of an open picture; pixels are not decoded."""
     texts = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     if image.format == "GIF" and isinstance(comment := image.info.get("comment"), bytes):
         texts.setdefault(PARAMETERS, comment.decode("utf-8", "replace"))

@@ -33,6 +33,23 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bo
     return image, alpha, stretched
 
 
+def grey_mask(image: Image.Image) -> Image.Image:
+    """Return what a picture of any mode means as a mask (L): white is edited, black is kept.
+
+    Of a picture with transparency the opaque part is edited, whatever its colours, as in the AUTOMATIC1111 web UI
+    (`create_binary_mask` in its modules/processing.py). One that is transparent everywhere is taken as opaque.
+    """
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
+    base, alpha, _ = split_alpha(image)
+    return base.convert("L") if alpha is None or is_clear(alpha) else alpha
+
+
+def is_clear(alpha: Image.Image) -> bool:
+    """Whether an alpha is 0 everywhere: some programs leave it so in pictures that are opaque to them."""
+    return alpha.getextrema() == (0, 0)
+
+
 def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
     """Scale deep grey values [h, w] to uint8; True if their range had to be stretched to fit.
 

@@ -274,6 +274,34 @@ def test_sidecars_and_earlier_edits_give_instructions_and_it_is_told(tmp_path: P
     assert parse(read_infotext(tmp_path / "second" / "plain.png") or "").instruction == "make it winter"
 
 
+def test_of_a_transparent_mask_the_opaque_part_is_edited_in_stills_and_animations(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "still.png")
+    frames = [picture(2), picture(3)]
+    frames[0].save(tmp_path / "in" / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    mask = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 48, 96))
+    made = []
+    for kind, one in (("clear", mask), ("grey", mask.getchannel("A"))):
+        (tmp_path / kind).mkdir()
+        for name in ("still", "moving"):
+            one.save(tmp_path / kind / f"{name}.png")
+        output = tmp_path / "out" / kind
+        assert batch(tmp_path / "in", output, "make it night", "--masks", tmp_path / kind, "--seed", 1) == 0
+        made.append(contents(output))
+    assert sorted(made[0]) == ["moving.webp", "still.png"] and made[0] == made[1]
+
+
+def test_how_a_picture_was_read_and_what_was_passed_over_is_told(tmp_path: Path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "a.jpg").write_bytes((tmp_path / "in" / "a.jpg").read_bytes()[:-2])
+    (tmp_path / "in" / "a.nef").write_bytes(b"")
+    assert batch(tmp_path / "in", tmp_path / "out", "make it night") == 0
+    told = capsys.readouterr().err
+    assert "a.jpg is cut short: next to nothing is missing." in told and "Passed over: 1 .nef," in told
+
+
 def test_masks_confine_the_edit(tmp_path: Path) -> None:
     folder = small(tmp_path / "in", "a.png", "b.png")
     (tmp_path / "masks").mkdir()

@@ -49,23 +49,71 @@ def test_folders_are_looked_into_on_request_and_links_in_circles_end(tmp_path: P
     (tmp_path / "süß" / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "again").symlink_to(tmp_path / "süß", target_is_directory=True)
-    assert find_pictures(tmp_path) == (["a.png"], [])
-    assert find_pictures(tmp_path, recursive=True) == (["a.png", "süß/deep/c.webp", "süß/日本.jpg"], [])
+    assert find_pictures(tmp_path).names == ("a.png",)
+    found = find_pictures(tmp_path, recursive=True)
+    assert (found.names, found.refused) == (("a.png", "süß/deep/c.webp", "süß/日本.jpg"), ())
 
 
 def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     add(tmp_path / "elsewhere" / "b.png")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert find_pictures(tmp_path / "in", recursive=True)[0] == ["link/b.png"]
+    assert find_pictures(tmp_path / "in", recursive=True).names == ("link/b.png",)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="whoever runs this may read everything")
 def test_a_folder_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
     add(tmp_path / "a.png")
     (tmp_path / "closed").mkdir(mode=0)
-    names, refused = find_pictures(tmp_path, recursive=True)
-    assert names == ["a.png"] and "closed" in str(refused[0].problem)
+    found = find_pictures(tmp_path, recursive=True)
+    assert found.names == ("a.png",) and "closed" in str(found.refused[0].problem)
+
+
+def test_every_ending_of_a_jpeg_and_a_png_is_taken(tmp_path: Path) -> None:
+    for name in ("a.JPE", "b.mpo", "c.jfif", "d.apng", "e.dib"):
+        fmt = {"apng": "PNG", "dib": "BMP"}.get(name[2:], "JPEG")
+        Image.new("RGB", (8, 8)).save(tmp_path / name, fmt)
+    made = plan(tmp_path)
+    assert [(item.name, *item.outputs, item.fmt) for item in made.items] == [
+        ("a.JPE", "a.jpg", "JPEG"),
+        ("b.mpo", "b.jpg", "JPEG"),
+        ("c.jfif", "c.jpg", "JPEG"),
+        ("d.apng", "d.png", "PNG"),
+        ("e.dib", "e.png", "PNG"),
+    ]
+    assert made.notes == ()
+
+
+def test_what_is_passed_over_is_counted_by_its_ending(tmp_path: Path) -> None:
+    add(tmp_path / "a.png")
+    for name in ("a.dng", "b.DNG", "sub/c.dng", "c.nef", "d.svg", "a.txt", "notes.md", ".hidden.dng", "out/x.dng"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    advice = "which cannot be read here. To edit one, save it as JPEG, PNG or TIFF."
+    assert plan(tmp_path).notes == (f"Passed over: 2 .dng, 1 .nef, 1 .svg, {advice}",)
+    assert plan(tmp_path, recursive=True).notes == (f"Passed over: 3 .dng, 1 .nef, 1 .svg, {advice}",)
+
+
+def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("a.cr2", "b.cr2"):
+        (tmp_path / "raw" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"no pictures in raw that can be read\. Passed over: 2 \.cr2"):
+        plan(tmp_path / "raw")
+
+
+@pytest.mark.parametrize("letter", ["a", "ü"])
+@pytest.mark.parametrize("count", [1, 12])
+def test_the_longest_names_have_results_and_text_files(letter: str, count: int, tmp_path: Path) -> None:
+    stem = (letter * 255)[: 251 // len(letter.encode())]
+    add(tmp_path / f"{stem}.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{stem[:-1]}b.gif")
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{stem}.gif")
+    (tmp_path / f"{stem}.txt").write_text("make it night")
+    made = plan(tmp_path, settings=EditSettings("make it winter", count=count))
+    assert [item.settings.instruction for item in made.items if item.name.startswith(stem)] == ["make it night"] * 2
+    names = [name for item in made.items for name in item.outputs]
+    assert len(set(names)) == 3 * count and max(len(os.fsencode(name)) for name in names) <= 255
 
 
 def test_results_and_masks_inside_the_input_are_no_input(tmp_path: Path) -> None:

@@ -98,6 +98,45 @@ def test_the_input_is_never_overwritten(capsys, tmp_path):
     assert copy.read_bytes() == EXAMPLE.read_bytes()
 
 
+@pytest.mark.parametrize("command", [["edit"], ["grid", "--text-cfg", "7.5", "--image-cfg", "1.5"]], ids=lambda c: c[0])
+def test_of_a_transparent_mask_only_the_opaque_part_changes(command):
+    mask = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 48, 96))
+    mask.save("clear.png")
+    mask.getchannel("A").save("grey.png")
+    made = []
+    for name in ("clear.png", "grey.png"):
+        words = [command[0], str(EXAMPLE), "make it night", "-o", f"of-{name}", "--mask", name, *command[1:], *QUICK]
+        assert main.main(words) == 0
+        made.append(np.asarray(Image.open(f"of-{name}")))
+    assert np.array_equal(*made)
+
+
+def test_a_picture_with_the_longest_name_is_edited():
+    name = "h" * 251 + ".png"
+    Path(name).write_bytes(EXAMPLE.read_bytes())
+    for ending in ("-edited.png", "-edited-2.png"):
+        assert main.main(["edit", name, "make it night", *QUICK]) == 0
+        assert Path("h" * (255 - len(ending)) + ending).is_file()
+
+
+@pytest.mark.parametrize("place", ["picture", "mask", "output", "folder", "masks", "instructions"])
+@pytest.mark.parametrize("name", ["turn the grass to snow and the sky to a starry night " * 6, "loop/x"])
+def test_what_is_no_name_is_said_before_a_model_is_loaded(place, name, capsys):
+    Path("in").mkdir()
+    Image.new("RGB", (64, 64)).save("in/a.png")
+    Path("loop").symlink_to("loop")
+    words = {
+        "picture": ["edit", name, "x"],
+        "mask": ["edit", "in/a.png", "x", "--mask", name],
+        "output": ["edit", "in/a.png", "x", "-o", f"{name}.png"],
+        "folder": ["batch", name, "out", "x"],
+        "masks": ["batch", "in", "out", "x", "--masks", name],
+        "instructions": ["batch", "in", "out", "x", "--instructions", name],
+    }[place]
+    assert fails(capsys, words).endswith((" is no name that a file can have: check it.", ": check the name."))
+
+
 def test_only_the_masked_part_changes():
     mask = Image.new("L", (96, 96))
     mask.paste(255, (0, 0, 48, 96))

@@ -16,6 +16,7 @@ import pytest
 import torch
 import webuiapi
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from instruct_pix2pix.conditioning import fit
@@ -108,6 +109,27 @@ def test_the_client_reads_the_settings_back_from_a_result(server, client):
     assert settings_from(read.info)[0].seed == 9
     assert read.parameters["Prompt"] == "make it night" and read.parameters["Size-1"] == 64
     assert client.png_info(Image.open(HOUSE)).info == ""
+
+
+@pytest.mark.parametrize("size", [(10_240, 512), (40_000, 40), (9000, 9000)])
+def test_the_settings_in_a_strip_and_in_a_large_grid_are_read(server, size):
+    info = PngInfo()
+    info.add_text("parameters", "make it night\nSteps: 2, Seed: 9, Size: 64x64")
+    data = io.BytesIO()
+    Image.new("1", size).save(data, "PNG", pnginfo=info)
+    answer = server.client.post("/sdapi/v1/png-info", json={"image": encoded(data.getvalue())})
+    assert answer.status_code == 200 and answer.json()["parameters"]["Seed"] == "9"
+
+
+def test_how_a_picture_and_its_mask_were_read_is_told(server):
+    cut = io.BytesIO()
+    Image.open(HOUSE).convert("RGB").save(cut, "JPEG")
+    mask = Image.new("LA", (96, 96), (255, 0))
+    body = quick(init_images=[encoded(cut.getvalue()[:-2])], mask=encoded(mask))
+    assert json.loads(server.post("img2img", **body).json()["info"])["notes"] == [
+        "The picture is cut short: next to nothing is missing.",
+        "The mask is transparent everywhere: it was read as if it were opaque.",
+    ]
 
 
 def test_the_client_lists_what_there_is(server, client):

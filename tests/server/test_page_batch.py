@@ -185,6 +185,19 @@ def test_forty_pictures_go_through_the_page(site, at_page: Visit, tmp_path: Path
 
 
 @in_browser
+def test_how_pictures_were_read_and_what_was_passed_over_is_shown(site, at_page: Visit, tmp_path: Path) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    picture(1, (64, 64)).save(folder / "a.jpg")
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-2])
+    (folder / "a.nef").write_bytes(b"")
+    ask(at_page, str(folder))
+    at_page.generate()
+    assert "1 done" in ended(at_page) and "Passed over: 1 .nef, which cannot be read here." in at_page.says()
+    assert table(at_page) == {"a.jpg": ("done", "a.jpg is cut short: next to nothing is missing.")}
+
+
+@in_browser
 def test_a_stop_finishes_the_picture_and_generate_goes_on_there(site, at_page: Visit, tmp_path: Path) -> None:
     few(tmp_path / "stopped", 12)
     ask(at_page, str(tmp_path / "stopped"), img2img_steps=8)

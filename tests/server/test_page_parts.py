@@ -205,6 +205,14 @@ def test_a_file_that_was_uploaded_is_read(address: str, secret: Path) -> None:
     assert "my secret" in told
 
 
+def test_the_settings_in_a_strip_are_read(address: str, tmp_path: Path) -> None:
+    strip = save_picture(Image.new("1", (10_240, 512)), tmp_path / "strip.png", "settings of a strip")
+    with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
+        uploaded = client.post("/gradio_api/upload", files={"files": strip.read_bytes()}).json()[0]
+        status, told = read_info(client, file_data(uploaded))
+    assert status == 200 and "settings of a strip" in told
+
+
 @pytest.mark.parametrize("how", ["{0}", "{1}/../../{0}", "http://127.0.0.1:1/a.png", "file://{0}", "\0", 5])
 def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how: object) -> None:
     cache = os.environ["GRADIO_TEMP_DIR"]

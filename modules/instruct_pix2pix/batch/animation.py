@@ -10,17 +10,14 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..errors import UserError
-from ..exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
-from ..images import MOST_PIXELS, PARAMETERS, Source, read_as
+from ..exif import ORIENTATION, UPRIGHT, exif_bytes, exif_of
+from ..images import MOST_PIXELS, PARAMETERS, Source, read_as, texts_of
 from ..pixels import on_white, to_rgb
 from ..text import reason_of
 
 ANIMATED = ("GIF", "WEBP")
 MOST_FRAMES = 1000
 """Frames of one animation; all of them are in memory together, at the size at which they are edited."""
-
-TAIL = 1 << 16
-"""Bytes at the end of a PNG that are searched for a text chunk behind the pixels."""
 
 Result = TypeVar("Result")
 
@@ -57,6 +54,8 @@ class Timing:
     """How many times it is shown, 0 for endless; None where the file does not say."""
     exif: bytes | None = None
     icc: bytes | None = None
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the file was read, a sentence each."""
 
 
 def read_header(source: Source) -> PictureHeader:
@@ -67,7 +66,7 @@ def read_header(source: Source) -> PictureHeader:
 def read_frames(source: Source, use: Callable[[Frame], Result]) -> tuple[list[Result], Timing]:
     """Apply `use` to every frame of a GIF or WebP, in order. Raises UserError as `open_picture` does."""
 
-    def read(image: Image.Image, name: str) -> tuple[list[Result], Timing]:
+    def read(image: Image.Image, name: str, notes: tuple[str, ...]) -> tuple[list[Result], Timing]:
         count = getattr(image, "n_frames", 1)
         if count > MOST_FRAMES:
             raise UserError(f"{name} has {count} frames, but at most {MOST_FRAMES} are edited: cut it into parts.")
@@ -82,7 +81,7 @@ def read_frames(source: Source, use: Callable[[Frame], Result]) -> tuple[list[Re
             results.append(use(frame))
             durations.append(frame.duration)
         loop = image.info.get("loop")
-        return results, Timing(tuple(durations), loop if isinstance(loop, int) else None, exif, icc)
+        return results, Timing(tuple(durations), loop if isinstance(loop, int) else None, exif, icc, notes)
 
     return read_as(source, read, MOST_PIXELS)
 
@@ -114,33 +113,14 @@ def encode_animation(
     return data.getvalue()
 
 
-def _header(image: Image.Image, name: str) -> PictureHeader:
+def _header(image: Image.Image, *_: object) -> PictureHeader:
     frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-    # Asked for its EXIF, a PNG would decode its pixels to look behind them.
-    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else Image.Exif()
+    exif = exif_of(image)
     width, height = image.size
     turned = image.format != "TIFF" and frames == 1  # Pillow turns a TIFF itself; animations are taken as they are
     if turned and exif.get(ORIENTATION) in UPRIGHT and exif[ORIENTATION] >= 5:
         width, height = height, width
-    return PictureHeader((width, height), frames, _infotext(image, exif))
-
-
-def _infotext(image: Image.Image, exif: Image.Exif) -> str | None:
-    text = image.info.get(PARAMETERS)
-    if text is None and image.format == "GIF":
-        comment = image.info.get("comment")
-        text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else None
-    file = getattr(image, "fp", None)
-    if text is None and image.format == "PNG" and file is not None:
-        place = file.tell()
-        file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
-        behind = PARAMETERS.encode() + b"\0" in file.read()
-        file.seek(place)
-        if behind:
-            image.load()
-            text = image.info.get(PARAMETERS)
-    text = text or comment_text(exif.get_ifd(EXIF_IFD).get(USER_COMMENT))
-    return str(text) if text and str(text).strip() else None
+    return PictureHeader((width, height), frames, texts_of(image).get(PARAMETERS))
 
 
 def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import LONGEST_NAME, status_of
 from ..settings import KNOBS, seed_notes
 
 MOST_SIDECAR_BYTES = 1 << 16
@@ -43,6 +45,7 @@ def read_instructions(path: Path) -> InstructionTable:
     CSV as spreadsheets save it, with a line of titles (separated by commas, semicolons or tabs; UTF-8 or, with its
     mark, UTF-16), or JSONL, one object a line. Raises UserError that names the line.
     """
+    status_of(path)
     try:
         text = _decoded(path.read_bytes(), path.name, "'CSV UTF-8', or as JSONL")
     except OSError as error:
@@ -171,7 +174,8 @@ def match(
 
 def sidecar_of(source: Path) -> str:
     """Return the text in NAME.txt beside a picture, '' without one. Raises UserError for a file that is no text."""
-    for path in (source.with_suffix(".txt"), source.with_name(source.name + ".txt")):
+    names = [name for name in (f"{source.stem}.txt", f"{source.name}.txt") if len(os.fsencode(name)) <= LONGEST_NAME]
+    for path in map(source.with_name, names):
         try:
             if not path.is_file():
                 continue

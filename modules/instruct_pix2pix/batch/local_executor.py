@@ -127,7 +127,8 @@ class UnitRunner:
         return results
 
     def _picture(self, item: Item, files: SentFiles) -> PreparedPicture:
-        mask = None if item.mask is None else open_picture(_source(item.mask, files)).image
+        read = None if item.mask is None else open_picture(_source(item.mask, files))
+        mask, mask_notes = (None, ()) if read is None else (read.mask, read.notes)
 
         def framed(alpha: Image.Image | None, frame: FittedPicture) -> Image.Image | None:
             return None if alpha is None else frame.plan.framed(alpha)
@@ -139,11 +140,12 @@ class UnitRunner:
                 return one, framed(frame.alpha, one)
 
             pairs, timing = read_frames(_source(item.source, files), use)
-            return PreparedPicture(tuple(one for one, _ in pairs), tuple(alpha for _, alpha in pairs), timing)
+            frames, alphas = tuple(one for one, _ in pairs), tuple(alpha for _, alpha in pairs)
+            return PreparedPicture(frames, alphas, timing, timing.notes + mask_notes)
         picture = open_picture(_source(item.source, files))
         frame = fitted(self.model, picture.image, item.settings, mask)
         timing = Timing((), None, picture.exif, picture.icc)
-        return PreparedPicture((frame,), (framed(picture.alpha, frame),), timing, picture.notes)
+        return PreparedPicture((frame,), (framed(picture.alpha, frame),), timing, picture.notes + mask_notes)
 
     def _edit_animation(
         self, request: ResultRequest, picture: PreparedPicture, batch_size: int, on_step: Callable[[Progress], None]

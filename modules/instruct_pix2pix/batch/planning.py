@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import Remedy, UserError
+from ..files import is_folder, short_name, status_of
 from ..images import WRITABLE
 from ..infotext import parse
 from ..prompts import network_notes
@@ -22,9 +23,17 @@ from .instruction_table import InstructionTable, match, plain_name, read_instruc
 from .journal import PictureState
 from .units import Item
 
-PICTURES = (*WRITABLE, ".jfif", ".bmp", ".gif")
+JPEGS = (".jfif", ".jpe", ".mpo")
+PICTURES = (*WRITABLE, *JPEGS, ".apng", ".bmp", ".dib", ".gif")
 UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
 """Pictures that cannot be read here: they fail with a reason rather than being ignored."""
+PASSED_OVER = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    *(".ai", ".dds", ".eps", ".exr", ".hdr", ".ico", ".j2k", ".jpf", ".jpx", ".pbm", ".pcx", ".pdf", ".pgm", ".pnm"),
+    *(".ppm", ".psb", ".qoi", ".svg", ".tga", ".xcf"),
+)
+"""What lies beside pictures: camera raw files, drawings and others. They are only counted."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,18 @@ class RefusedPicture:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """The pictures in a folder."""
+
+    names: tuple[str, ...]
+    """Sorted, with '/' between their parts."""
+    refused: tuple[RefusedPicture, ...]
+    """Folders that cannot be read."""
+    passed_over: Mapping[str, int]
+    """How many files of other kinds of pictures there are, by their endings."""
+
+
+@dataclass(frozen=True)
 class BatchPlan:
     """What is to be done for a request."""
 
@@ -85,9 +106,13 @@ def make_plan(
     no instruction for any of them, an output folder that holds the inputs, a table with a mistake.
     """
     check_folders(request)
-    names, refused = find_pictures(request.input, recursive=request.recursive, leave_out=_not_inputs(request))
+    listing = find_pictures(request.input, recursive=request.recursive, leave_out=_not_inputs(request))
+    names, refused = listing.names, list(listing.refused)
+    passed_over = _passed_over_notes(listing.passed_over)
     if not names:
         nothing = ("There are no pictures in ", request.input.name or request.input)
+        if passed_over:
+            raise UserError(*nothing, " that can be read. ", *passed_over)
         raise UserError(*nothing, ".") if request.recursive else UserError(*nothing, remedy=Remedy.LOOK_INTO_FOLDERS)
     table = read_instructions(request.instructions) if request.instructions else InstructionTable({})
     rows, unmatched = match(table.rows, names, request.instructions)
@@ -109,7 +134,8 @@ def make_plan(
     outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
-    return BatchPlan(items, tuple(refused), origins, (*table.notes, *_network_notes(request, items)))
+    notes = (*table.notes, *_network_notes(request, items), *passed_over)
+    return BatchPlan(items, tuple(refused), origins, notes)
 
 
 def _network_notes(request: BatchRequest, items: Iterable[Item]) -> list[str]:
@@ -153,11 +179,11 @@ def _item_or_refusal(
 def check_folders(request: BatchRequest) -> None:
     """Raise UserError for folders, a format or a quality that cannot be used."""
     for folder, what in ((request.input, "input"), (request.masks, "masks")):
-        if folder is not None and not folder.is_dir():
-            kind = "is not a folder" if folder.exists() else "does not exist"
+        if folder is not None and not is_folder(folder):
+            kind = "is not a folder" if status_of(folder) else "does not exist"
             raise UserError(f"The {what} folder ", folder, f" {kind}: check the name.")
-    if request.output.exists():
-        if not request.output.is_dir():
+    if status_of(request.output):
+        if not is_folder(request.output):
             raise UserError(request.output, " is a file: give the name of a folder for the results.")
         if request.output.samefile(request.input):
             raise UserError("The results would lie among the pictures: choose another folder, inside it if you like.")
@@ -167,10 +193,8 @@ def check_folders(request: BatchRequest) -> None:
         raise UserError(f"Quality is {request.quality}, but must lie between 1 and 100: choose one in that range.")
 
 
-def find_pictures(
-    folder: Path, *, recursive: bool = False, leave_out: Collection[Path] = ()
-) -> tuple[list[str], list[RefusedPicture]]:
-    """Return the names of the pictures in a folder, sorted, with '/' between their parts, and folders not readable.
+def find_pictures(folder: Path, *, recursive: bool = False, leave_out: Collection[Path] = ()) -> Listing:
+    """Return the pictures in a folder.
 
     Names that begin with a dot are ignored, and so are the folders `leave_out`. Links are followed; a folder that was
     seen under another name, as in a circle of links, is not read again. Raises UserError if `folder` cannot be read.
@@ -178,6 +202,7 @@ def find_pictures(
     seen = {os.path.realpath(path) for path in leave_out}
     names: list[str] = []
     refused: list[RefusedPicture] = []
+    others: Counter[str] = Counter()
     folders, links = [""], []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)  # a folder's own name comes before that of a link to it
@@ -204,7 +229,16 @@ def find_pictures(
                     (links if entry.is_symlink() else folders).append(f"{name}/")
             elif entry.name.lower().endswith((*PICTURES, *UNREADABLE)):
                 names.append(name)
-    return sorted(names), refused
+            elif entry.name.lower().endswith(PASSED_OVER):
+                others[PurePosixPath(entry.name).suffix.lower()] += 1
+    return Listing(tuple(sorted(names)), tuple(refused), others)
+
+
+def _passed_over_notes(others: Mapping[str, int]) -> list[str]:
+    if not others:
+        return []
+    counted = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items(), key=lambda one: (-one[1], one)))
+    return [f"Passed over: {counted}, which cannot be read here. To edit one, save it as JPEG, PNG or TIFF."]
 
 
 # --- what is asked for each ---
@@ -249,7 +283,7 @@ def seed_of(run_seed: int, name: str) -> int:
 def _by_name(folder: Path) -> dict[str, Path]:
     """Return the masks below a folder by their names without extensions."""
     masks: dict[str, Path] = {}
-    for name in find_pictures(folder, recursive=True)[0]:
+    for name in find_pictures(folder, recursive=True).names:
         masks.setdefault(plain_name(name).rpartition(".")[0], folder / name)
     return masks
 
@@ -276,9 +310,10 @@ def output_names(wishes: Iterable[tuple[str, str, int]]) -> list[tuple[str, ...]
 
     def numbered(name: str, suffix: str, count: int, attempt: int) -> tuple[str, ...]:
         path = PurePosixPath(name)
-        stem = path.stem if attempt == 0 else path.name if attempt == 1 else f"{path.name}~{attempt}"
+        stem = path.stem if attempt == 0 else path.name
+        mark = f"~{attempt}" if attempt > 1 else ""
         ends = [suffix] if count == 1 else [f"-{number}{suffix}" for number in range(1, count + 1)]
-        return tuple((path.parent / f"{stem}{end}").as_posix() for end in ends)
+        return tuple((path.parent / short_name(stem, f"{mark}{end}")).as_posix() for end in ends)
 
     first = [numbered(*wish, 0) for wish in wishes]
     claims = Counter(_folded(name) for names in first for name in names)
@@ -301,7 +336,7 @@ def _format(name: str, header: PictureHeader, wanted: str | None) -> tuple[str, 
     own = PurePosixPath(name).suffix
     if header.frames > 1:
         return (own, own[1:].upper()) if own[1:].upper() in ANIMATED else (".gif", "GIF")
-    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() == ".jfif" else ".png"
+    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() in JPEGS else ".png"
     ending = _ending(wanted) if wanted else kept
     return ending, WRITABLE[ending.lower()]
 
@@ -314,13 +349,13 @@ def _check_outputs(request: BatchRequest, names: Iterable[str], items: Iterable[
     """Raise UserError if a link leads the results into a folder of inputs."""
     inputs = {_identity(folder) for folder in {(request.input / name).parent for name in names}}
     for folder in {(request.output / name).parent for item in items for name in item.outputs}:
-        if folder.exists() and _identity(folder) in inputs:
+        if status_of(folder) and _identity(folder) in inputs:
             raise UserError(folder, " leads to the pictures themselves: choose another output folder.")
 
 
 def _not_inputs(request: BatchRequest) -> list[Path]:
     """Return the folders whose pictures are not inputs, wherever they are."""
-    return [path for path in (request.output, request.masks) if path is not None and path.exists()]
+    return [path for path in (request.output, request.masks) if path is not None and status_of(path)]
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from ..prompts import network_notes
 from ..settings import KNOBS, EditSettings, seed_notes
 from ..text import number_text, say
 
+MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
+
 Options = TypeVar("Options")
 
 

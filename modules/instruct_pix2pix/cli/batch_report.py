@@ -75,6 +75,10 @@ class BatchReport:
     def _ended(self, event: Ended) -> None:
         entry = event.entry
         self.done += entry.state is PictureState.DONE
+        if event.fresh:
+            with above_bar():
+                for note in entry.notes:
+                    say(note)
         if not event.fresh or entry.state is PictureState.DONE:
             return
         if self.as_json:

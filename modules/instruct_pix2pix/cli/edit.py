@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..settings import EditSettings
 from ..text import printable, say
-from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 from .huge_pages import use_huge_pages
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
 
@@ -65,15 +65,15 @@ def run(options: EditOptions) -> int:
     tune_memory()
     settings = resolved(options.settings)
     picture = open_picture(options.image)
-    mask = open_picture(options.mask).image if options.mask else None
+    mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.count)
     machine = choose_machine(options.model.device, options.model.precision)
     path = options.model.find()
-    for note in picture.notes:
+    for note in picture.notes + (mask.notes if mask else ()):
         say(note)
 
     model, hash_ = load(path, machine)
-    fit = fitted(model, picture.image, settings, mask)
+    fit = fitted(model, picture.image, settings, mask and mask.mask)
     alpha = picture.alpha and fit.plan.framed(picture.alpha)
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
-from ..text import number_text, printable
-from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from ..text import number_text, printable, say
+from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "first:last:count, or values with commas (default {})"
     parser.add_argument("--text-cfg", default="3:12:4", metavar="VALUES", help=about.format("3:12:4"))
     parser.add_argument("--image-cfg", default="1:2:3", metavar="VALUES", help=about.format("1:2:3"))
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture: white is edited, black is kept")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser, leave=("text_cfg", "image_cfg", "count", "batch_size", "randomize_cfg"))
 
@@ -76,14 +76,16 @@ def run(options: GridOptions) -> int:
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = resolved(options.settings.require_instruction())
     picture = open_picture(options.image)
-    mask = open_picture(options.mask).image if options.mask else None
+    mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
     machine = choose_machine(options.model.device, options.model.precision)
+    for note in picture.notes + (mask.notes if mask else ()):
+        say(note)
     model, hash_ = load(options.model.find(), machine)
 
     one = replace(settings, seed=settings.seeds()[0])
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
-    fit = fitted(model, picture.image, one, mask)
+    fit = fitted(model, picture.image, one, mask and mask.mask)
     source = fit.plan.framed(picture.image)
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..files import is_folder, short_name, status_of
 from ..images import format_of
 
 if TYPE_CHECKING:
@@ -54,19 +55,17 @@ def output_names(image: Path, output: Path | None, count: int, what: str = "edit
     Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
     name that no picture can be written to, or that is the picture's own.
     """
-    if output is None or output.is_dir() or not output.suffix:
-        stem = f"{image.stem}-{what}"
-        stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        attempts = (_numbered((output or Path()) / f"{one}.png", count) for one in stems)
-        return next(names for names in attempts if not any(name.exists() for name in names))
+    if output is None or is_folder(output) or not output.suffix:
+        ends = itertools.chain([f"-{what}"], (f"-{what}-{number}" for number in itertools.count(2)))
+        attempts = (_numbered((output or Path()) / image.stem, end, ".png", count) for end in ends)
+        return next(names for names in attempts if not any(map(status_of, names)))
     format_of(output)
-    names = _numbered(output, count)
-    if any(name.resolve() == image.resolve() for name in names):
+    names = _numbered(output.with_suffix(""), "", output.suffix, count)
+    if any(map(status_of, names)) and any(name.resolve() == image.resolve() for name in names):
         raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
     return names
 
 
-def _numbered(path: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
+def _numbered(path: Path, mark: str, suffix: str, count: int) -> list[Path]:
+    ends = [suffix] if count == 1 else [f"-{number}{suffix}" for number in range(1, count + 1)]
+    return [path.with_name(short_name(path.name, mark + end)) for end in ends]

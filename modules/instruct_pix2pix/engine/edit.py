@@ -32,8 +32,8 @@ def edit(
 ) -> Iterator[Edited]:
     """Edit an RGB picture, once for each seed; every result has the picture's framing.
 
-    `mask` (any size, grey: white is edited, black is kept) confines the change. Raises UserError for an empty
-    instruction and for names of samplers and schedules that do not exist.
+    `mask` (any size, white is edited, black is kept; with transparency: see `pixels.grey_mask`) confines the change.
+    Raises UserError for an empty instruction and for names of samplers and schedules that do not exist.
     """
     settings = resolved(settings.require_instruction())
     chosen = [settings.for_image(seed) for seed in settings.seeds()]

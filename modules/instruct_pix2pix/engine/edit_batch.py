@@ -17,6 +17,7 @@ from ..conditioning import Fit, to_images, to_tensor
 from ..guidance.dual import DualGuidance, GuidanceInputs, join_prompts
 from ..guidance.rows import Scales
 from ..infotext import build
+from ..pixels import grey_mask
 from ..settings import EditSettings
 from .model import EditModel
 from .sampling.noise import ImageNoise
@@ -88,7 +89,7 @@ class FittedPicture:
         """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell."""
         if mask is None:
             return cls(plan, plan.apply(image), None, None)
-        padded = plan.apply(mask.convert("L").resize(plan.whole, Image.Resampling.BILINEAR))
+        padded = plan.apply(grey_mask(mask).resize(plan.whole, Image.Resampling.BILINEAR))
         cells = reduce(np.asarray(padded.convert("L")), "(h a) (w b) -> h w", "max", a=factor, b=factor)
         keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
         return cls(plan, plan.apply(image), plan.undo(padded), torch.from_numpy(keep)[None, None])

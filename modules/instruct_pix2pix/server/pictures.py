@@ -17,6 +17,11 @@ def read_picture(text: str, name: str) -> Picture:
 
     Raises UserError, whose sentence calls it `name`, such as 'The mask'.
     """
+    return open_picture(decoded(text, name), most_pixels=MOST_PIXELS, name=name)
+
+
+def decoded(text: str, name: str) -> bytes:
+    """Return the bytes of a picture in base64, with or without the head of a data address. Raises UserError."""
     text = text.strip()
     if text.startswith(("http://", "https://")):
         raise UserError(f"{name} is an address, and nothing is fetched from one: send the picture itself in base64.")
@@ -24,7 +29,6 @@ def read_picture(text: str, name: str) -> Picture:
         text = text.partition(",")[2]
     text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")  # as clients for URLs write it
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"{name} is not base64, or is cut short: send the whole picture again.") from error
-    return open_picture(data, most_pixels=MOST_PIXELS, name=name)

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from ...engine.process_memory import cuda, ram
-from ...images import PARAMETERS, Picture
+from ...images import PARAMETERS, read_texts
 from ...infotext import parse
-from ..pictures import read_picture
+from ..pictures import decoded
 from .schemas import PngInfo
 
 EMPTY_LISTS = (
@@ -35,7 +35,7 @@ def info_routes(flags: Mapping[str, object]) -> APIRouter:
     @router.post("/sdapi/v1/png-info")
     def read_png_info(body: PngInfo) -> dict[str, Any]:
         """Read the settings that a picture carries: as text, and taken apart."""
-        return _png_info(read_picture(body.image, "The picture"))
+        return _png_info(read_texts(decoded(body.image, "The picture")))
 
     @router.get("/sdapi/v1/memory")
     def memory() -> dict[str, Any]:
@@ -66,9 +66,9 @@ def info_routes(flags: Mapping[str, object]) -> APIRouter:
     return router
 
 
-def _png_info(picture: Picture) -> dict[str, Any]:
-    """Return the settings that a picture carries, as text and taken apart, and its other texts."""
-    text = picture.infotext or ""
+def _png_info(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings in a picture's texts, as text and taken apart, and its other texts."""
+    text = texts.get(PARAMETERS, "")
     parameters: dict[str, Any] = {}
     if text:
         read = parse(text)
@@ -76,5 +76,5 @@ def _png_info(picture: Picture) -> dict[str, Any]:
         width, _, height = read.fields.get("Size", "").partition("x")
         if width.isdigit() and height.isdigit():
             parameters |= {"Size-1": int(width), "Size-2": int(height)}
-    items = {key: value for key, value in picture.info.items() if key != PARAMETERS}
+    items = {key: value for key, value in texts.items() if key != PARAMETERS}
     return {"info": text, "items": items, "parameters": parameters}

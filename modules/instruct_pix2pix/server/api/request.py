@@ -45,7 +45,8 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
     notes += [f"{name} had no effect: there is no such thing here." for name in WITHOUT_EFFECT if getattr(body, name)]
 
     picture = read_picture(pictures[0], "The picture")
-    mask = _mask_of(read_picture(body.mask, "The mask")) if body.mask else None
+    read = read_picture(body.mask, "The mask") if body.mask else None
+    mask, mask_notes = (None, ()) if read is None else (read.mask, read.notes)
     if mask is not None and body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     if body.width is not None or body.height is not None:
@@ -53,7 +54,7 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
         settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before any picture is made that large
         picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
     saved_in = outputs if body.save_images else None
-    return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *notes]
+    return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *mask_notes, *notes]
 
 
 def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[str]]:
@@ -80,11 +81,6 @@ def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[
     }
     settings = replace(base, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, count=batches * batch_size), notes + seed_notes(given["seed"])
-
-
-def _mask_of(picture: Picture) -> Image.Image:
-    """Return the grey mask; of a transparent picture the opaque part, as in the web UI."""
-    return picture.image.convert("L") if picture.alpha is None else picture.alpha
 
 
 def _size_of(width: int | None, height: int | None, whole: tuple[int, int]) -> tuple[int, int]:

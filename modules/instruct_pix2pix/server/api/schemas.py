@@ -36,7 +36,7 @@ class Img2Img(BaseModel):
         0, description="How to meet width x height: 0 stretch, 1 cut the middle out, 2 fill the sides up."
     )
     denoising_strength: float | None = Field(None, description=KNOBS["denoise"].help + " Here 1 unless given.")
-    mask: str | None = Field(None, description="A picture in base64: white is edited, black is kept.")
+    mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")
     infotext: str | None = Field(

@@ -15,6 +15,7 @@ from gradio.blocks import Block
 from ...batch.planning import BatchRequest, check_folders
 from ...engine.edit import resolved
 from ...errors import UserError
+from ...files import short_name
 from ...models.catalog import Catalog
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
@@ -126,7 +127,7 @@ class BatchHandlers:
         if request.instructions is not None:
             asked["instructions"] = hashlib.sha256(request.instructions.read_bytes()).hexdigest()
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()
-        return self.outputs / "batch" / f"{request.input.name if named else 'dropped'}-{digest[:6]}"
+        return self.outputs / "batch" / short_name(request.input.name if named else "dropped", f"-{digest[:6]}")
 
     def found(self, task_id: object) -> FolderTask | None:
         """Return the task of this id if it is a folder's."""

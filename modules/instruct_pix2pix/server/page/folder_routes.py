@@ -143,7 +143,7 @@ def _described(row: TableRow, names: wording.FolderNames) -> dict[str, object]:
         "name": printable(row.name),
         "stage": row.stage.value,
         "seconds": round(row.seconds, 2),
-        "reason": "" if row.problem is None else names.said(row.problem),
+        "reason": printable(" ".join(row.notes)) if row.problem is None else names.said(row.problem),
         "before": row.source is not None and row.name.lower().endswith(tuple(PICTURES)),
         "after": row.result is not None,
     }

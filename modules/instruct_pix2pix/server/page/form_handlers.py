@@ -11,6 +11,7 @@ from gradio.components import Component
 from ... import panel
 from ...engine.edit import settings_here
 from ...errors import UserError
+from ...images import read_infotext
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
@@ -18,7 +19,7 @@ from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import values_of
 from .layout import ModelsPane, PngInfoPane, TopBar, Updates
-from .results import opened, sent_path
+from .results import sent_path
 
 
 class FormHandlers:
@@ -122,7 +123,7 @@ class PngInfoHandlers:
         if not path:
             return {pane.text: ""}
         try:
-            text = opened(path).infotext
+            text = read_infotext(path)
         except UserError as error:
             gr.Warning(str(error))
             return {pane.picture: None, pane.text: ""}

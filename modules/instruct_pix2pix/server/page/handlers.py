@@ -72,7 +72,7 @@ class EditHandlers:
         mask = None
         if data[pictures.mode] == "inpaint":
             painted = data[pictures.mask]
-            mask = read_picture(str(painted), "The mask").image.convert("L") if painted else None
+            mask = read_picture(str(painted), "The mask").mask if painted else None
             if mask is None or mask.getbbox() is None:
                 raise UserError(
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "

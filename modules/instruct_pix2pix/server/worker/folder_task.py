@@ -48,6 +48,8 @@ class TableRow:
     seconds: float = 0.0
     problem: UserError | None = None
     """Why it was skipped or failed."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the picture was read, a sentence each."""
     source: Path | None = None
     result: Path | None = None
     """The first of its results, once all are written."""
@@ -267,7 +269,8 @@ class FolderTask(Task[FolderStatus]):
         stage, result = _stage_of(event), None
         if item is not None and stage in (Stage.DONE, Stage.BEFORE):
             result = self.request.output / item.outputs[0]
-        self._set_row(entry.name, stage, item, seconds=entry.seconds, problem=event.problem, result=result)
+        problem, notes = event.problem, entry.notes
+        self._set_row(entry.name, stage, item, seconds=entry.seconds, problem=problem, notes=notes, result=result)
         self._places.pop(entry.name, None)
         wrote, missing = self._wrote.pop(entry.name, 0), 0
         if item is not None and event.fresh and stage is Stage.FAILED:
@@ -282,6 +285,7 @@ class FolderTask(Task[FolderStatus]):
         *,
         seconds: float = 0.0,
         problem: UserError | None = None,
+        notes: tuple[str, ...] = (),
         result: Path | None = None,
     ) -> None:
         place = self._places.get(name)
@@ -291,7 +295,7 @@ class FolderTask(Task[FolderStatus]):
         # Rows are dropped only after they have ended, so a picture without a row has been waiting.
         before = known.stage if known else Stage.WAITING
         source = item.source if item else None
-        self._table.put(TableRow(place, name, stage, 0, seconds, problem, source, result), before)
+        self._table.put(TableRow(place, name, stage, 0, seconds, problem, notes, source, result), before)
 
     def _step(self, by: int) -> None:
         if by:
