@@ -102,7 +102,7 @@ async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
 CHECKS = [
     HostCheck(reached),
     SameOriginCheck(reached),
-    Authentication(reached, Credentials("ann", "pw")),
+    Authentication(reached, [Credentials("ann", "pw")]),
     BodyLimit(reached, LIMIT),
 ]
 REFUSED = [
@@ -139,7 +139,7 @@ def test_the_servers_own_start_and_end_pass(app: ASGIApp) -> None:
 
 
 def test_the_checks_come_in_order_and_every_answer_gets_the_headers() -> None:
-    app = guarded(reached, credentials=Credentials("ann", "pw"), host_names=["studio"], most_body=LIMIT)
+    app = guarded(reached, users=[Credentials("ann", "pw")], host_names=["studio"], most_body=LIMIT)
     headers = {"host": "evil", "origin": "http://evil.example", "content-length": str(LIMIT + 1)}
     statuses = []
     for repair in ({"host": "studio"}, {"origin": "http://studio"}, {"authorization": GOOD["authorization"]}, {}):
@@ -192,7 +192,7 @@ def test_a_port_that_is_the_schemes_own_may_be_left_out() -> None:
 
 
 def test_who_is_refused_is_asked_for_a_password() -> None:
-    check = Authentication(reached, Credentials("ann", "pw"))
+    check = Authentication(reached, [Credentials("ann", "pw")])
     assert ask(check).headers["www-authenticate"].startswith("Basic ")
     wrong = "Basic " + base64.b64encode(b"ann:other").decode()
     assert ask(check, headers={"authorization": wrong}).status == 401

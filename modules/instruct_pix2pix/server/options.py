@@ -14,8 +14,8 @@ class ServeOptions:
     """None is 7860, or the next free port."""
     listen: bool
     """Whether other machines may connect."""
-    credentials: tuple[str, str] | None
-    """The name and password to ask for."""
+    users: tuple[tuple[str, str], ...]
+    """The names and passwords to ask for; without any, everyone is answered."""
     host_names: tuple[str, ...]
     """Names by which others call this machine, besides its own."""
     edit_folders: tuple[Path, ...]
