@@ -1,7 +1,8 @@
-"""Text for a person: safe for a terminal, and short."""
+"""Text for a person: safe for a terminal or a page, and short."""
 
 from __future__ import annotations
 
+import html
 import math
 import sys
 
@@ -9,6 +10,11 @@ import sys
 def printable(text: str) -> str:
     """Return text with '?' for control characters, which could upset a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def escape(text: object) -> str:
+    """Return text without meaning in HTML or in the templates of gradio's `gr.HTML`."""
+    return html.escape(str(text)).replace("{", "&#123;").replace("`", "&#96;")
 
 
 def reason_of(error: Exception) -> str:

@@ -16,6 +16,7 @@ from ...models.registry import ModelEntry
 from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import values_of
+from .gradio_compat import inform, warn
 from .layout import ModelsPane, PngInfoPane, TopBar, Updates
 from .results import opened, sent_path
 
@@ -58,7 +59,7 @@ class FormHandlers:
         """Set the controls, and the model if it is here, as an infotext has them."""
         settings, left_out = settings_from(infotext)
         for sentence in left_out:
-            gr.Warning(sentence)
+            warn(sentence)
         values = values_of(settings)
         del values["batches"], values["batch_size"]  # an infotext is about one picture
         updates = self.set(values)
@@ -68,7 +69,7 @@ class FormHandlers:
             try:
                 updates |= self._chosen(self.catalog.find(same[0] if same else name))
             except UserError:
-                gr.Warning(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
+                warn(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
         return updates
 
     def recycle(self, infotext: str) -> Updates:
@@ -123,10 +124,10 @@ class PngInfoHandlers:
         try:
             text = opened(path).infotext
         except UserError as error:
-            gr.Warning(str(error))
+            warn(str(error))
             return {pane.picture: None, pane.text: ""}
         if not text:
-            gr.Info("There are no settings in this picture.")
+            inform("There are no settings in this picture.")
         return {pane.text: text or ""}
 
     def send(self, sent: object, text: str) -> Updates:
@@ -137,6 +138,6 @@ class PngInfoHandlers:
     def send_settings(self, text: str) -> Updates:
         """Set the controls from an infotext and go to the tab img2img."""
         if not text.strip():
-            gr.Warning("There is nothing to send: drop a picture that was made here or in another web UI.")
+            warn("There is nothing to send: drop a picture that was made here or in another web UI.")
             return {self.tabs: gr.skip()}
         return {**self.form.reuse(text), self.tabs: gr.Tabs(selected="img2img")}

@@ -18,7 +18,7 @@ Workarounds that act in the browser lie in data/web, each with a comment:
 | page.css               | widths and margins inside components are fixed     | the theme has variables for them       |
 | page.css               | the empty part of a slider is invisible in the dark| the default theme shows it             |
 
-Three stay elsewhere: `html.escape` replaces '{' and '`', which mean something in the templates of `gr.HTML`; the policy
+Three stay elsewhere: `text.escape` replaces '{' and '`', which mean something in the templates of `gr.HTML`; the policy
 in `server.security` allows scripts inside the page, because gradio's page has some; and `panel.IN_BROWSER` serves the
 hosts, whose gradio is older.
 """
@@ -41,6 +41,8 @@ from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...text import escape
 
 # --- before the page is made ---
 
@@ -88,6 +90,19 @@ def unordered(*components: Block) -> Any:  # noqa: ANN401
     inputs alone. This can go when the type of `outputs` allows one.
     """
     return set(components)
+
+
+def inform(sentence: str) -> None:
+    """Show a message over the page.
+
+    gradio shows its messages as HTML, and what they say may come from a file. These two can go when a message is text.
+    """
+    gr.Info(escape(sentence))
+
+
+def warn(sentence: str) -> None:
+    """Show a warning over the page."""
+    gr.Warning(escape(sentence))
 
 
 # --- after the page is mounted ---
