@@ -47,7 +47,8 @@ def hostile_picture(path: Path) -> Path:
     fields |= {name: f'"{HOSTILE.format(name[:2])}"' for name in ("Image CFG scale", "Speed", "Sampler", "Model")}
     info = PngImagePlugin.PngInfo()
     settings = ", ".join(f"{name}: {value}" for name, value in {"Steps": "3", **fields}.items())
-    info.add_text("parameters", f"{HOSTILE.format('prompt')}\nNegative prompt: {HOSTILE.format('negative')}\n{settings}")
+    prompts = f"{HOSTILE.format('prompt')}\nNegative prompt: {HOSTILE.format('negative')}"
+    info.add_text("parameters", f"{prompts}\n{settings}")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (64, 64)).save(path, "PNG", pnginfo=info)
     return path
@@ -111,7 +112,8 @@ def test_what_a_table_says_is_text(at_page: Visit, tmp_path: Path) -> None:
     picture = hostile_picture(tmp_path / "pictures" / "one.png")
     table = tmp_path / "table.csv"
     with table.open("w", newline="") as file:
-        csv.writer(file).writerows([["name", "instruction", "speed"], [picture.name, "winter", HOSTILE.format("speed")]])
+        rows = [["name", "instruction", "speed"], [picture.name, "winter", HOSTILE.format("speed")]]
+        csv.writer(file).writerows(rows)
     at_page.open_tab("Batch")
     at_page.locate("#ip2p_batch_each").click()
     at_page.locate("#ip2p_batch_instructions input[type=file]").set_input_files(str(table))

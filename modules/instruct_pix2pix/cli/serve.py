@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--insecure", action="store_true", help="allow --listen without a password")
     about = "a name by which others call this machine, such as that of a tunnel"
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "where a proxy in front of this server has put it, such as /edit; the proxy takes that off each address"
+    parser.add_argument("--root-path", type=_root_path, default="", metavar="PATH", help=about)
     about = "a folder that visitors from elsewhere may edit too, besides outputs/ and inputs/"
     parser.add_argument("--allow-dir", type=Path, action="append", default=[], metavar="DIR", help=about)
 
@@ -48,6 +51,7 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
         listen=args.listen,
         users=users,
         host_names=tuple(args.allow_host),
+        root_path=args.root_path,
         edit_folders=tuple(args.allow_dir),
         model=model.model,
         model_folders=model.folders,
@@ -72,6 +76,13 @@ def _port(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < 65536:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: choose one from 1 to 65535")
+
+
+def _root_path(text: str) -> str:
+    path = text.strip("/")
+    if re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*|", path, re.ASCII):
+        return path and f"/{path}"
+    raise argparse.ArgumentTypeError(f"{text!r} is not a path of an address: write it as /edit")
 
 
 def _users(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:

@@ -18,6 +18,8 @@ class ServeOptions:
     """The names and passwords to ask for; without any, everyone is answered."""
     host_names: tuple[str, ...]
     """Names by which others call this machine, besides its own."""
+    root_path: str
+    """Where the page lies behind a proxy that takes this off an address, such as '/edit'; empty for '/'."""
     edit_folders: tuple[Path, ...]
     """Folders that visitors from other machines may edit, besides outputs/ and inputs/."""
     model: str | None

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .folder_access import is_loopback
+from .folder_access import FORWARDED, is_loopback
 from .guesses import FREE, Guesses, network_of
 from .responses import FAULT, error_answer
 
@@ -164,10 +164,7 @@ class HostCheck:
         await _refuse(scope, receive, send, 403, sentence)
 
     def _is_here(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = _name_in(host)
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -187,6 +184,11 @@ class SameOriginCheck:
             await self.app(scope, receive, send)
             return
         sentence = "Requests from the pages of other sites are refused: use this server's own page, or a program."
+        if _may_be_renamed(Headers(scope=scope)):
+            sentence += (
+                " If this is its own page, the proxy in front of it must pass on the header Host as it came: in nginx, "
+                "proxy_set_header Host $http_host;"
+            )
         await _refuse(scope, receive, send, 403, sentence)
 
 
@@ -206,6 +208,20 @@ def _is_same_origin(scope: Scope) -> bool:
 
 COOKIE = "ip2p_browser"
 """The name of the cookie of `guesses.Guesses`."""
+
+
+def _may_be_renamed(headers: Headers) -> bool:
+    """Whether a proxy may have changed the header Host: it took the port off, or wrote its own name for this server."""
+    origin, host = (_name_in(headers.get("origin", "").partition("://")[2]), _name_in(headers.get("host", "")))
+    return origin == host or is_loopback(host) or any(name in headers for name in FORWARDED)
+
+
+def _name_in(place: str) -> str:
+    """Return the name in NAME or NAME:PORT; empty where there is none."""
+    try:
+        return urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Authentication:

@@ -48,7 +48,7 @@ def run(options: ServeOptions) -> int:
             worker,
             catalog,
             outputs=outputs,
-            page=page(worker, catalog, outputs, places),
+            page=page(worker, catalog, outputs, places, options.root_path),
             users=[Credentials(*user) for user in options.users],
             host_names=[own, own.partition(".")[0] + ".local", *options.host_names],
             listen=options.listen,

@@ -13,6 +13,7 @@ from ...errors import UserError
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
+from ...settings import KNOBS
 from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import values_of
@@ -53,7 +54,7 @@ class FormHandlers:
 
     def tokens(self, text: str, steps: float | None) -> str:
         """Count the tokens of a prompt."""
-        return self.count_tokens(text or "", int(steps or 1))
+        return self.count_tokens(text or "", int(min(max(steps or 1, 1), KNOBS["steps"].maximum or 1)))
 
     def reuse(self, infotext: str) -> Updates:
         """Set the controls, and the model if it is here, as an infotext has them."""
