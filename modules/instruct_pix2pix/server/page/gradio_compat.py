@@ -248,6 +248,8 @@ def _is_name(value: object) -> bool:
 def _can_send(component: Block, value: object) -> bool:
     """Whether a component of the page can send this."""
     kinds = next((kinds for components, kinds in SENT if isinstance(component, components)), (object,))
+    if isinstance(component, (gr.Image, gr.File)) and isinstance(value, dict):
+        return isinstance(value.get("path"), str)
     return value is None or isinstance(value, kinds)
 
 
