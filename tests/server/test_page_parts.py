@@ -203,6 +203,13 @@ def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: p
     assert "my secret" not in told
 
 
+def test_below_a_path_the_page_names_its_parts_there(tmp_path: Path) -> None:
+    with served_page(tmp_path, root_path="/edit") as (address, _):
+        behind = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "10.0.0.7", "Host": "127.0.0.1:8443"}
+        config = httpx.get(f"{address}/config", headers=behind, trust_env=False).json()
+        assert config["root"] == "https://127.0.0.1:8443/edit"
+
+
 VALID = {"data": [], "fn_index": 0, "session_hash": "abc"}
 DEEP = b"[" * 100_000
 MALFORMED: list[tuple[str, object]] = [

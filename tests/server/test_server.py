@@ -364,6 +364,19 @@ def test_a_file_that_is_no_list_of_passwords_lets_nobody_in(told_users, tmp_path
     assert said in told and "secret" not in told and told_users == []
 
 
+@pytest.mark.parametrize(("typed", "path"), [("/edit", "/edit"), ("edit/", "/edit"), ("/a/b-c/", "/a/b-c"), ("/", "")])
+def test_the_page_may_lie_below_a_path(monkeypatch, typed, path):
+    told: list[str] = []
+    monkeypatch.setattr(serve, "run", lambda options: told.append(options.root_path) or 0)
+    assert main.main(["--root-path", typed]) == 0 and told == [path]
+
+
+@pytest.mark.parametrize("typed", ["https://pics.example/edit", "/a b", "/a//b", "/é", "/<b>"])
+def test_what_is_no_path_is_bad_usage(typed):
+    with pytest.raises(SystemExit):
+        main.main(["--root-path", typed])
+
+
 def test_an_empty_variable_in_the_environment_is_no_open_door(told_users, monkeypatch, capsys):
     monkeypatch.setenv("IP2P_AUTH", "")
     assert main.main([]) == 1 and told_users == []
