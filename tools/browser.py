@@ -25,15 +25,19 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @contextmanager
 def served_page(
-    folder: Path, models: Path | None = None, folder_access: FolderAccess | None = None, **options: Any
+    folder: Path,
+    models: Path | None = None,
+    folder_access: FolderAccess | None = None,
+    root_path: str = "",
+    **options: Any,
 ) -> Iterator[tuple[str, Worker]]:
     """Serve the page with the demo model and those of the folder `models`; yield its address and the worker.
 
-    Results are saved in `folder`; `options` are those of `server.app.build`.
+    Results are saved in `folder`; `root_path` is that of `mount.page`, `options` are those of `server.app.build`.
     """
 
     def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
-        page = mount.page(worker, catalog, folder, folder_access)
+        page = mount.page(worker, catalog, folder, folder_access, root_path)
         return build(worker, catalog, outputs=folder, page=page, **options)
 
     with serving(make_app, models) as (port, worker):

@@ -5,7 +5,6 @@ Runs on gradio 3.41 and later: a name that differs between versions is looked up
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .errors import UserError
 from .models.checkpoints import inspect
 from .settings import KNOBS, Knob
 from .templates import TEMPLATES
-from .text import writable
+from .text import escape
 
 IN_BROWSER = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
 """The argument of an event that takes JavaScript."""
@@ -133,4 +132,4 @@ def describe(path: Path | None) -> tuple[bool, str]:
 
 def line(text: str, *, found: bool = False) -> str:
     """Return a sentence as the status shows it, in HTML."""
-    return f'<p class="{"ip2p-found" if found else "ip2p-other"}">{html.escape(writable(text))}</p>'
+    return f'<p class="{"ip2p-found" if found else "ip2p-other"}">{escape(text)}</p>'

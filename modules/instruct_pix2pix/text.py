@@ -1,8 +1,9 @@
-"""Text for a person: safe for a terminal, and short."""
+"""Text for a person: safe for a terminal or a page, and short."""
 
 from __future__ import annotations
 
 import contextlib
+import html
 import math
 import os
 import sys
@@ -18,6 +19,11 @@ def printable(text: str) -> str:
 def writable(text: str) -> str:
     """Return text with '?' for bytes of a file name that are not text, which no file or answer in UTF-8 can hold."""
     return text.encode("utf-8", "replace").decode()
+
+
+def escape(text: object) -> str:
+    """Return text without meaning in HTML or in the templates of gradio's `gr.HTML`."""
+    return html.escape(writable(str(text))).replace("{", "&#123;").replace("`", "&#96;")
 
 
 def reason_of(error: Exception) -> str:

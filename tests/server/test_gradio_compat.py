@@ -116,6 +116,12 @@ def test_outputs_are_put_into_the_order_of_the_page() -> None:
     assert event.outputs == [first, second]
 
 
+def test_messages_are_html() -> None:
+    (toasts,) = FRONTEND.glob("statustracker-*.js")
+    shown = re.search(r"toast-text.{0,4000}", toasts.read_text(encoding="utf-8"))
+    assert shown and "Can be HTML" in (gr.Warning.__doc__ or ""), gone("inform and warn")
+
+
 # --- after the page is mounted ---
 
 

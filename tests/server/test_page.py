@@ -393,7 +393,7 @@ def test_a_narrow_screen_scrolls_only_down(site) -> None:
 
 def test_behind_a_password_the_page_works_and_without_it_there_is_none(site, tmp_path: Path) -> None:
     browser = site[0]
-    with served_page(tmp_path, credentials=Credentials("ann", "pass word")) as (address, worker):
+    with served_page(tmp_path, users=[Credentials("ann", "pass word")]) as (address, worker):
         known = {"username": "ann", "password": "pass word"}
         with visit(browser, address, worker, http_credentials=known) as visited:
             visited.drop(EXAMPLES / "house.png")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -219,7 +220,8 @@ def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how:
     path = how.format(secret, cache) if isinstance(how, str) else how
     with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
         for sent in (file_data(path), {"path": path}, [[{"x": file_data(path)}]]):
-            assert read_info(client, sent) == (403, "Files are uploaded, not named.")
+            status, told = read_info(client, sent)
+            assert (status, json.loads(told)["detail"]) == (403, "Files are uploaded, not named.")
 
 
 def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +230,85 @@ def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: p
         status, told = read_info(client, file_data(str(secret)))
     assert status == 200
     assert "my secret" not in told
+
+
+def test_below_a_path_the_page_names_its_parts_there(tmp_path: Path) -> None:
+    with served_page(tmp_path, root_path="/edit") as (address, _):
+        behind = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "10.0.0.7", "Host": "127.0.0.1:8443"}
+        config = httpx.get(f"{address}/config", headers=behind, trust_env=False).json()
+        assert config["root"] == "https://127.0.0.1:8443/edit"
+
+
+VALID = {"data": [], "fn_index": 0, "session_hash": "abc"}
+DEEP = b"[" * 100_000
+MALFORMED: list[tuple[str, object]] = [
+    *(("queue/join", body) for body in (b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"fn_index":1e400,"data":[]}', DEEP)),
+    *((path, {**VALID, "fn_index": index}) for path in ("queue/join", "run/predict") for index in (99999, -1, 10**30)),
+    *(("queue/join", {**VALID, "fn_index": index}) for index in ("x", True, 0.5, None, [])),
+    *(("queue/join", {**VALID, "session_hash": session}) for session in (None, 5, "", "x" * 1000, "a/b", {}, "\ud800")),
+    *((path, {**VALID, "data": data}) for path in ("queue/join", "run/predict") for data in (None, {}, "x", [1], [{}])),
+    ("queue/join", {**VALID, "trigger_id": "x"}),
+    *(("cancel", body) for body in (b"", b"{}", {**VALID, "event_id": 5}, b'{"x":"\\ud800"}', b'{"fn_index":1e400}')),
+]
+
+
+@pytest.fixture
+def nothing_logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Neither the log nor stderr may have an error or a traceback."""
+    yield
+    assert [record.message for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("path", "body"), MALFORMED)
+def test_a_malformed_call_is_answered_with_a_sentence(
+    address: str, path: str, body: object, nothing_logged: None
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{address}/gradio_api/{path}", content=content, headers=headers, trust_env=False, timeout=60)
+    assert answer.status_code == 422 and "load it again" in answer.json()["detail"]
+
+
+def called(client: httpx.Client, event: str, change: Callable[[list[object]], object]) -> int:
+    """Call a handler with what its components send untouched, but for a change; return the status."""
+    config = client.get("/config").json()
+    parts = {part["id"]: part for part in config["components"]}
+    ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    elem_id, _, kind = event.partition(".")
+    call = next(one for one in config["dependencies"] if [ids[elem_id], kind] in one["targets"])
+    data = [parts[part]["props"].get("value") for part in call["inputs"]]
+    change(data)
+    body = {"data": data, "fn_index": call["id"], "session_hash": "abc", "trigger_id": ids[elem_id]}
+    return client.post("/gradio_api/run/predict", json=body).status_code
+
+
+def replaced(data: list[object], place: int, value: object) -> None:
+    data[place] = value
+
+
+def test_a_handler_gets_nothing_that_no_component_sends(address: str, nothing_logged: None) -> None:
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+        assert called(client, "img2img_generate.click", lambda data: None) == 200
+        sizes: list[int] = []
+        called(client, "img2img_generate.click", lambda data: sizes.append(len(data)))
+        for place in range(sizes[0]):
+            for value in (["x"], {"x": 1}, -1e308, "\0" * 100, True):
+                data_of = partial(replaced, place=place, value=value)
+                assert called(client, "img2img_generate.click", data_of) in (200, 422)
+
+
+STREAMS = ["queue/data", "queue/data?session_hash=unknown", "heartbeat/%00", "heartbeat/" + "x" * 500]
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_stream_that_is_not_there_is_not_found(address: str, path: str, nothing_logged: None) -> None:
+    assert httpx.get(f"{address}/gradio_api/{path}", trust_env=False, timeout=60).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["static/", "assets/", "svelte/", "jobs/", "folders/", "gradio_api/file="])
+def test_a_name_that_no_file_can_have_is_not_found(address: str, path: str, nothing_logged: None) -> None:
+    assert httpx.get(f"{address}/{path}{'x' * 3000}", trust_env=False, timeout=60).status_code == 404
 
 
 def test_an_upload_beyond_the_limit_is_refused(address: str) -> None:

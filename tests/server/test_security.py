@@ -102,7 +102,7 @@ async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
 CHECKS = [
     HostCheck(reached),
     SameOriginCheck(reached),
-    Authentication(reached, Credentials("ann", "pw")),
+    Authentication(reached, [Credentials("ann", "pw")]),
     BodyLimit(reached, LIMIT),
 ]
 REFUSED = [
@@ -139,7 +139,7 @@ def test_the_servers_own_start_and_end_pass(app: ASGIApp) -> None:
 
 
 def test_the_checks_come_in_order_and_every_answer_gets_the_headers() -> None:
-    app = guarded(reached, credentials=Credentials("ann", "pw"), host_names=["studio"], most_body=LIMIT)
+    app = guarded(reached, users=[Credentials("ann", "pw")], host_names=["studio"], most_body=LIMIT)
     headers = {"host": "evil", "origin": "http://evil.example", "content-length": str(LIMIT + 1)}
     statuses = []
     for repair in ({"host": "studio"}, {"origin": "http://studio"}, {"authorization": GOOD["authorization"]}, {}):
@@ -186,13 +186,29 @@ def test_what_a_browser_says_of_where_a_request_is_from(method: str, headers: di
     assert ask(SameOriginCheck(reached), method=method, headers={**HERE, **headers}).passed is passes
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "more", "told"),
+    [
+        ("pics.example", "https://pics.example:8443", {}, True),  # nginx, with Host $host
+        ("127.0.0.1:7860", "https://pics.example", {}, True),  # nginx without a word about Host
+        ("pics", "https://pics.example", {"x-forwarded-for": "10.0.0.7"}, True),
+        ("studio.local:7860", "https://evil.example", {}, False),
+    ],
+)
+def test_a_proxy_that_changes_the_name_of_the_server_is_told_what_to_set(
+    host: str, origin: str, more: dict[str, str], told: bool
+) -> None:
+    answer = ask(SameOriginCheck(reached), method="POST", headers={"host": host, "origin": origin, **more})
+    assert answer.status == 403 and ("proxy_set_header Host $http_host;" in answer.detail) is told
+
+
 def test_a_port_that_is_the_schemes_own_may_be_left_out() -> None:
     for origin, host in (("http://localhost", "localhost:80"), ("https://localhost:443", "localhost")):
         assert ask(SameOriginCheck(reached), headers={"host": host, "origin": origin}).passed
 
 
 def test_who_is_refused_is_asked_for_a_password() -> None:
-    check = Authentication(reached, Credentials("ann", "pw"))
+    check = Authentication(reached, [Credentials("ann", "pw")])
     assert ask(check).headers["www-authenticate"].startswith("Basic ")
     wrong = "Basic " + base64.b64encode(b"ann:other").decode()
     assert ask(check, headers={"authorization": wrong}).status == 401

@@ -50,7 +50,8 @@ def open_server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def locked_server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("locked"), credentials=Credentials("ann", "password:1")) as running:
+    users = [Credentials("ann", "password:1"), Credentials("bob", "b")]
+    with served(tmp_path_factory.mktemp("locked"), users=users) as running:
         yield running
 
 
@@ -127,23 +128,59 @@ WRONG = [
     ("Ann", "password:1"),
     ("ann", "password"),
     ("a", "nn:password:1"),
+    ("bob", "password:1"),
 ]
 
 
 @pytest.mark.parametrize("given", WRONG)
 def test_a_wrong_password_is_refused(locked_server, given):
-    assert locked_server.client.get("/sdapi/v1/options", auth=given).status_code == 401
-    assert locked_server.client.post("/sdapi/v1/img2img", json=quick(), auth=given).status_code == 401
+    proxied = {"X-Forwarded-For": f"10.0.0.{WRONG.index(given)}"}  # each another guesser
+    ask = locked_server.client
+    assert ask.get("/sdapi/v1/options", auth=given, headers=proxied).status_code == 401
+    assert ask.post("/sdapi/v1/img2img", json=quick(), auth=given, headers=proxied).status_code == 401
 
 
 @pytest.mark.parametrize("header", ["Basic", "Basic &&&", "Bearer YW5u", "Basic YW5u", "basic " + "A" * 5000])
 def test_a_malformed_password_is_refused(locked_server, header):
-    assert status(locked_server, Authorization=header) == 401
+    assert status(locked_server, Authorization=header, X_Forwarded_For=f"10.0.1.{len(header) % 256}") == 401
 
 
 def test_a_password_may_have_any_letters():
     right = "Basic " + base64.b64encode("ann:päss:☃".encode()).decode()
     assert Credentials("ann", "päss:☃").match(right) and not Credentials("ann", "päss:☂").match(right)
+
+
+def test_every_user_gets_in_with_the_own_password(locked_server):
+    for user in (("ann", "password:1"), ("bob", "b")):
+        assert locked_server.client.get("/sdapi/v1/options", auth=user).status_code == 200
+
+
+def newcomer(served: Served, address: str) -> httpx.Client:
+    """Return a client without a cookie, as a proxy passes on what it sends from an address."""
+    headers = {"X-Forwarded-For": address}
+    return httpx.Client(base_url=f"http://127.0.0.1:{served.port}", headers=headers, timeout=60, trust_env=False)
+
+
+def test_who_guesses_has_to_wait_and_nobody_else_does(locked_server):
+    path, right = "/sdapi/v1/options", ("ann", "password:1")
+    with newcomer(locked_server, "10.1.0.7") as guesser, newcomer(locked_server, "10.1.0.7, 10.1.0.8") as other:
+        answers = [guesser.get(path, auth=("ann", f"{n}")) for n in range(8)]
+        assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
+        late = guesser.get(path, auth=right)
+        assert late.status_code == 429 and int(late.headers["Retry-After"]) == 1
+        assert "wrong passwords" in late.json()["detail"]
+        assert other.get(path, auth=right).status_code == 200
+
+
+def test_a_browser_that_has_logged_in_is_not_shut_out_by_others_at_its_address(locked_server):
+    path, right = "/sdapi/v1/options", ("ann", "password:1")
+    with newcomer(locked_server, "10.2.0.7") as browser, newcomer(locked_server, "10.2.0.7") as other:
+        cookie = browser.get(path, auth=right).headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert [other.get(path, auth=("ann", f"{n}")).status_code for n in range(6)][-1] == 429
+        assert browser.get(path, auth=right).status_code == 200
+        forged = {"Cookie": "ip2p_browser=0123456789abcdef.0123456789abcdef"}
+        assert other.get(path, auth=right, headers=forged).status_code == 429
 
 
 def test_with_the_password_everything_works(locked_server):
@@ -269,6 +306,81 @@ def test_others_are_let_in_only_with_a_password_or_on_purpose(monkeypatch, capsy
     for words in ([], ["--listen", "--auth", "ann:x"], ["--listen", "--insecure"], ["--auth", "ann:x"]):
         assert main.main([*words, "--device", "cpu", "--precision", "fp32"]) == 1
     assert bound == ["127.0.0.1", "0.0.0.0", "0.0.0.0", "127.0.0.1"]
+
+
+@pytest.fixture
+def told_users(monkeypatch):
+    """What `serve` is told of users, in each of its runs."""
+    told: list[tuple[tuple[str, str], ...]] = []
+    monkeypatch.setattr(serve, "run", lambda options: told.append(options.users) or 0)
+    monkeypatch.delenv("IP2P_AUTH", raising=False)
+    return told
+
+
+def test_passwords_come_from_a_file_or_the_environment_so_that_no_list_of_processes_shows_them(
+    told_users, monkeypatch, tmp_path, capsys
+):
+    file = tmp_path / "users.txt"
+    file.write_bytes(b"\xef\xbb\xbf# who may edit\r\nann:pass:word\r\n\r\n bob:b,c \r\n")
+    file.chmod(0o600)
+    assert main.main(["--listen", "--auth-file", str(file)]) == 0
+    monkeypatch.setenv("IP2P_AUTH", "eve:é")
+    assert main.main(["--listen"]) == 0
+    assert main.main(["--auth-file", str(file), "--auth", "zoe:z"]) == 0
+    ann, bob, eve, zoe = ("ann", "pass:word"), ("bob", "b,c"), ("eve", "é"), ("zoe", "z")
+    assert told_users == [(ann, bob), (eve,), (zoe, eve, ann, bob)]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep permissions elsewhere")
+def test_a_file_of_passwords_that_others_can_read_gets_a_word(told_users, tmp_path, capsys):
+    file = tmp_path / "users.txt"
+    file.write_text("ann:secret")
+    file.chmod(0o644)
+    assert main.main(["--auth-file", str(file)]) == 0 and len(told_users) == 1
+    said = capsys.readouterr().err
+    assert "chmod 600" in said and str(file) in said and "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"", "names no user"),
+        (b"# nobody\n", "names no user"),
+        (b"ann:secret\nsecret\n", "Line 2"),
+        (b"ann:secret\nann:secret2", "'ann' has two passwords"),
+        (b"ann:\xff\xfe", "not a list of passwords"),
+        (b"a:b\n" * 1_000_000, "not a list of passwords"),
+    ],
+)
+def test_a_file_that_is_no_list_of_passwords_lets_nobody_in(told_users, tmp_path, capsys, content, said):
+    file = tmp_path / "users.txt"
+    if content is not None:
+        file.write_bytes(content)
+        file.chmod(0o600)
+    assert main.main(["--listen", "--auth-file", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert said in told and "secret" not in told and told_users == []
+
+
+@pytest.mark.parametrize(("typed", "path"), [("/edit", "/edit"), ("edit/", "/edit"), ("/a/b-c/", "/a/b-c"), ("/", "")])
+def test_the_page_may_lie_below_a_path(monkeypatch, typed, path):
+    told: list[str] = []
+    monkeypatch.setattr(serve, "run", lambda options: told.append(options.root_path) or 0)
+    assert main.main(["--root-path", typed]) == 0 and told == [path]
+
+
+@pytest.mark.parametrize("typed", ["https://pics.example/edit", "/a b", "/a//b", "/é", "/<b>"])
+def test_what_is_no_path_is_bad_usage(typed):
+    with pytest.raises(SystemExit):
+        main.main(["--root-path", typed])
+
+
+def test_an_empty_variable_in_the_environment_is_no_open_door(told_users, monkeypatch, capsys):
+    monkeypatch.setenv("IP2P_AUTH", "")
+    assert main.main([]) == 1 and told_users == []
+    assert "IP2P_AUTH" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--nonsense"]])

@@ -33,7 +33,7 @@ def build(
     *,
     outputs: Path,
     page: Page | None = None,
-    credentials: Credentials | None = None,
+    users: Collection[Credentials] = (),
     host_names: Collection[str] = (),
     most_body: int = MOST_BODY,
     listen: bool = False,
@@ -43,30 +43,31 @@ def build(
     `outputs` is where the API saves results, `listen` what it tells clients of how it was started; the rest is as in
     `guarded`.
     """
-    flags = {"api": True, "listen": listen, "auth": credentials is not None}
+    flags = {"api": True, "listen": listen, "auth": bool(users)}
     api = make_api(worker, catalog, outputs, flags)
     if page is not None:
         app = page(api)
     else:
         api.add_api_route("/", lambda: RedirectResponse("docs"), include_in_schema=False)
         app = api
-    return guarded(app, credentials=credentials, host_names=host_names, most_body=most_body)
+    return guarded(app, users=users, host_names=host_names, most_body=most_body)
 
 
 def guarded(
     app: ASGIApp,
     *,
-    credentials: Credentials | None = None,
+    users: Collection[Credentials] = (),
     host_names: Collection[str] = (),
     most_body: int = MOST_BODY,
 ) -> ASGIApp:
     """Return an app behind all checks of `security`; the last one added sees a request first.
 
-    `host_names` are names of this machine, besides localhost and any IP address; `most_body` is in bytes.
+    `users` are the only ones who are answered, unless there are none; `host_names` are names of this machine, besides
+    localhost and any IP address; `most_body` is in bytes.
     """
     app = BodyLimit(app, most_body)
-    if credentials is not None:
-        app = Authentication(app, credentials)
+    if users:
+        app = Authentication(app, users)
     app = SameOriginCheck(app)
     app = HostCheck(app, host_names)
     return SecurityHeaders(Faults(app))

@@ -38,7 +38,7 @@ class FolderAccess:
         """
         if not self.private or any(name in headers for name in FORWARDED):
             return False
-        return _is_loopback(client or "") and _is_loopback(_name_in(headers.get("host", "")))
+        return is_loopback(client or "") and is_loopback(_name_in(headers.get("host", "")))
 
     def find(self, text: str, *, here: bool) -> Path:
         """Return the folder of a typed name, links followed; it need not exist. Raises UserError where not allowed."""
@@ -74,7 +74,8 @@ class FolderAccess:
         return path.name
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Whether an address or a name is that of the machine itself."""
     try:
         return ipaddress.ip_address(name.partition("%")[0]).is_loopback
     except ValueError:

@@ -14,10 +14,12 @@ class ServeOptions:
     """None is 7860, or the next free port."""
     listen: bool
     """Whether other machines may connect."""
-    credentials: tuple[str, str] | None
-    """The name and password to ask for."""
+    users: tuple[tuple[str, str], ...]
+    """The names and passwords to ask for; without any, everyone is answered."""
     host_names: tuple[str, ...]
     """Names by which others call this machine, besides its own."""
+    root_path: str
+    """Where the page lies behind a proxy that takes this off an address, such as '/edit'; empty for '/'."""
     edit_folders: tuple[Path, ...]
     """Folders that visitors from other machines may edit, besides outputs/ and inputs/."""
     model: str | None

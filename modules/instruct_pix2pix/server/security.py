@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import ipaddress
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .folder_access import FORWARDED, is_loopback
+from .guesses import FREE, Guesses, network_of
 from .responses import FAULT, error_answer
 
 MOST_BODY = 64 * 2**20
@@ -77,7 +82,8 @@ class Credentials:
             given = base64.b64decode(encoded.strip(), validate=True) if kind.lower() == "basic" else b""
         except (binascii.Error, ValueError):
             given = b""
-        return hmac.compare_digest(given, f"{self.user}:{self.password}".encode())
+        known = f"{self.user}:{self.password}".encode()
+        return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(known).digest())
 
 
 class SecurityHeaders:
@@ -158,10 +164,7 @@ class HostCheck:
         await _refuse(scope, receive, send, 403, sentence)
 
     def _is_here(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = _name_in(host)
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -181,6 +184,11 @@ class SameOriginCheck:
             await self.app(scope, receive, send)
             return
         sentence = "Requests from the pages of other sites are refused: use this server's own page, or a program."
+        if _may_be_renamed(Headers(scope=scope)):
+            sentence += (
+                " If this is its own page, the proxy in front of it must pass on the header Host as it came: in nginx, "
+                "proxy_set_header Host $http_host;"
+            )
         await _refuse(scope, receive, send, 403, sentence)
 
 
@@ -198,21 +206,78 @@ def _is_same_origin(scope: Scope) -> bool:
     return scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
 
 
-class Authentication:
-    """Refuses requests without the user's name and password (HTTP basic)."""
+COOKIE = "ip2p_browser"
+"""The name of the cookie of `guesses.Guesses`."""
 
-    def __init__(self, app: ASGIApp, credentials: Credentials) -> None:
-        self.app, self.credentials = app, credentials
+
+def _may_be_renamed(headers: Headers) -> bool:
+    """Whether a proxy may have changed the header Host: it took the port off, or wrote its own name for this server."""
+    origin, host = (_name_in(headers.get("origin", "").partition("://")[2]), _name_in(headers.get("host", "")))
+    return origin == host or is_loopback(host) or any(name in headers for name in FORWARDED)
+
+
+def _name_in(place: str) -> str:
+    """Return the name in NAME or NAME:PORT; empty where there is none."""
+    try:
+        return urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class Authentication:
+    """Refuses requests without a user's name and password (HTTP basic), and makes those who guess wait."""
+
+    def __init__(self, app: ASGIApp, users: Collection[Credentials]) -> None:
+        self.app, self.users = app, tuple(users)
+        self._guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        checked = scope["type"] in CHECKED
-        if not checked or self.credentials.match(Headers(scope=scope).get("authorization", "")):
+        if scope["type"] not in CHECKED:
             await self.app(scope, receive, send)
             return
-        sentence = "Say who you are: send the user name and password of --auth (HTTP basic)."
-        ask = {"WWW-Authenticate": 'Basic realm="instruct-pix2pix", charset="UTF-8"'}
-        await _refuse(scope, receive, send, 401, sentence, ask)
+        headers = Headers(scope=scope)
+        given = headers.get("authorization", "")
+        cookie = HTTPConnection(scope).cookies.get(COOKIE, "")
+        known = self._guesses.is_ours(cookie)
+        address = _address(scope, headers)
+        guesser = cookie if known else address
+        wait = self._guesses.wait(guesser) if given else 0.0
+        matches = [user.match(given) for user in self.users]  # all are compared, whichever it is
+        if wait:
+            seconds = math.ceil(wait)
+            sentence = f"Too many wrong passwords came from your address: try again in {seconds} s."
+            await _refuse(scope, receive, send, 429, sentence, {"Retry-After": str(seconds)})
+        elif any(matches):
+            await self.app(scope, receive, send if known else self._marked(send))
+        else:
+            if given and self._guesses.add(guesser, given) == FREE:
+                log.warning("%d wrong passwords came from %s: it has to wait now.", FREE, address)
+            sentence = "Say who you are: send your user name and password (HTTP basic)."
+            ask = {"WWW-Authenticate": 'Basic realm="instruct-pix2pix", charset="UTF-8"'}
+            await _refuse(scope, receive, send, 401, sentence, ask)
+
+    def _marked(self, send: Send) -> Send:
+        """Return a `send` that gives a browser the cookie of those who have logged in."""
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                cookie = f"{COOKIE}={self._guesses.new_cookie()}; Path=/; HttpOnly; SameSite=Strict"
+                MutableHeaders(scope=message).append("Set-Cookie", cookie)
+            await send(message)
+
+        return send_on
+
+
+def _address(scope: Scope, headers: Headers) -> str:
+    """Return where a request comes from: what a proxy on this machine says, the last to write it, or else the client.
+
+    Others may write what they like into that header.
+    """
+    client = (scope.get("client") or ("",))[0]
+    if is_loopback(client):
+        client = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or client
+    return network_of(client)
 
 
 class BodyLimit:

@@ -18,6 +18,7 @@ from ..models.registry import resolve
 from ..paths import PACKAGE, home_of
 from ..text import say
 from .app import build
+from .connections import PLACES, BoundedConnection
 from .folder_access import FolderAccess
 from .options import ServeOptions
 from .security import Credentials
@@ -47,8 +48,8 @@ def run(options: ServeOptions) -> int:
             worker,
             catalog,
             outputs=outputs,
-            page=page(worker, catalog, outputs, places),
-            credentials=Credentials(*options.credentials) if options.credentials else None,
+            page=page(worker, catalog, outputs, places, options.root_path),
+            users=[Credentials(*user) for user in options.users],
             host_names=[own, own.partition(".")[0] + ".local", *options.host_names],
             listen=options.listen,
         )
@@ -72,7 +73,9 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # whoever sends such headers here is no proxy of ours
-        limit_concurrency=256,
+        http=BoundedConnection,
+        ws="none",  # nothing here talks through a websocket
+        limit_concurrency=PLACES,
         timeout_graceful_shutdown=10,
     )
     return _Server(config, worker)

@@ -26,6 +26,7 @@ from . import html, wording
 from .batch_layout import AS_EACH
 from .form import settings_of
 from .layout import Layout, Updates
+from .results import sent_path
 
 
 class BatchHandlers:
@@ -102,13 +103,15 @@ class BatchHandlers:
         else:
             raise UserError("There are no pictures to edit: drop some into the field, or name an input folder.")
         masks = str(fields["masks"] or "").strip()
-        table = data[self.tab.instructions]
+        table = sent_path(data[self.tab.instructions])
+        if table is not None and not Path(table).is_file():
+            raise UserError("The file of instructions is no longer here: drop it again.")
         request = BatchRequest(
             source,
             Path(),
             resolved(replace(settings, batch_size=1)),
             batch_size=_whole(fields["together"], 0, 16) or None,
-            instructions=Path(table["path"]) if isinstance(table, dict) and table.get("path") else None,
+            instructions=Path(table) if table else None,
             recursive=bool(fields["recursive"]) or not typed,
             overwrite=bool(fields["overwrite"]),
             fmt=None if fields["format"] in (None, AS_EACH) else str(fields["format"]),

@@ -251,8 +251,8 @@ def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers
         (prompts.negative, prompts.negative_tokens),
     ):
         inputs = [text, settings.steps]
-        text.change(form_handlers.tokens, inputs, shown, trigger_mode="always_last", **events.at_once)
-        page.load(form_handlers.tokens, inputs, shown, **events.at_once)
+        text.change(form_handlers.tokens, inputs, shown, trigger_mode="always_last", **UNREAD, **events.at_once)
+        page.load(form_handlers.tokens, inputs, shown, **UNREAD, **events.at_once)
 
 
 def _preference_events(

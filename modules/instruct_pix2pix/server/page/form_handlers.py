@@ -15,9 +15,11 @@ from ...images import read_infotext
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
+from ...settings import KNOBS
 from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import values_of
+from .gradio_compat import inform, warn
 from .layout import ModelsPane, PngInfoPane, TopBar, Updates
 from .results import sent_path
 
@@ -54,13 +56,13 @@ class FormHandlers:
 
     def tokens(self, text: str, steps: float | None) -> str:
         """Count the tokens of a prompt."""
-        return self.count_tokens(text or "", int(steps or 1))
+        return self.count_tokens(text or "", int(min(max(steps or 1, 1), KNOBS["steps"].maximum or 1)))
 
     def reuse(self, infotext: str) -> Updates:
         """Set the controls, and the model if it is here, as an infotext has them."""
         settings, left_out = settings_here(infotext)
         for sentence in left_out:
-            gr.Warning(sentence)
+            warn(sentence)
         values = values_of(settings)
         del values["batches"], values["batch_size"]  # an infotext is about one picture
         updates = self.set(values)
@@ -70,7 +72,7 @@ class FormHandlers:
             try:
                 updates |= self._chosen(self.catalog.find(same[0] if same else name))
             except UserError:
-                gr.Warning(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
+                warn(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
         return updates
 
     def recycle(self, infotext: str) -> Updates:
@@ -125,10 +127,10 @@ class PngInfoHandlers:
         try:
             text = read_infotext(path)
         except UserError as error:
-            gr.Warning(str(error))
+            warn(str(error))
             return {pane.picture: None, pane.text: ""}
         if not text:
-            gr.Info("There are no settings in this picture.")
+            inform("There are no settings in this picture.")
         return {pane.text: text or ""}
 
     def send(self, sent: object, text: str) -> Updates:
@@ -139,6 +141,6 @@ class PngInfoHandlers:
     def send_settings(self, text: str) -> Updates:
         """Set the controls from an infotext and go to the tab img2img."""
         if not text.strip():
-            gr.Warning("There is nothing to send: drop a picture that was made here or in another web UI.")
+            warn("There is nothing to send: drop a picture that was made here or in another web UI.")
             return {self.tabs: gr.skip()}
         return {**self.form.reuse(text), self.tabs: gr.Tabs(selected="img2img")}

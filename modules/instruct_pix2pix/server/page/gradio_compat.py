@@ -18,7 +18,7 @@ Workarounds that act in the browser lie in data/web, each with a comment:
 | page.css               | widths and margins inside components are fixed     | the theme has variables for them       |
 | page.css               | the empty part of a slider is invisible in the dark| the default theme shows it             |
 
-Three stay elsewhere: `html.escape` replaces '{' and '`', which mean something in the templates of `gr.HTML`; the policy
+Three stay elsewhere: `text.escape` replaces '{' and '`', which mean something in the templates of `gr.HTML`; the policy
 in `server.security` allows scripts inside the page, because gradio's page has some; and `panel.IN_BROWSER` serves the
 hosts, whose gradio is older.
 """
@@ -34,13 +34,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...text import escape
+from ..responses import error_answer
 
 # --- before the page is made ---
 
@@ -90,6 +93,19 @@ def unordered(*components: Block) -> Any:  # noqa: ANN401
     return set(components)
 
 
+def inform(sentence: str) -> None:
+    """Show a message over the page.
+
+    gradio shows its messages as HTML, and what they say may come from a file. These two can go when a message is text.
+    """
+    gr.Info(escape(sentence))
+
+
+def warn(sentence: str) -> None:
+    """Show a warning over the page."""
+    gr.Warning(escape(sentence))
+
+
 # --- after the page is mounted ---
 
 
@@ -103,6 +119,16 @@ def make_safe_and_quiet(blocks: gr.Blocks) -> None:
     from an edit. These can go when the queue waits for an event instead, or the times are arguments of `Blocks.queue`.
     """
     blocks.has_launched = True
+    preprocess = blocks.preprocess_data
+
+    async def preprocess_quietly(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as gradio's own
+        """What cannot be taken is the sender's mistake: it is told so, and no traceback is printed."""
+        try:
+            return await preprocess(*args, **kwargs)
+        except Exception as error:
+            raise gr.Error(MISTAKE, print_exception=False) from error
+
+    blocks.preprocess_data = preprocess_quietly
     blocks._queue.sleep_when_free = 0.03  # seconds
     blocks._queue.progress_update_sleep_when_free = 1.0  # nothing here reports progress to gradio
 
@@ -111,38 +137,58 @@ def make_safe_and_quiet(blocks: gr.Blocks) -> None:
 
 CALLS = re.compile(r"/gradio_api/(queue/join|run/predict)")
 """Requests that call a handler: their bodies may hold paths."""
-OTHERS = re.compile(r"/gradio_api/(queue/data|cancel|upload|upload_progress|heartbeat/.+|file=.+)")
+CANCEL, STREAM = "/gradio_api/cancel", "/gradio_api/queue/data"
+OTHERS = re.compile(r"/gradio_api/(upload|upload_progress|heartbeat/\w{1,64}|file=.+)")
+
+MISTAKE = "This is not what the page sends: load it again."
+MOST_NAME = 255
+"""Bytes of a part of a path; no file system has longer names."""
+
+SENT: tuple[tuple[tuple[type[Block], ...], tuple[type, ...]], ...] = (
+    ((gr.Checkbox,), (bool,)),
+    ((gr.Slider, gr.Number), (int, float)),
+    ((gr.Textbox, gr.Dropdown, gr.Radio, gr.HTML), (str,)),
+    ((gr.Image, gr.File), (dict,)),
+)
+"""What the components of the page send, besides nothing; others send anything."""
 
 
 class GradioGate:
     """Middleware: passes on only those requests to gradio's API that the page makes, with no path outside of `folder`.
 
     gradio 6.31 serves a whole API beside each page (its schema, recordings, other ways to call a handler), takes the
-    path of a file from what the browser sends, and downloads what looks like an address. This can go when a page can be
-    mounted without that API, and a handler's input can be nothing but a file that was uploaded.
+    path of a file from what the browser sends, and downloads what looks like an address. What it does not expect, such
+    as a handler that is not there, ends in status 500 and a traceback. This can go when a page can be mounted without
+    that API, a handler's input can be nothing but a file that was uploaded, and every malformed call is answered.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path) -> None:
-        """`folder` is where gradio puts uploads and results."""
-        self.app = app
+    def __init__(self, app: ASGIApp, folder: Path, blocks: gr.Blocks) -> None:
+        """`folder` is where gradio puts uploads and results; `blocks` is the page."""
+        self.app, self.blocks = app, blocks
         self.folder = folder.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith("/gradio_api") or OTHERS.fullmatch(path):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["method"] != "POST" or not CALLS.fullmatch(path):
-            await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
+        if not self._is_there(scope["method"], path, scope["query_string"]):
+            await error_answer(404, "There is nothing at this address.")(scope, receive, send)
+            return
+        if not CALLS.fullmatch(path) and path != CANCEL:
+            await self.app(scope, receive, send)
             return
         body = await _body(receive)
         try:
-            sound = all(self.is_uploaded(sent) for sent in _paths(json.loads(body)))
+            sent = json.loads(body)
+            named = not all(self.is_uploaded(one) for one in _paths(sent))
+            sound = self._is_cancel(sent) if path == CANCEL else self._is_call(sent)
         except (ValueError, RecursionError):
-            sound = False
-        if not sound:
-            await PlainTextResponse("Files are uploaded, not named.", status_code=403)(scope, receive, send)
+            named, sound = False, False
+        if named or not sound:
+            status, sentence = (403, "Files are uploaded, not named.") if named else (422, MISTAKE)
+            await error_answer(status, sentence)(scope, receive, send)
             return
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -155,7 +201,56 @@ class GradioGate:
         """Whether what was sent as a path lies in the folder, links followed, or is none at all."""
         if path is None:
             return True
-        return isinstance(path, str) and Path(path).resolve().is_relative_to(self.folder)
+        if not isinstance(path, str):
+            return False
+        try:
+            found = Path(path).resolve()
+            return found.is_relative_to(self.folder) and not found.is_dir()
+        except (OSError, ValueError):  # a circle of links, a NUL, too long
+            return False
+
+    def _is_there(self, method: str, path: str, query: bytes) -> bool:
+        """Whether the page asks for such an address, in this way."""
+        if any(len(part.encode("utf-8", "replace")) > MOST_NAME for part in path.split("/")):
+            return False
+        if not path.startswith("/gradio_api") or OTHERS.fullmatch(path):
+            return True
+        if path == STREAM:
+            (session,) = parse_qs(query.decode("latin-1")).get("session_hash", [""])[:1]
+            return session in self.blocks._queue.pending_messages_per_session
+        return method == "POST" and (path == CANCEL or CALLS.fullmatch(path) is not None)
+
+    def _is_call(self, sent: object) -> bool:
+        """Whether this calls a handler of the page, with what its components send."""
+        if not isinstance(sent, dict) or not _is_name(sent.get("session_hash")):
+            return False
+        index, data, event = sent.get("fn_index"), sent.get("data"), sent.get("event_data")
+        fn = self.blocks.fns.get(index) if type(index) is int else None
+        if fn is None or not isinstance(data, list) or len(data) != len(fn.inputs):
+            return False
+        selects = any(kind == "select" for _, kind in fn.targets)
+        if selects and not (isinstance(event, dict) and type(event.get("index")) is int):
+            return False
+        return type(sent.get("trigger_id")) in (int, type(None)) and all(map(_can_send, fn.inputs, data))
+
+    def _is_cancel(self, sent: object) -> bool:
+        if not isinstance(sent, dict):
+            return False
+        names = _is_name(sent.get("session_hash")) and _is_name(sent.get("event_id"))
+        return names and type(sent.get("fn_index")) is int
+
+
+def _is_name(value: object) -> bool:
+    """Whether this can be the name that gradio's script gives a visit or an event."""
+    return isinstance(value, str) and re.fullmatch(r"\w{1,64}", value, re.ASCII) is not None
+
+
+def _can_send(component: Block, value: object) -> bool:
+    """Whether a component of the page can send this."""
+    kinds = next((kinds for components, kinds in SENT if isinstance(component, components)), (object,))
+    if isinstance(component, (gr.Image, gr.File)) and isinstance(value, dict):
+        return isinstance(value.get("path"), str)
+    return value is None or isinstance(value, kinds)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -168,7 +168,7 @@ class EditHandlers:
     def example(self, event: gr.SelectData) -> Updates:
         """Take one of the examples: its picture and its instruction."""
         pictures = self.layout.pictures
-        name, instruction = EXAMPLES[event.index]
+        name, instruction = EXAMPLES[event.index % len(EXAMPLES)]
         return {
             pictures.picture: str(self.examples / name),
             self.layout.prompts.instruction: instruction,

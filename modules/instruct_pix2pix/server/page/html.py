@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,17 +15,12 @@ from ...errors import UserError
 from ...models.registry import ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
 from ...settings import EditSettings
-from ...text import number_text, writable
+from ...text import escape, number_text
 from ..worker.edit_task import EditStatus
 from ..worker.folder_task import FolderStatus, Stage
 from ..worker.task import TaskState
 
 PREVIEW_QUALITY = 80
-
-
-def escape(text: object) -> str:
-    """Return text without meaning in HTML or in the templates of `gr.HTML`."""
-    return html.escape(writable(str(text))).replace("{", "&#123;").replace("`", "&#96;")
 
 
 def line(text: str, kind: str = "") -> str:

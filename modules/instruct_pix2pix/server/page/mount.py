@@ -37,10 +37,17 @@ FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
 
 
-def page(worker: Worker, catalog: Catalog, outputs: Path, folder_access: FolderAccess | None = None) -> Page:
+def page(
+    worker: Worker,
+    catalog: Catalog,
+    outputs: Path,
+    folder_access: FolderAccess | None = None,
+    root_path: str = "",
+) -> Page:
     """Return what `server.app.build` takes as its page; `outputs` is where it saves results.
 
-    `folder_access` says which folders visitors may name, by default those of a server for this machine alone.
+    `folder_access` says which folders visitors may name, by default those of a server for this machine alone;
+    `root_path` is where a proxy has put the page, such as '/edit'.
     """
     access = folder_access or FolderAccess.beside(outputs)
 
@@ -56,6 +63,7 @@ def page(worker: Worker, catalog: Catalog, outputs: Path, folder_access: FolderA
             app,
             blocks,
             path="/",
+            root_path=root_path or None,
             footer_links=[],
             run_history=False,
             show_error=False,
@@ -70,7 +78,7 @@ def page(worker: Worker, catalog: Catalog, outputs: Path, folder_access: FolderA
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
-        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, cache), _text("first.js"))
+        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, cache, blocks), _text("first.js"))
 
     return mount
 
