@@ -29,6 +29,7 @@ VAE = {
     "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
     "first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3),
 }
+TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (64, 768)}
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -36,7 +37,7 @@ Shapes = dict[str, tuple[int, ...]]
 def ldm(channels: int, context: int, label: int = 0, width: int = 320) -> Shapes:
     """An LDM checkpoint in small: the layers that tell, with their real widths."""
     label_shapes: Shapes = {LABEL: (16, label)} if label else {}
-    return {CONV: (width, channels, 3, 3), TO_K: (width, context), **label_shapes, **VAE}
+    return {CONV: (width, channels, 3, 3), TO_K: (width, context), **label_shapes, **VAE, **TEXT}
 
 
 def diffusers_unet(channels: int, context: int, label: int = 0) -> Shapes:
@@ -46,7 +47,10 @@ def diffusers_unet(channels: int, context: int, label: int = 0) -> Shapes:
 
 
 EDM: Shapes = {"edm_vpred.sigma_max": (), "edm_vpred.sigma_min": ()}
-EMA: Shapes = {"model_ema.diffusion_modelinput_blocks00weight": (320, 8, 3, 3)}
+EMA: Shapes = {
+    "model_ema.diffusion_modelinput_blocks00weight": (320, 8, 3, 3),
+    "model_ema.diffusion_modelinput_blocks11transformer_blocks0attn2to_kweight": (320, 768),
+}
 LORA: Shapes = {
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320),
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": (320, 4),
@@ -160,7 +164,8 @@ def test_every_kind_is_told_from_its_tensors_in_every_format(tmp_path, name, suf
     found = inspect(path)
     assert (found.kind, found.layout, found.family) == (kind, layout, family)
     assert (found.in_channels, found.context_dim) == (channels, context)
-    assert found.editable is (kind in ("instruct-pix2pix", "CosXL-Edit"))
+    assert found.editable is (kind in ("instruct-pix2pix", "CosXL-Edit") and not found.missing)
+    assert found.missing == (("VAE", "text encoder") if name == "diffusers-unet" else ())
     assert bool(found.advice) is not found.editable
     assert found.size_bytes == path.stat().st_size
     assert (found.path, found.dtype, found.has_ema) == (path, "float16", False)

@@ -21,7 +21,10 @@ from instruct_pix2pix.models.download import KNOWN, download
 from instruct_pix2pix.models.registry import find_models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONV = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
+CONV = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
+        "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3],
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": [8, 8],
+        "model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
 UNET = {"conv_in.weight": [320, 8, 3, 3],
         "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip

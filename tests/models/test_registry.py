@@ -13,12 +13,14 @@ from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models import registry
 from instruct_pix2pix.models.registry import DEMO, find_models, model_dirs, model_hash, resolve
 
-EDIT = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
+VAE = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
+       "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3]}  # fmt: skip
+TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": [8, 8]}
+EDIT = {**VAE, **TEXT, "model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
 PLAIN = {**EDIT, "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
 UNET = {"conv_in.weight": [320, 8, 3, 3],
         "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
-VAE = {"first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3]}
 LORA = {"unet.conv_in.lora_A.weight": [4, 8, 3, 3]}
 
 
@@ -40,6 +42,7 @@ def write(path: Path, shapes: dict[str, list[int]], fill: bytes = b"\0") -> Path
 def write_folder(path: Path) -> Path:
     write(path / "unet" / "diffusion_pytorch_model.safetensors", UNET)
     write(path / "vae" / "diffusion_pytorch_model.safetensors", VAE)
+    write(path / "text_encoder" / "model.safetensors", TEXT)
     (path / "model_index.json").write_text("{}")
     return path
 

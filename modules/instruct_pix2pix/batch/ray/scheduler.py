@@ -338,6 +338,8 @@ class Scheduler:
         name, path = worker.node.name, self._setup.path
         if answer.loaded:
             self._say(f"{name} is ready (process {answer.pid}, {answer.loaded}).")
+            for note in answer.notes:
+                self._say(note)
         elif path.is_dir():
             self._give_up(worker.node, f"it has no {path}, and a model that is a folder is not sent")
         else:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...engine.config import MOST_CONFIG
 from ...engine.model import EditModel
 from ...engine.precision import choose_machine
 from ...errors import Interrupted, UserError
+from ...models.bounded import read_small
 from ...models.checkpoints import short_hash
 from ...models.registry import model_hash
 from ..local_executor import EditedUnit, SentFiles, UnitRunner
@@ -54,6 +56,8 @@ class WorkerReady:
     pid: int
     loaded: str
     """The device and the number format; empty if the machine does not have the model."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the model was loaded: sentences."""
 
 
 class RayWorker:
@@ -86,7 +90,8 @@ class RayWorker:
             self._runner = self._model_thread.submit(runner_of, setup.path).result()
         else:
             return WorkerReady(os.getpid(), "")
-        return WorkerReady(os.getpid(), f"{machine.device.type}, {str(machine.dtype).removeprefix('torch.')}")
+        number = str(machine.dtype).removeprefix("torch.")
+        return WorkerReady(os.getpid(), f"{machine.device.type}, {number}", self._runner.model.notes)
 
     def make(self, unit: Unit, states: Mapping[Path, FileState], files: SentFiles) -> list[Result] | None:
         """Return the results of a unit; none if it was stopped.
@@ -127,8 +132,8 @@ def file_state(path: Path) -> FileState | None:
 def config_beside(path: Path) -> bytes | None:
     """Return the content of the yaml that describes a model file, if there is one."""
     try:
-        return path.with_suffix(".yaml").read_bytes() if path.is_file() else None
-    except OSError:
+        return read_small(path.with_suffix(".yaml"), MOST_CONFIG) if path.is_file() else None
+    except (OSError, ValueError):
         return None
 
 

@@ -1,0 +1,39 @@
+"""Tells whether the moving averages (EMA) in a checkpoint are those of its weights.
+
+A merge keeps the averages of the model that it began with, and a file put together by hand may have anyone's: an edit
+with them would be an edit by another model than the file's name says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..models.checkpoints import ema_twin
+from ..models.weights_files import read_weights
+
+_NEAR = 0.1
+_SAMPLES = 24
+_SIZES = range(2**12, 2**21)
+
+
+def belongs(path: Path, names: Sequence[str]) -> bool:
+    """Whether the averages lie near the UNet tensors `names` of this file, each of which has one of its shape.
+
+    Looks at matrices from all depths and takes the distance that a quarter of them exceeds; a few are far from their
+    average where training had just begun to move them from zero. Reads some 50 MB.
+    """
+    mapped = read_weights(path)
+    matrices = [name for name in names if mapped[name].ndim > 1 and mapped[name].numel() in _SIZES]
+    chosen = matrices[:: math.ceil(len(matrices) / _SAMPLES)] if matrices else []
+    distances = [_distance(mapped[name], mapped[ema_twin(name)]) for name in chosen]
+    return not distances or sorted(distances)[len(distances) * 3 // 4] <= _NEAR
+
+
+def _distance(weight: torch.Tensor, average: torch.Tensor) -> float:
+    weight, average = weight.float(), average.float()
+    distance = ((average - weight).norm() / weight.norm().clamp(min=1e-12)).item()
+    return distance if math.isfinite(distance) else math.inf
