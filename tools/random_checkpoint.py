@@ -37,8 +37,8 @@ def write_random_checkpoint(
 ) -> None:
     """Write an LDM-layout checkpoint of the networks in the yaml `config`, with EMA twins of the UNet on wish.
 
-    Every twin differs from its original by about 3%. A yaml other than SD1's is copied beside the checkpoint, as a loader
-    needs it there. Takes the memory of the weights in `dtype`. Raises UserError for another suffix and for a
+    Every twin differs from its original by about 3%. A yaml other than SD1's is copied beside the checkpoint, as a
+    loader needs it there. Takes the memory of the weights in `dtype`. Raises UserError for another suffix and for a
     config that cannot be read.
     """
     if path.suffix not in (".safetensors", ".ckpt"):

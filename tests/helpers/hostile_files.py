@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,39 +32,44 @@ def many_lists(path: Path) -> None:
 
 
 def many_texts(path: Path) -> None:
-    """A header, just small enough to be read, whose metadata are two million texts."""
+    """A header, just small enough to be read, whose metadata are 1.3 million texts."""
     _safetensors(path, b'{"__metadata__":{' + b",".join(b'"%d":""' % i for i in range(1_300_000)) + b"}}")
 
 
-def _zip(path: Path, pickle: bytes) -> None:
-    import zipfile
-
+def raw_zip(path: Path, pickle: bytes) -> None:
+    """Write a file as torch.save does, whose list of tensors are these instructions."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/data.pkl", b"\x80\x02" + pickle)
+
+
+def legacy_pickle(path: Path, pickle: bytes) -> None:
+    """Write a bare pickle of these instructions."""
+    path.write_bytes(b"\x80\x02" + pickle)
 
 
 def opcode_flood(path: Path) -> None:
-    """A zip whose pickle is 90 million instructions."""
-    _zip(path, b"\x80\x02" + b"N" * 90 * MB + b".")
+    """A zip whose pickle is 17 million instructions."""
+    raw_zip(path, b"N" * 17 * MB + b".")
 
 
 def list_flood(path: Path) -> None:
     """A zip whose pickle makes 15 million lists."""
-    _zip(path, b"\x80\x02" + b"]" * 15 * MB + b".")
+    raw_zip(path, b"]" * 15 * MB + b".")
 
 
 def legacy_flood(path: Path) -> None:
     """The same in a bare pickle, the format before the zip."""
-    path.write_bytes(b"\x80\x02" + b"]" * 30 * MB + b".")
+    legacy_pickle(path, b"]" * 20 * MB + b".")
 
 
 def same_dict_many_times(path: Path) -> None:
-    """A pickle of a thousand dicts that are one dict of a thousand tensors: it lists a million."""
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\1tQ"
+    """A pickle of 3,000 dicts that are one dict of 3,000 tensors: it lists nine million."""
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+    tensor += b"X\x01\0\0\x000X\x03\0\0\0cpuK\1tQ"
     tensor += b"K\0K\1\x85K\1\x85\x89}tRq\1"
     inner = b"}q\2(" + b"".join(b"X\x06\0\0\0%06dh\1" % i for i in range(3_000)) + b"u0"
     outer = b"}(" + b"".join(b"X\x06\0\0\0%06dh\2" % i for i in range(3_000)) + b"u."
-    _zip(path, b"\x80\x02" + tensor + b"0" + inner + outer)
+    raw_zip(path, tensor + b"0" + inner + outer)
 
 
 def colliding_memo(path: Path) -> None:
@@ -85,9 +91,9 @@ def endless_line(path: Path) -> None:
 
 
 def crowded_zip(path: Path) -> None:
-    """A zip whose directory has two million entries."""
+    """A zip whose directory has 600,000 entries."""
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0)
-    directory = b"".join(entry + b"%07d" % i for i in range(2_000_000))
+    directory = b"".join(entry + b"%07d" % i for i in range(600_000))
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFE, 0xFFFE, len(directory), 4, 0)
     path.write_bytes(b"PK\3\4" + directory + end)
 
@@ -111,8 +117,8 @@ INDEX = "diffusion_pytorch_model__safetensors__index__json"
 
 
 def long_index(path: Path) -> None:
-    """A diffusers folder with a list of shards of 94 MB."""
-    shards = {f"{i:040d}": "diffusion_pytorch_model-1.safetensors" for i in range(1_100_000)}
+    """A diffusers folder with a list of shards longer than 16 MB."""
+    shards = {f"{i:040d}": "diffusion_pytorch_model-1.safetensors" for i in range(250_000)}
     _folder(path, **{INDEX: lambda file: file.write_text(json.dumps({"weight_map": shards}))})
 
 

@@ -23,9 +23,10 @@ from .vae import VAEConfig
 
 CONFIGS = DATA / "configs"
 
-MOST_CONFIG = 100_000
+MOST_CONFIG = 50_000
 """Bytes of a config, yaml or json: those that come with checkpoints have 1,000 to 5,000."""
 _MOST_NODES = 20_000  # of a yaml, each counted as often as it is referred to
+_MOST_REFERENCE = 200  # letters of a text with '${' in it, which OmegaConf parses, slowly where they are nested
 
 UNREADABLE = (
     OSError,
@@ -122,7 +123,8 @@ def _bounded_yaml(path: Path) -> str:
     """
     text = read_small(path, MOST_CONFIG).decode("utf-8")
     count = 0
-    waiting: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    waiting: list[yaml.Node] = [top] if top else []
     while waiting:
         node = waiting.pop()
         count += 1
@@ -132,6 +134,8 @@ def _bounded_yaml(path: Path) -> str:
             waiting += [each for pair in node.value for each in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
+        elif "${" in node.value and len(node.value) > _MOST_REFERENCE:
+            raise TooMuch("it holds a longer reference than a model config")
     return text
 
 

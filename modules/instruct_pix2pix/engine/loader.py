@@ -109,10 +109,7 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
     use_ema, notes = _choose_ema(checkpoint, networks.unet)
-    if path.is_dir():
-        sources = _folder_sources(path, parts, config)
-    else:
-        sources = _file_sources(path, parts, use_ema)
+    sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
     if checkpoint.vae:
         sources["vae"] = _vae_sources(checkpoint.vae, networks.vae, config)
     for name, module in parts.items():
@@ -127,10 +124,8 @@ def _choose_ema(checkpoint: Checkpoint, unet: UNet) -> tuple[bool, tuple[str, ..
         return True, ()
     if not (checkpoint.has_ema or checkpoint.stray_ema):
         return False, ()
-    return False, (
-        f"The moving average (EMA) in '{checkpoint.path.name}' is not that of its weights, as after a merge: "
-        "it is left alone, and the weights are used.",
-    )
+    note = f"The moving average (EMA) in '{checkpoint.path.name}' is not that of its weights, as after a merge: "
+    return False, (f"{note}it is left alone, and the weights are used.",)
 
 
 def _file_sources(path: Path, parts: Mapping[str, nn.Module], use_ema: bool) -> dict[str, dict[str, TensorSource]]:

@@ -1,4 +1,4 @@
-"""Reads the small files around weights (json, yaml) within bounds: what came from anywhere may be made to fill memory."""
+"""Reads the small files around weights (json, yaml) within bounds: one from anywhere may be made to fill memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_TEXTS = 500_000
 _MOST_LISTS = 200_000
 
 
-class TooMuch(ValueError):
+class TooMuch(ValueError):  # noqa: N818 - with its message it says what is wrong
     """A file holds more than any of its kind; the message says of what."""
 
 

@@ -39,11 +39,11 @@ _BYSTANDERS = {
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "torch.Size", "torch.device", "torch.nn.modules.container.ParameterDict",
-    "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion", "torch.serialization._get_layout",
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion", "torch.serialization._get_layout",
     "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "typing.Any", "uuid.UUID", "decimal.Decimal",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__")
       for name in ("dict", "list", "set", "frozenset", "tuple", "int", "float", "str", "bool", "object",
-                   "bytearray", "bytes", "complex", "slice", "range")),
+                   "bytearray", "bytes", "complex", "slice", "range", "xrange", "long")),
 }  # fmt: skip
 
 
@@ -166,8 +166,8 @@ def unpickled(stream: BinaryIO) -> Iterator[object]:
     """Run the pickles of `stream` one by one, leaving the stream just after each that it yields.
 
     They are dicts (text keys only), lists, tuples, numbers, text, bytes, `StoredTensor`s and `StandIn`s.
-    Raises ForeignName for any other name, BadPickle for a pickle that is cut short or broken, or for `MOST_INSTRUCTIONS`
-    in all.
+    Raises ForeignName for any other name, BadPickle for a pickle that is cut short or broken, and for more than
+    `MOST_INSTRUCTIONS` in all.
     """
     instructions = iter(range(MOST_INSTRUCTIONS))
     while True:

@@ -233,7 +233,9 @@ def _parsed_safetensors(text: bytes) -> dict[str, StoredTensor]:
 def _safetensor(entry: dict[str, object]) -> StoredTensor:
     """Parse one entry of a header. The storage's key is the start of its data, counted from the header's end."""
     if entry["dtype"] in _SAFETENSORS_UNREAD:
-        raise _Broken(f"holds numbers of the type {entry['dtype']}, which this program does not read: take a file in fp16")
+        raise _Broken(
+            f"holds numbers of the type {entry['dtype']}, which this program does not read: take a file in fp16"
+        )
     dtype = _SAFETENSORS_DTYPE[entry["dtype"]]  # type: ignore[index] - a wrong type is a TypeError for the caller
     shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])  # type: ignore[arg-type]
     check_sizes(shape, offsets)
