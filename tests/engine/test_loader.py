@@ -304,6 +304,17 @@ def test_averages_a_little_off_their_weights_are_used(networks, copied):
     assert all(torch.equal(value, twins[key].float()) for key, value in loaded.unet.state_dict().items())
 
 
+@pytest.mark.parametrize("recipe", ["sd_merge_recipe", "modelspec.merged_from"])
+def test_averages_in_a_file_that_says_it_was_merged_are_left_alone(tmp_path, config, networks, original, recipe):
+    """However near they are: a merge with a model that was trained from the same one may not lie far."""
+    twins = {ema_twin(f"{UNET}{key}"): (value * 1.001).half() for key, value in networks.unet.state_dict().items()}
+    path = tmp_path / "merge.safetensors"
+    save_file({**load_file(original), **twins}, path, {recipe: "{}"})
+    shutil.copyfile(config, path.with_suffix(".yaml"))
+    loaded = load_networks(path, CPU)[1]
+    assert same(loaded, networks) and loaded.notes
+
+
 # --- parts that are missing, and a VAE beside -------------------------------------------------------------
 
 

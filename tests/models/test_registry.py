@@ -11,6 +11,7 @@ import pytest
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models import registry
+from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.models.registry import DEMO, find_models, model_dirs, model_hash, resolve
 
 VAE = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
@@ -190,6 +191,22 @@ def test_without_a_name_the_first_model_that_can_edit_is_taken(tmp_path):
     second = write(tmp_path / "c.safetensors", EDIT)
     write(tmp_path / "d.safetensors", EDIT)
     assert resolve(None, [tmp_path]) == second
+
+
+def test_a_model_that_lacks_a_part_is_not_taken_by_itself(tmp_path):
+    write(tmp_path / "a.safetensors", {name: shape for name, shape in EDIT.items() if name not in VAE})
+    write(tmp_path / "b.safetensors", {name: shape for name, shape in EDIT.items() if name not in TEXT})
+    write(tmp_path / "c" / "unet" / "diffusion_pytorch_model.safetensors", UNET)
+    (tmp_path / "c" / "model_index.json").write_text("{}")
+    lacking = [e.checkpoint.label.rpartition(", ")[2] for e in find_models([tmp_path]) if e.checkpoint]
+    assert lacking == ["without VAE", "without text encoder", "without VAE and text encoder", "8 channels"]
+    assert resolve(None, [tmp_path]) == DEMO
+    catalog = Catalog([tmp_path])
+    assert catalog.default.path == DEMO
+    with pytest.raises(UserError, match=r"'a' cannot edit: it is .*, without VAE\. "):
+        catalog.find("a")
+    whole = write(tmp_path / "d.safetensors", EDIT)
+    assert resolve(None, [tmp_path]) == whole
 
 
 def test_without_a_name_and_without_an_edit_model_the_demo_is_taken(tmp_path):

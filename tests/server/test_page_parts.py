@@ -21,6 +21,7 @@ from instruct_pix2pix.server.page import html
 from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
 from instruct_pix2pix.server.page.gradio_compat import GradioGate
 from instruct_pix2pix.server.worker.edit_task import EditStatus
+from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 from tools.browser import EXAMPLES, served_page
@@ -34,6 +35,13 @@ UNTOUCHED = {
     "width": 512,
     "height": 512,
 }
+
+
+def test_what_is_to_be_known_of_a_model_stands_below_its_edits() -> None:
+    edit = EditStatus(state=TaskState.FINISHED, notes=("The averages are <left> alone.",))
+    folder = FolderStatus(state=TaskState.FINISHED, notes=("The averages are <left> alone.",))
+    for shown in (html.progress(edit, "big", 0.0), html.folder_progress(folder, {}, 1, 0.0, "out", str)):
+        assert shown.count("The averages are &lt;left&gt; alone.") == 1
 
 
 def test_untouched_controls_mean_the_defaults() -> None:

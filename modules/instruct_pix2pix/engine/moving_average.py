@@ -13,19 +13,25 @@ from pathlib import Path
 import torch
 
 from ..models.checkpoints import ema_twin
-from ..models.weights_files import read_weights
+from ..models.weights_files import metadata, read_weights
+
+# What A1111 and the model specification of Stability AI write into the header of a merge.
+_RECIPES = ("sd_merge_recipe", "modelspec.merged_from")
 
 _NEAR = 0.1
 _SAMPLES = 24
-_SIZES = range(2**12, 2**21)
+_SIZES = range(2**12, 2**20)
 
 
 def belongs(path: Path, names: Sequence[str]) -> bool:
-    """Whether the averages lie near the UNet tensors `names` of this file, each of which has one of its shape.
+    """Whether the averages are those of the UNet tensors `names` of this file, each of which has one of its shape.
 
-    Looks at matrices from all depths and takes the distance that a quarter of them exceeds; a few are far from their
-    average where training had just begun to move them from zero. Reads some 50 MB.
+    Not those of a file that says that it was merged, and not where they lie far from the weights. For that it looks at
+    matrices from all depths, and takes the distance that a quarter of them exceeds: a few are far from their average
+    where training has just begun to move them from zero. Reads 100 MB at most. Raises UserError as `read_weights`.
     """
+    if metadata(path).keys() & set(_RECIPES):
+        return False
     mapped = read_weights(path)
     matrices = [name for name in names if mapped[name].ndim > 1 and mapped[name].numel() in _SIZES]
     chosen = matrices[:: math.ceil(len(matrices) / _SAMPLES)] if matrices else []

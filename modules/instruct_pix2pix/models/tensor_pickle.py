@@ -39,7 +39,8 @@ _BYSTANDERS = {
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "torch.Size", "torch.device", "torch.nn.modules.container.ParameterDict",
-    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion", "torch.serialization._get_layout",
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion",
+    "torch.serialization._get_layout",
     "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "typing.Any", "uuid.UUID", "decimal.Decimal",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__")
       for name in ("dict", "list", "set", "frozenset", "tuple", "int", "float", "str", "bool", "object",

@@ -14,9 +14,9 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -77,6 +77,7 @@ class _Index:
 
     tensors: dict[str, StoredTensor]
     start: Callable[[Storage], int]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Broken(Exception):  # noqa: N818 - becomes a UserError that names the file
@@ -92,6 +93,15 @@ def header(path: str | Path) -> dict[str, TensorInfo]:
     """
     with _opened(path) as (file, size):
         return {name: TensorInfo(t.shape, t.dtype) for name, t in _index(file, size).tensors.items()}
+
+
+def metadata(path: str | Path) -> Mapping[str, str]:
+    """Return the texts that a safetensors file holds beside its tensors; none of another format.
+
+    Raises the same UserErrors as `header`.
+    """
+    with _opened(path) as (file, size):
+        return _index(file, size).metadata
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -150,7 +160,7 @@ def _index(file: BinaryIO, size: int) -> _Index:
     index = _index_as_stored(file, size)
     if len(index.tensors) > _MOST_TENSORS:
         raise _Broken(f"lists {len(index.tensors):,} tensors, more than a model has: pick another file")
-    return _Index(_unwrapped(index.tensors), index.start)
+    return replace(index, tensors=_unwrapped(index.tensors))
 
 
 # What trainers put before the names of a whole model, and between them: DataParallel, torch.compile, FSDP, Lightning.
@@ -204,7 +214,7 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
     if 8 + length > size:
         raise _truncated(8 + length - size, "at least ")
     try:
-        tensors = _parsed_safetensors(file.read(length))
+        tensors, texts = _parsed_safetensors(file.read(length))
     except TooMuch as error:
         raise _Broken(f"is not a model ({error}): pick another file") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -219,15 +229,16 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
         end = offset + count * item
     if begin + end > size:
         raise _truncated(begin + end - size)
-    return _Index(tensors, lambda storage: begin + int(storage.key))
+    return _Index(tensors, lambda storage: begin + int(storage.key), texts)
 
 
 @lru_cache(maxsize=4)
-def _parsed_safetensors(text: bytes) -> dict[str, StoredTensor]:
-    """Parse a header into its tensors; cached, as a loader asks many times."""
+def _parsed_safetensors(text: bytes) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Parse a header into its tensors and its metadata; cached, as a loader asks many times."""
     entries = parse_json(text)
-    entries.pop("__metadata__", None)
-    return {name: _safetensor(entry) for name, entry in entries.items()}
+    texts = entries.pop("__metadata__", None) or {}
+    tensors = {name: _safetensor(entry) for name, entry in entries.items()}
+    return tensors, {name: value for name, value in texts.items() if isinstance(value, str)}
 
 
 def _safetensor(entry: dict[str, object]) -> StoredTensor:
