@@ -205,6 +205,8 @@ def test_a_model_that_lacks_a_part_is_not_taken_by_itself(tmp_path):
     assert catalog.default.path == DEMO
     with pytest.raises(UserError, match=r"'a' cannot edit: it is .*, without VAE\. "):
         catalog.find("a")
+    with pytest.raises(UserError, match=r"'a' cannot edit: it is .*, without VAE\. "):
+        Catalog([tmp_path], tmp_path / "a.safetensors")
     whole = write(tmp_path / "d.safetensors", EDIT)
     assert resolve(None, [tmp_path]) == whole
 

@@ -19,7 +19,8 @@ class Catalog:
         self.dirs = tuple(dirs)
         self._first: list[ModelEntry] = []
         if chosen is not None:
-            self._first = [ModelEntry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)]
+            entry = ModelEntry(chosen.stem if chosen.is_file() else chosen.name, chosen, inspect(chosen), None)
+            self._first = [_required(entry)]
         self._entries: tuple[ModelEntry, ...] = ()
         self.refresh()
 
@@ -51,17 +52,22 @@ class Catalog:
         if found is None:
             names = ", ".join(entry.name for entry in self._entries if _edits(entry))
             raise UserError(f"There is no model {name.strip()[:80]!r} here: choose one of {names}.")
-        if found.checkpoint is None:
-            raise UserError(found.problem or f"{found.name} cannot be read: choose another model.")
-        if not found.checkpoint.editable:
-            raise UserError(f"'{found.name}' cannot edit: it is {found.checkpoint.label}. {found.checkpoint.advice}")
-        return found
+        return _required(found)
 
     def _named(self, name: str) -> ModelEntry | None:
         wanted = re.sub(r"\s*\[[0-9a-f]+\]\s*$", "", name).strip().casefold()
         by_name = {entry.name.casefold(): entry for entry in reversed(self._entries)}
         with_suffix = {f"{entry.name}{entry.path.suffix}".casefold(): entry for entry in reversed(self._entries)}
         return by_name.get(wanted) or with_suffix.get(wanted)
+
+
+def _required(entry: ModelEntry) -> ModelEntry:
+    """Return a model that can edit. Raises UserError for another: why, and what to pick."""
+    if entry.checkpoint is None:
+        raise UserError(entry.problem or f"{entry.name} cannot be read: choose another model.")
+    if not entry.checkpoint.editable:
+        raise UserError(f"'{entry.name}' cannot edit: it is {entry.checkpoint.label}. {entry.checkpoint.advice}")
+    return entry
 
 
 def _edits(entry: ModelEntry) -> bool:
