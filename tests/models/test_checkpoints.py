@@ -237,6 +237,13 @@ def test_a_tensor_name_cannot_smuggle_control_codes_into_a_sentence(tmp_path):
     assert len(inspect(tmp_path / "a.safetensors").reason) < 200
 
 
+def test_the_unet_of_a_diffusers_folder_by_itself_is_sent_to_its_folder(tmp_path):
+    write(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors", diffusers_unet(8, 768))
+    assert "take a complete checkpoint" in inspect(tmp_path / "model" / "unet").advice
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    assert "part of the model 'model': name that folder" in inspect(tmp_path / "model" / "unet").advice
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_what_an_edit_needs_and_is_not_there_is_named(tmp_path, suffix):
     whole = ldm(8, 768)
@@ -525,9 +532,9 @@ def test_objects_that_trainers_leave_beside_the_weights_are_passed_over(tmp_path
 
 def test_a_tensor_with_attributes_of_its_own_is_read(tmp_path):
     tensors = tensors_of(ldm(8, 768))
-    tensors[CONV].trained = True
     tensors[TO_K] = torch.nn.Parameter(tensors[TO_K])
-    tensors[TO_K].group = 3
+    for name in (CONV, TO_K):
+        setattr(tensors[name], "group", 3)  # noqa: B010 - torch's tensors have no such attribute by themselves
     torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
     assert_same(read_weights(tmp_path / "a.ckpt"), dict(tensors))
 

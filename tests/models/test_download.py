@@ -220,6 +220,22 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, tmp_path):
     assert first[1] is None and int(second[1].removeprefix("bytes=").removesuffix("-")) > 5_000_000
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_place_of_what_an_earlier_download_left_is_removed(hub, tmp_path):
+    content = weights()
+    hub.repos["a/b"] = {"x.safetensors": content}
+    stage = tmp_path / ".download" / "a--b--x.safetensors"
+    stage.mkdir(parents=True)
+    pipe = stage / f"x.safetensors.{hashlib.sha256(content).hexdigest()[:12]}.part"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # so that whoever opens it for writing does not wait for ever
+    try:
+        path, _ = get("a/b", tmp_path)
+    finally:
+        os.close(reader)
+    assert path.read_bytes() == content and path.is_file()
+
+
 @pytest.mark.parametrize("no_ranges", [False, True])
 def test_a_download_that_ended_goes_on_with_the_next_command(no_ranges, hub, tmp_path):
     content = weights(extra=14_000_000)

@@ -18,6 +18,11 @@ from ..models.weights_files import metadata, read_weights
 # What A1111 and the model specification of Stability AI write into the header of a merge.
 _RECIPES = ("sd_merge_recipe", "modelspec.merged_from")
 
+# Distance / length of the weights, that a quarter of the matrices exceeds, measured on the demo's UNet, trained on with
+# AdamW, averaged as LDM does: 0.002 to 0.003 after 50 and 100 steps at a rate of 1e-4, 0.018 at 8e-4 (the farthest
+# matrix 0.04). Two sittings of its training, one after the other, lie 0.05 to 0.25 apart, two models of different
+# origin 1.4. So a merge of equal halves may lie below this bound, if the two were trained from one model and not for
+# long: it hardly differs then, and the recipe tells of those that A1111 makes.
 _NEAR = 0.1
 _SAMPLES = 24
 _SIZES = range(2**12, 2**20)

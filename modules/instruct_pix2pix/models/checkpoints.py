@@ -100,6 +100,8 @@ class Checkpoint:
         if self.editable:
             return ""
         if self.kind in EDIT_KINDS:
+            if (self.path.parent / "model_index.json").is_file() and self.path.is_dir():
+                return f"This is a part of the model '{self.path.absolute().parent.name}': name that folder."
             beside = self.missing == (VAE,) and not self.path.is_dir()
             put = f"put its VAE beside it as '{self.path.stem}.vae.safetensors', or " if beside else ""
             return f"An edit needs what is missing: {put}take a complete checkpoint."

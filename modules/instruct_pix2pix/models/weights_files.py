@@ -28,7 +28,7 @@ from .tensor_pickle import ITEM_SIZE, BadPickle, ForeignName, Storage, StoredTen
 if TYPE_CHECKING:
     import torch  # at run time only `read_weights` needs it, and its import costs seconds
 
-_MOST_TENSORS = 50_000  # SDXL with its moving averages has 5,000
+_MOST_TENSORS = 30_000  # SDXL with its moving averages has 5,000
 _MOST_PICKLED = 16_000_000  # bytes of a pickle without the numbers; those of SD1 and SDXL have 0.2 to 1 MB
 _MOST_ZIP_DIRECTORY = 4_000_000  # bytes; about 75 for each tensor
 _MOST_BYTES = 100_000_000_000  # of a file that may be read to its end, for its hash

@@ -342,6 +342,8 @@ class Scheduler:
                 self._say(note)
         elif path.is_dir():
             self._give_up(worker.node, f"it has no {path}, and a model that is a folder is not sent")
+        elif not self._setup.is_one_file:
+            self._give_up(worker.node, f"it has no {path}, and a model with its VAE in a file beside it is not sent")
         else:
             self._say(f"{name} does not have {path.name}: it is sent.")
             worker.loading = worker.process.load(self._setup, worker.node.threads, send_model=True)

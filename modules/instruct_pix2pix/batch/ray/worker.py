@@ -18,7 +18,7 @@ from ...engine.model import EditModel
 from ...engine.precision import choose_machine
 from ...errors import Interrupted, UserError
 from ...models.bounded import read_small
-from ...models.checkpoints import short_hash
+from ...models.checkpoints import inspect, short_hash
 from ...models.registry import model_hash
 from ..local_executor import EditedUnit, SentFiles, UnitRunner
 from ..units import Control, Result, Unit
@@ -38,11 +38,14 @@ class WorkerSetup:
     device: str
     precision: str
     version: str = __version__
+    is_one_file: bool = True
+    """Whether it can be sent: a folder, or a checkpoint whose VAE is a file beside it, is not."""
 
     @classmethod
     def of(cls, path: Path, hash: str | None, device: str, precision: str) -> WorkerSetup:
         """Return the setup for a model of this path and hash, which may be a relative path."""
-        return cls(path.absolute(), config_beside(path), hash, device, precision)
+        is_one_file = path.is_file() and inspect(path).vae is None
+        return cls(path.absolute(), config_beside(path), hash, device, precision, is_one_file=is_one_file)
 
     def is_met_by(self, path: Path, hash_of: Callable[[Path], str]) -> bool:
         """Tell whether the model at `path` is this one."""
