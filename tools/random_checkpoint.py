@@ -37,8 +37,8 @@ def write_random_checkpoint(
 ) -> None:
     """Write an LDM-layout checkpoint of the networks in the yaml `config`, with EMA twins of the UNet on wish.
 
-    Every twin differs from its original. A yaml other than SD1's is copied beside the checkpoint, as a loader
-    needs it there. Takes the memory of the weights in `dtype`. Raises UserError for another suffix and for a
+    Every twin differs from its original by about 3%. A yaml other than SD1's is copied beside the checkpoint, as a
+    loader needs it there. Takes the memory of the weights in `dtype`. Raises UserError for another suffix and for a
     config that cannot be read.
     """
     if path.suffix not in (".safetensors", ".ckpt"):
@@ -69,10 +69,11 @@ def _tensors(config: Path, dtype: torch.dtype, ema: bool, seed: int) -> Iterator
     block = torch.randn(_BLOCK, generator=generator).to(dtype)
     for prefix, module in parts.items():
         for key, shape in ((key, value.shape) for key, value in module.state_dict().items()):
-            yield prefix + key, _random(block, prefix + key, shape)
+            weight = _random(block, prefix + key, shape)
+            yield prefix + key, weight
             if ema and prefix == "model.diffusion_model.":
                 twin = ema_twin(prefix + key)
-                yield twin, _random(block, twin, shape)
+                yield twin, weight + 0.02 * (_random(block, twin, shape) - weight)
     # what a real file holds beside the networks
     yield (
         "cond_stage_model.transformer.text_model.embeddings.position_ids",

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from .errors import UserError
-from .models.checkpoints import inspect
+from .models.checkpoints import EDIT_KINDS, inspect
 from .settings import KNOBS, Knob
 from .templates import TEMPLATES
 from .text import escape
@@ -125,7 +125,7 @@ def describe(path: Path | None) -> tuple[bool, str]:
         checkpoint = inspect(path)
     except UserError as error:
         return False, line(str(error))
-    if checkpoint.editable:
+    if checkpoint.kind in EDIT_KINDS:  # a host has parts of its own for what the file lacks
         return True, line(f"{path.stem}: {checkpoint.label}", found=True)
     return False, line(f"{path.stem}: {checkpoint.label}. {checkpoint.advice}")
 

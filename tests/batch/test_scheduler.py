@@ -360,6 +360,15 @@ def test_a_model_that_is_a_folder_is_not_sent(tmp_path: Path) -> None:
     assert f"a (10.0.0.1) cannot help: it has no {tmp_path}, and a model that is a folder is not sent." in outcome.said
 
 
+def test_a_model_with_its_vae_in_a_file_beside_it_is_not_sent() -> None:
+    cluster = FakeCluster(gpu("a"), gpu("b"))
+    cluster.without_model = {"a"}
+    setup = WorkerSetup(Path("m.ckpt"), None, None, "auto", "fp32", is_one_file=False)
+    outcome = run(cluster, numbered(6), setup=setup)
+    assert len(outcome.made) == 6 and {node for node, sent in cluster.loads if sent} == set()
+    assert any("a model with its VAE in a file beside it is not sent" in line for line in outcome.said)
+
+
 # --- steering ---
 
 

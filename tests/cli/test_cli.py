@@ -15,6 +15,7 @@ from instruct_pix2pix import images
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.images import read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
+from tests.helpers.merged import write_merged_demo
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "house.png"
@@ -231,6 +232,42 @@ def test_models_lists_what_is_there_and_marks_what_can_edit(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("* demo") for line in lines)
     assert any(line.startswith("  broken") for line in lines)
+
+
+def test_a_model_without_a_part_is_listed_with_what_it_lacks_and_not_chosen(capsys, tmp_path):
+    from safetensors.torch import load_file
+
+    from instruct_pix2pix.models.registry import DEMO
+
+    state = {name: value for name, value in load_file(DEMO).items() if not name.startswith("first_stage_model.")}
+    save_file(state, tmp_path / "a.safetensors")
+    assert main.main(["inspect", str(tmp_path / "a.safetensors")]) == 0
+    assert "It has no VAE." in capsys.readouterr().out
+    assert main.main(["models", "--models-dir", str(tmp_path), "--json"]) == 0
+    told = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert told["a"]["missing"] == ["VAE"] and not told["a"]["editable"]
+    assert told["demo"]["missing"] == [] and told["demo"]["editable"]
+    assert main.main(["edit", str(EXAMPLE), "x", "--models-dir", str(tmp_path), "-o", "out.png", *QUICK]) == 0
+    assert "Loading demo" in capsys.readouterr().err
+    assert "without VAE" in fails(capsys, ["edit", EXAMPLE, "x", "--model", tmp_path / "a.safetensors"])
+
+
+def test_averages_that_are_not_used_are_told_by_every_command(capsys, tmp_path):
+    merged = write_merged_demo(tmp_path / "models" / "merged.safetensors")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "house.png").write_bytes(EXAMPLE.read_bytes())
+    model = ["--model", str(merged), "--steps", "1", "--size", "64", "--seed", "3"]
+    for words in (
+        ["edit", str(EXAMPLE), "make it winter", "-o", "merged.png"],
+        ["grid", str(EXAMPLE), "make it winter", "-o", "grid.png", "--text-cfg", "7"],
+        ["batch", "in", "out", "make it winter"],
+    ):
+        assert main.main([*words, *model]) == 0
+        said = capsys.readouterr().err
+        assert said.count("The moving average (EMA) in 'merged.safetensors' is not that of its weights") == 1, words
+    # and they are the weights that made the picture
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "-o", "demo.png", *model[2:]]) == 0
+    assert Image.open("merged.png").tobytes() == Image.open("demo.png").tobytes()
 
 
 def test_bench_measures_the_rows_that_the_scales_need(capsys):

@@ -251,6 +251,190 @@ def test_a_full_yaml_of_latent_diffusion_is_read(tmp_path):
     assert load_config(tmp_path / "g.yaml") == load_config(CONFIGS / "sd1.yaml")
 
 
+# --- moving averages that do not belong ------------------------------------------------------------------
+
+
+def with_twins(state: dict[str, torch.Tensor], twins: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """Return `state` with `twins`, given by the names of the UNet's tensors, as its moving averages."""
+    return {**state, **{ema_twin(f"{UNET}{key}"): value.half() for key, value in twins.items()}}
+
+
+def of_another_model(unet: UNet) -> dict[str, torch.Tensor]:
+    """Return weights of the same sizes that are those of another model."""
+    generator = torch.Generator().manual_seed(7)
+    return {k: v + 0.3 * v.std() * torch.randn(v.shape, generator=generator) for k, v in unet.state_dict().items()}
+
+
+def without_one(unet: UNet) -> dict[str, torch.Tensor]:
+    twins = dict(unet.state_dict())
+    del twins["middle_block.1.proj_in.bias"]
+    return twins
+
+
+def of_a_plain_model(unet: UNet) -> dict[str, torch.Tensor]:
+    return {**unet.state_dict(), "input_blocks.0.0.weight": unet.state_dict()["input_blocks.0.0.weight"][:, :4]}
+
+
+def not_numbers(unet: UNet) -> dict[str, torch.Tensor]:
+    return {key: torch.full_like(value, float("nan")) for key, value in unet.state_dict().items()}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("twins_of", [of_another_model, without_one, of_a_plain_model, not_numbers])
+def test_averages_that_are_not_those_of_the_weights_are_left_alone_and_it_is_told(networks, copied, twins_of, suffix):
+    """A merge keeps the averages of the model that it began with."""
+    twins = {key: value.contiguous() for key, value in twins_of(networks.unet).items()}
+    path = copied(with_twins({}, twins), f"merge{suffix}")
+    _, loaded = load_networks(path, CPU)
+    assert same(loaded, networks)
+    (note,) = loaded.notes
+    assert f"'merge{suffix}'" in note and "the weights are used" in note
+    assert EditModel.load(path, CPU).notes == loaded.notes
+
+
+def test_averages_a_little_off_their_weights_are_used(networks, copied):
+    """As a training leaves them; biases and the like, which are small, may be farther off."""
+    generator = torch.Generator().manual_seed(8)
+    twins = {}
+    for key, value in networks.unet.state_dict().items():
+        off = 0.05 if value.ndim > 1 else 0.5
+        twins[key] = (value + off * value.abs().mean() * torch.randn(value.shape, generator=generator)).half()
+    found, loaded = load_networks(copied(with_twins({}, twins)), CPU)
+    assert found.has_ema and loaded.notes == ()
+    assert all(torch.equal(value, twins[key].float()) for key, value in loaded.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", ["sd_merge_recipe", "modelspec.merged_from"])
+def test_averages_in_a_file_that_says_it_was_merged_are_left_alone(tmp_path, config, networks, original, recipe):
+    """However near they are: a merge with a model that was trained from the same one may not lie far."""
+    twins = {ema_twin(f"{UNET}{key}"): (value * 1.001).half() for key, value in networks.unet.state_dict().items()}
+    path = tmp_path / "merge.safetensors"
+    save_file({**load_file(original), **twins}, path, {recipe: "{}"})
+    shutil.copyfile(config, path.with_suffix(".yaml"))
+    loaded = load_networks(path, CPU)[1]
+    assert same(loaded, networks) and loaded.notes
+
+
+# --- parts that are missing, and a VAE beside -------------------------------------------------------------
+
+
+def without(state: dict[str, torch.Tensor], *starts: str) -> dict[str, torch.Tensor | None]:
+    return dict.fromkeys(name for name in state if name.startswith(starts))
+
+
+@pytest.mark.parametrize(
+    ("starts", "told"),
+    [
+        (("first_stage_model.",), "without VAE. An edit needs what is missing: put its VAE beside it as"),
+        (("first_stage_model.encoder.",), "without VAE. "),
+        ((TEXT,), "without text encoder. An edit needs what is missing: take a complete checkpoint."),
+        (("first_stage_model.", TEXT), "without VAE and text encoder. "),
+    ],
+)
+def test_a_checkpoint_without_a_part_says_which(original, copied, starts, told):
+    assert told in sentence(copied(without(load_file(original), *starts)))
+
+
+@pytest.mark.parametrize("form", ["alone", "in a state_dict", "as in a checkpoint", "diffusers"])
+def test_a_vae_beside_the_checkpoint_is_taken_where_it_has_none(original, networks, copied, form):
+    path = copied(without(load_file(original), "first_stage_model."))
+    state = networks.vae.state_dict()
+    if form == "alone":
+        file = path.with_name("copy.vae.safetensors")
+        save_file(state, file)
+    elif form == "in a state_dict":
+        file = path.with_name("copy.vae.pt")
+        torch.save({"state_dict": {**state, "loss.logvar": torch.zeros(())}}, file)
+    elif form == "as in a checkpoint":
+        file = path.with_name("copy.vae.ckpt")
+        torch.save({f"first_stage_model.{key}": value for key, value in state.items()}, file)
+    else:
+        file = path.with_name("copy.vae.safetensors")
+        save_file({vae_name(key, SMALL.vae): value for key, value in state.items()}, file)
+    found, loaded = load_networks(path, CPU)
+    assert found.editable and found.vae == file and file.name in found.reason
+    assert same(loaded, networks)
+
+
+def test_a_file_beside_the_checkpoint_that_is_no_vae_is_not_one(original, copied):
+    path = copied(without(load_file(original), "first_stage_model."))
+    save_file({"a.lora_up.weight": torch.zeros(2, 2)}, path.with_name("copy.vae.safetensors"))
+    assert "without VAE" in sentence(path)
+    path.with_name("copy.vae.safetensors").write_bytes(b"")
+    assert "'copy.vae.safetensors' is empty" in sentence(path)
+
+
+# --- what trainers leave around the weights ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "state_dict.", "_orig_mod.", "module.model.", "model._orig_mod."]
+)
+def test_prefixes_that_trainers_leave_are_taken_off(networks, original, copied, prefix, suffix):
+    state = load_file(original)
+    changes = {**dict.fromkeys(state), **{prefix + name: value for name, value in state.items()}}
+    assert same(load_networks(copied(changes, f"copy{suffix}"), CPU)[1], networks)
+
+
+def test_a_compiled_unet_in_a_checkpoint_is_read(networks, original, copied):
+    state = load_file(original)
+    moved = {name.replace(UNET, f"{UNET}_orig_mod."): value for name, value in state.items()}
+    assert same(load_networks(copied({**dict.fromkeys(state), **moved}), CPU)[1], networks)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("model",), ("module",), ("state_dict", "state_dict"), ("model", "state_dict"), ("state_dict", "model")],
+    ids="/".join,
+)
+def test_dicts_that_trainers_wrap_a_model_in_are_opened(tmp_path, config, networks, original, keys):
+    content: dict[str, object] = dict(load_file(original))
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content}
+    torch.save(content, tmp_path / "wrapped.ckpt")
+    shutil.copyfile(config, tmp_path / "wrapped.yaml")
+    assert same(load_networks(tmp_path / "wrapped.ckpt", CPU)[1], networks)
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("rows", [False, True], ids=["one scale", "a scale for each row"])
+def test_weights_in_8_bits_are_multiplied_by_their_scale(networks, original, copied, name, rows):
+    """ComfyUI's 'scaled fp8': weight = 8-bit number * scale."""
+    changes: dict[str, torch.Tensor | None] = {f"{UNET}scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    expected = {}
+    for key, value in networks.unet.state_dict().items():
+        if key.endswith(("to_q.weight", "in_layers.2.weight")):
+            largest = value.abs().flatten(1).amax(1) if rows else value.abs().max()
+            scale = (largest / 448).clamp(min=1e-9)
+            shaped = scale.view(-1, *(1,) * (value.ndim - 1)) if rows else scale
+            packed = (value / shaped).to(torch.float8_e4m3fn)
+            changes |= {f"{UNET}{key}": packed, f"{UNET}{key.removesuffix('weight')}{name}": scale}
+            expected[key] = packed.float() * shaped
+    loaded = load_networks(copied(changes), CPU)[1].unet.state_dict()
+    assert len(expected) > 10
+    for key, value in networks.unet.state_dict().items():
+        assert torch.equal(loaded[key], expected.get(key, value)), key
+        assert (loaded[key] - value).norm() <= 0.04 * value.norm() + 1e-6, key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight": torch.zeros(128, 128, dtype=torch.uint8)},
+        {"weight": torch.zeros(128, 128, dtype=torch.int8), "scale_weight": torch.ones(())},
+        {"weight_scale": torch.ones(128, 4)},
+        {"weight_scale_inv": torch.ones(1, 1)},
+        {"weight.absmax": torch.ones(64)},
+    ],
+    ids=lambda changes: "+".join(changes),
+)
+def test_weights_packed_in_another_way_are_refused(copied, changes):
+    stem = f"{UNET}middle_block.1.transformer_blocks.0.attn1.to_q."
+    told = sentence(copied({stem + name: value for name, value in changes.items()}))
+    assert "packed in a way that this program does not read" in told and "to_q" in told
+
+
 # --- memory -------------------------------------------------------------------------------------------
 
 
@@ -443,8 +627,15 @@ def test_a_diffusers_folder_without_a_part_is_told(tmp_path, folder, part):
     path = changed_copy(folder, tmp_path / "changed", part)
     for file in (path / part).glob("*.safetensors"):
         file.unlink()
-    assert "lacks the tensor" in sentence(path)
+    without = f"without {'VAE' if part == 'vae' else 'text encoder'}"
+    assert without in sentence(path)
     shutil.rmtree(path / part)
+    assert without in sentence(path)
+
+
+def test_a_diffusers_folder_without_a_config_is_told(tmp_path, folder):
+    path = changed_copy(folder, tmp_path / "changed", "vae")
+    (path / "vae" / "config.json").unlink()
     assert "not a complete diffusers folder" in sentence(path)
 
 

@@ -1,8 +1,11 @@
 """What a model file is, told from its header: every kind, every format, and every way a file can lie."""
 
+import collections
+import datetime
 import io
 import json
 import os
+import pathlib
 import pickle
 import random
 import struct
@@ -12,6 +15,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,6 +33,7 @@ VAE = {
     "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
     "first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3),
 }
+TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (64, 768)}
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -36,7 +41,7 @@ Shapes = dict[str, tuple[int, ...]]
 def ldm(channels: int, context: int, label: int = 0, width: int = 320) -> Shapes:
     """An LDM checkpoint in small: the layers that tell, with their real widths."""
     label_shapes: Shapes = {LABEL: (16, label)} if label else {}
-    return {CONV: (width, channels, 3, 3), TO_K: (width, context), **label_shapes, **VAE}
+    return {CONV: (width, channels, 3, 3), TO_K: (width, context), **label_shapes, **VAE, **TEXT}
 
 
 def diffusers_unet(channels: int, context: int, label: int = 0) -> Shapes:
@@ -46,7 +51,10 @@ def diffusers_unet(channels: int, context: int, label: int = 0) -> Shapes:
 
 
 EDM: Shapes = {"edm_vpred.sigma_max": (), "edm_vpred.sigma_min": ()}
-EMA: Shapes = {"model_ema.diffusion_modelinput_blocks00weight": (320, 8, 3, 3)}
+EMA: Shapes = {
+    "model_ema.diffusion_modelinput_blocks00weight": (320, 8, 3, 3),
+    "model_ema.diffusion_modelinput_blocks11transformer_blocks0attn2to_kweight": (320, 768),
+}
 LORA: Shapes = {
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320),
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": (320, 4),
@@ -160,7 +168,8 @@ def test_every_kind_is_told_from_its_tensors_in_every_format(tmp_path, name, suf
     found = inspect(path)
     assert (found.kind, found.layout, found.family) == (kind, layout, family)
     assert (found.in_channels, found.context_dim) == (channels, context)
-    assert found.editable is (kind in ("instruct-pix2pix", "CosXL-Edit"))
+    assert found.editable is (kind in ("instruct-pix2pix", "CosXL-Edit") and not found.missing)
+    assert found.missing == (("VAE", "text encoder") if name == "diffusers-unet" else ())
     assert bool(found.advice) is not found.editable
     assert found.size_bytes == path.stat().st_size
     assert (found.path, found.dtype, found.has_ema) == (path, "float16", False)
@@ -198,6 +207,10 @@ def test_moving_average_weights_are_noticed(tmp_path, suffix):
     found = inspect(write(tmp_path / f"a{suffix}", {**ldm(8, 768), **EMA, "model_ema.decay": ()}))
     assert found.has_ema and "EMA" in found.reason
     assert ema_twin(CONV) in EMA
+    other = {name: (320, 4, 3, 3) if len(shape) == 4 else shape for name, shape in EMA.items()}
+    for stray in (other, dict(list(EMA.items())[:1])):
+        found = inspect(write(tmp_path / f"c{suffix}", {**ldm(8, 768), **stray}))
+        assert not found.has_ema and "not of this model" in found.reason
     counters_only = {**ldm(8, 768), "model_ema.decay": (), "model_ema.num_updates": ()}
     assert not inspect(write(tmp_path / f"b{suffix}", counters_only)).has_ema
 
@@ -222,6 +235,27 @@ def test_a_tensor_name_cannot_smuggle_control_codes_into_a_sentence(tmp_path):
     name = "\x1b[2J" + "x" * 1000 + ".lora_down.weight"
     assert inspect(write(tmp_path / "a.safetensors", {name: (4, 4)})).reason.isprintable()
     assert len(inspect(tmp_path / "a.safetensors").reason) < 200
+
+
+def test_the_unet_of_a_diffusers_folder_by_itself_is_sent_to_its_folder(tmp_path):
+    write(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors", diffusers_unet(8, 768))
+    assert "take a complete checkpoint" in inspect(tmp_path / "model" / "unet").advice
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    assert "part of the model 'model': name that folder" in inspect(tmp_path / "model" / "unet").advice
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_what_an_edit_needs_and_is_not_there_is_named(tmp_path, suffix):
+    whole = ldm(8, 768)
+    for parts, missing in ((VAE, "VAE"), (TEXT, "text encoder"), ({**VAE, **TEXT}, "VAE and text encoder")):
+        found = inspect(write(tmp_path / f"a{suffix}", {k: v for k, v in whole.items() if k not in parts}))
+        assert not found.editable and found.label == f"instruct-pix2pix, SD1, 8 channels, without {missing}"
+        assert ("a.vae.safetensors" in found.advice) is (missing == "VAE")
+    write(tmp_path / "a.vae.pt", BARE_VAE)
+    found = inspect(write(tmp_path / f"a{suffix}", {k: v for k, v in whole.items() if k not in VAE}))
+    assert found.editable and found.vae == tmp_path / "a.vae.pt" and "a.vae.pt" in found.reason
+    plain = {k: v for k, v in ldm(4, 768).items() if k not in VAE}
+    assert inspect(write(tmp_path / f"b{suffix}", plain)).label == "Stable Diffusion, SD1, 4 channels"
 
 
 # --- diffusers folders -----------------------------------------------------------------------------
@@ -437,6 +471,74 @@ def test_a_training_checkpoint_with_other_objects_beside_the_weights_is_read(tmp
     assert "pytorch_lightning" not in sys.modules
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pathlib._local.PosixPath",  # of Python 3.13
+        "pathlib._local.WindowsPath",
+        "transformers.training_args.TrainingArguments",
+        "easydict.EasyDict",
+        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    ],
+)
+def test_objects_of_classes_that_are_not_here_are_passed_over(tmp_path, monkeypatch, name, protocol):
+    module, _, last = name.rpartition(".")
+    stand_in = type(last, (), {"__module__": module, "__qualname__": last})
+    holder = types.ModuleType(module)
+    setattr(holder, last, stand_in)
+    value = stand_in()
+    value.state = {"a": [1, 2.5, b"x" * 300, ("b", None)], "huge": 10**700}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, holder)
+        for parent in ("transformers", "easydict", "deepspeed"):
+            if name.startswith(f"{parent}.") and module != parent:
+                patch.setitem(sys.modules, parent, types.ModuleType(parent))
+        everything = {"state_dict": tensors_of(ldm(8, 768)), "extra": value}
+        torch.save(everything, tmp_path / "a.ckpt", pickle_protocol=protocol)
+    before = set(sys.modules)
+    assert inspect(tmp_path / "a.ckpt").editable
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pathlib.PurePosixPath("a/b"),
+        pathlib.PureWindowsPath("a/b"),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(1),
+        collections.deque([1, 2]),
+        collections.defaultdict(list, a=[1]),
+        types.SimpleNamespace(a=1),
+        np.random.RandomState(1).get_state(),
+        np.arange(400.0),
+        np.float64(3.5),
+        np.dtype("float32"),
+        torch.__version__,
+        frozenset({1, 2}),
+        complex(1, 2),
+        range(3),
+        bytearray(b"x" * 300),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_objects_that_trainers_leave_beside_the_weights_are_passed_over(tmp_path, value, protocol):
+    everything = {"state_dict": tensors_of(ldm(8, 768)), "extra": value}
+    torch.save(everything, tmp_path / "a.ckpt", pickle_protocol=protocol)
+    assert inspect(tmp_path / "a.ckpt").editable
+
+
+def test_a_tensor_with_attributes_of_its_own_is_read(tmp_path):
+    tensors = tensors_of(ldm(8, 768))
+    tensors[TO_K] = torch.nn.Parameter(tensors[TO_K])
+    for name in (CONV, TO_K):
+        setattr(tensors[name], "group", 3)  # noqa: B010 - torch's tensors have no such attribute by themselves
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    assert_same(read_weights(tmp_path / "a.ckpt"), dict(tensors))
+
+
 class Payload:
     """Pickles as a call that leaves a mark on disk."""
 
@@ -606,7 +708,9 @@ def entry(begin: object, end: object, shape: object = (4,), dtype: object = "F32
         ({"__metadata__": {"a": "b"}}, "no named tensors"),
         (b'{"a": ', "damaged"),
         (b'{"a": \xff\xfe}', "damaged"),
-        (b'{"a":' + b"[" * 200_000, "damaged"),
+        (b'{"a":' + b"[" * 190_000, "damaged"),
+        ({"a": entry(0, 16, dtype="F4")}, "numbers of the type F4, which this program does not read"),
+        ({"a": entry(0, 16, dtype="F8_E8M0")}, "numbers of the type F8_E8M0"),
     ],
 )
 def test_a_safetensors_header_that_lies_is_refused(tmp_path, entries, said):
@@ -631,6 +735,8 @@ def test_an_absurd_header_length_is_refused_without_being_read(tmp_path, length)
         (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
         (b"GGUF\x03" + bytes(100), "GGUF"),
+        (b"\x1f\x8b\x08" + bytes(100), "packed with gzip"),
+        (b"sys_info".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive"),
         (pickle.dumps({"a": 1}), "is a pickle but not a checkpoint"),
     ],
 )

@@ -21,7 +21,10 @@ from instruct_pix2pix.models.download import KNOWN, download
 from instruct_pix2pix.models.registry import find_models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONV = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
+CONV = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
+        "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3],
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": [8, 8],
+        "model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
 UNET = {"conv_in.weight": [320, 8, 3, 3],
         "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
@@ -215,6 +218,22 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, tmp_path):
     assert path.read_bytes() == content
     first, second = hub.gets
     assert first[1] is None and int(second[1].removeprefix("bytes=").removesuffix("-")) > 5_000_000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_place_of_what_an_earlier_download_left_is_removed(hub, tmp_path):
+    content = weights()
+    hub.repos["a/b"] = {"x.safetensors": content}
+    stage = tmp_path / ".download" / "a--b--x.safetensors"
+    stage.mkdir(parents=True)
+    pipe = stage / f"x.safetensors.{hashlib.sha256(content).hexdigest()[:12]}.part"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # so that whoever opens it for writing does not wait for ever
+    try:
+        path, _ = get("a/b", tmp_path)
+    finally:
+        os.close(reader)
+    assert path.read_bytes() == content and path.is_file()
 
 
 @pytest.mark.parametrize("no_ranges", [False, True])

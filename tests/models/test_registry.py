@@ -14,12 +14,14 @@ from instruct_pix2pix.models import registry
 from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.models.registry import DEMO, find_models, model_dirs, model_hash, resolve
 
-EDIT = {"model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
+VAE = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
+       "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3]}  # fmt: skip
+TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": [8, 8]}
+EDIT = {**VAE, **TEXT, "model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
 PLAIN = {**EDIT, "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
 UNET = {"conv_in.weight": [320, 8, 3, 3],
         "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
-VAE = {"first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3]}
 LORA = {"unet.conv_in.lora_A.weight": [4, 8, 3, 3]}
 
 
@@ -41,6 +43,7 @@ def write(path: Path, shapes: dict[str, list[int]], fill: bytes = b"\0") -> Path
 def write_folder(path: Path) -> Path:
     write(path / "unet" / "diffusion_pytorch_model.safetensors", UNET)
     write(path / "vae" / "diffusion_pytorch_model.safetensors", VAE)
+    write(path / "text_encoder" / "model.safetensors", TEXT)
     (path / "model_index.json").write_text("{}")
     return path
 
@@ -188,6 +191,24 @@ def test_without_a_name_the_first_model_that_can_edit_is_taken(tmp_path):
     second = write(tmp_path / "c.safetensors", EDIT)
     write(tmp_path / "d.safetensors", EDIT)
     assert resolve(None, [tmp_path]) == second
+
+
+def test_a_model_that_lacks_a_part_is_not_taken_by_itself(tmp_path):
+    write(tmp_path / "a.safetensors", {name: shape for name, shape in EDIT.items() if name not in VAE})
+    write(tmp_path / "b.safetensors", {name: shape for name, shape in EDIT.items() if name not in TEXT})
+    write(tmp_path / "c" / "unet" / "diffusion_pytorch_model.safetensors", UNET)
+    (tmp_path / "c" / "model_index.json").write_text("{}")
+    lacking = [e.checkpoint.label.rpartition(", ")[2] for e in find_models([tmp_path]) if e.checkpoint]
+    assert lacking == ["without VAE", "without text encoder", "without VAE and text encoder", "8 channels"]
+    assert resolve(None, [tmp_path]) == DEMO
+    catalog = Catalog([tmp_path])
+    assert catalog.default.path == DEMO
+    with pytest.raises(UserError, match=r"'a' cannot edit: it is .*, without VAE\. "):
+        catalog.find("a")
+    with pytest.raises(UserError, match=r"'a' cannot edit: it is .*, without VAE\. "):
+        Catalog([tmp_path], tmp_path / "a.safetensors")
+    whole = write(tmp_path / "d.safetensors", EDIT)
+    assert resolve(None, [tmp_path]) == whole
 
 
 def test_without_a_name_and_without_an_edit_model_the_demo_is_taken(tmp_path):

@@ -26,6 +26,7 @@ from instruct_pix2pix.images import open_picture, read_infotext
 from instruct_pix2pix.infotext import settings_from
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
+from tests.helpers.merged import write_merged_demo
 from tests.helpers.serving import EXAMPLES, HOUSE, Served, encoded, pictures, quick, served
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,16 @@ def model(server):
 
 def same(a: Image.Image, b: Image.Image) -> bool:
     return a.size == b.size and a.tobytes() == b.tobytes()
+
+
+def test_averages_that_are_not_used_are_told_in_the_answer_and_in_the_log(tmp_path, caplog):
+    write_merged_demo(tmp_path / "models" / "merged.safetensors")
+    with served(tmp_path, tmp_path / "models") as running:
+        body = quick(steps=1, width=64, height=64, override_settings={"sd_model_checkpoint": "merged"})
+        notes = [json.loads(running.post("img2img", **body).json()["info"])["notes"] for _ in range(2)]
+    told = "The moving average (EMA) in 'merged.safetensors' is not that of its weights"
+    assert all(any(note.startswith(told) for note in each) for each in notes)
+    assert [record.getMessage().startswith(told) for record in caplog.records].count(True) == 1
 
 
 # --- with webuiapi, a client from PyPI ---

@@ -23,6 +23,7 @@ from instruct_pix2pix.server.page import html
 from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
 from instruct_pix2pix.server.page.gradio_compat import GradioGate
 from instruct_pix2pix.server.worker.edit_task import EditStatus
+from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 from tools.browser import EXAMPLES, served_page
@@ -56,6 +57,13 @@ def test_a_model_whose_name_is_not_text_leaves_the_page_whole(tmp_path: Path) ->
         assert "caf?" in httpx.get(address, trust_env=False).text
         listed = httpx.get(f"{address}/sdapi/v1/sd-models", trust_env=False)
     assert "\\ud" not in listed.text and {one["title"] for one in listed.json()} == {"caf?", "demo"}
+
+
+def test_what_is_to_be_known_of_a_model_stands_below_its_edits() -> None:
+    edit = EditStatus(state=TaskState.FINISHED, notes=("The averages are <left> alone.",))
+    folder = FolderStatus(state=TaskState.FINISHED, notes=("The averages are <left> alone.",))
+    for shown in (html.progress(edit, "big", 0.0), html.folder_progress(folder, {}, 1, 0.0, "out", str)):
+        assert shown.count("The averages are &lt;left&gt; alone.") == 1
 
 
 def test_untouched_controls_mean_the_defaults() -> None:

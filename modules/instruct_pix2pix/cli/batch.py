@@ -161,7 +161,10 @@ def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> 
         if first is None:
             return  # nothing to make: no reason to load a model
         say(f"Loading {printable(path.stem)} …")
-        maker = UnitRunner(EditModel.load(path, machine), facts.hash)
+        model = EditModel.load(path, machine)
+        for note in model.notes:
+            say(note)
+        maker = UnitRunner(model, facts.hash)
 
         def all_units() -> Iterator[Unit | None]:
             yield first

@@ -17,6 +17,8 @@ def load(path: Path, machine: Machine) -> tuple[EditModel, str]:
     say(f"Loading {printable(path.stem)} …")
     model = EditModel.load(path, machine)
     hash_ = model_hash(path)
+    for note in model.notes:
+        say(note)
     number = str(machine.dtype).removeprefix("torch.")
     say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
     return model, hash_

@@ -85,6 +85,8 @@ def run_inspect(options: InspectOptions) -> int:
     print(f"  because {found.reason}")
     ema = ", with EMA weights" if found.has_ema else ""
     print(f"  {found.size_bytes / 1e9:.2f} GB, {found.dtype}{ema}")
+    if found.missing:
+        print(f"  It has no {' and no '.join(found.missing)}.")
     print("  It can edit pictures." if found.editable else f"  {found.advice}")
     return 0
 
@@ -140,7 +142,7 @@ DOWNLOAD = Command(
 
 def _described(name: str, path: Path, checkpoint: Checkpoint | None, problem: str | None) -> dict[str, object]:
     keys = ("kind", "family", "layout", "in_channels", "context_dim", "has_ema", "dtype", "size_bytes", "reason")
-    facts = {key: getattr(checkpoint, key, None) for key in (*keys, "label", "editable")}
+    facts = {key: getattr(checkpoint, key, None) for key in (*keys, "missing", "label", "editable")}
     return {"name": name, "path": str(path), **facts, "problem": problem}
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ..errors import UserError
+from ..models.bounded import TooMuch, read_small
 from ..paths import DATA
 from .clip import TextConfig
 from .unet import UNetConfig, as_depths
@@ -22,10 +23,15 @@ from .vae import VAEConfig
 
 CONFIGS = DATA / "configs"
 
+MOST_CONFIG = 50_000
+"""Bytes of a config, yaml or json: those that come with checkpoints have 1,000 to 5,000."""
+_MOST_NODES = 20_000  # of a yaml, each counted as often as it is referred to
+_MOST_REFERENCE = 200  # letters of a text with '${' in it, which OmegaConf parses, slowly where they are nested
+
 UNREADABLE = (
     OSError,
     OmegaConfBaseException,
-    YAMLError,
+    yaml.YAMLError,
     LookupError,
     TypeError,
     ValueError,
@@ -92,7 +98,7 @@ def load_config(path: Path) -> ModelConfig:
     """
     try:
         # not resolved: an interpolation could read the environment variables of this machine
-        params: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        params: Any = OmegaConf.to_container(OmegaConf.create(_bounded_yaml(path)), resolve=False)
         params = params["model"]["params"]
         unet = _build(params["unet_config"], UNetConfig)
         vae = _build(params["first_stage_config"], VAEConfig)
@@ -108,6 +114,29 @@ def load_config(path: Path) -> ModelConfig:
             f"{path.name} is not a model config that this program can read ({first_line(error)}): "
             "remove it, or put the yaml that came with the checkpoint beside it."
         ) from error
+
+
+def _bounded_yaml(path: Path) -> str:
+    """Return the text of a yaml file that stays small when its aliases are followed: OmegaConf copies what they name.
+
+    Raises TooMuch for one that does not, and what reading raises.
+    """
+    text = read_small(path, MOST_CONFIG).decode("utf-8")
+    count = 0
+    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    waiting: list[yaml.Node] = [top] if top else []
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count + len(waiting) > _MOST_NODES:
+            raise TooMuch("it holds more than a model config")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif "${" in node.value and len(node.value) > _MOST_REFERENCE:
+            raise TooMuch("it holds a longer reference than a model config")
+    return text
 
 
 def first_line(error: BaseException) -> str:

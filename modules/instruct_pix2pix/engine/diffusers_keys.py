@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..models.bounded import parse_json, read_small
 from .clip import TextConfig
-from .config import UNREADABLE, ModelConfig, first_line
+from .config import MOST_CONFIG, UNREADABLE, ModelConfig, first_line
 from .unet import UNetConfig, as_depths
 from .vae import VAEConfig
 
@@ -111,7 +111,7 @@ def read_configs(folder: Path) -> ModelConfig:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
+    return parse_json(read_small(path, MOST_CONFIG))
 
 
 def _unet_config(unet: dict[str, Any]) -> UNetConfig:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,18 @@ from .clip import TextEncoder
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
 from .layers import packs
+from .moving_average import belongs
 from .precision import Machine
 from .unet import UNet
 from .vae import VAE
+
+_UNET = "model.diffusion_model."
+_OLD_VAE = "encoder.mid_block.attentions.0.query.weight"  # one of diffusers' names before 2023
+
+# The number, or one for each row, that weights in 8 bits are to be multiplied by: ComfyUI's older and newer name.
+_SCALES = ("scale_weight", "weight_scale")
+# What tells of packed weights that are more than that: block-wise formats, bitsandbytes.
+_PACKED = ("weight_scale_inv", "weight_scale_2", "weight.absmax", "weight.quant_map")
 
 _BYTES_AT_ONCE = 256 * 2**20  # of the mapped file that are converted before it is unmapped
 
@@ -47,6 +56,8 @@ class Networks:
     vae: VAE
     text: TextEncoder
     config: ModelConfig
+    notes: tuple[str, ...] = ()
+    """What a person should know of how they were loaded: sentences."""
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -97,14 +108,28 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
             "remove the yaml beside it, or take the one that came with the checkpoint."
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
-    sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts)
+    use_ema, notes = _choose_ema(checkpoint, networks.unet)
+    sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
+    if checkpoint.vae:
+        sources["vae"] = _vae_sources(checkpoint.vae, networks.vae, config)
     for name, module in parts.items():
         _fill(module, sources[name], machine, path.name)
-    return checkpoint, networks
+    return checkpoint, replace(networks, notes=notes)
 
 
-def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[str, TensorSource]]:
-    """Map each network's tensors to the names of the LDM layout, EMA twins preferred."""
+def _choose_ema(checkpoint: Checkpoint, unet: UNet) -> tuple[bool, tuple[str, ...]]:
+    """Return whether to take the UNet's moving averages, as the authors do, and a note where they are left alone."""
+    names = [f"{_UNET}{key}" for key in unet.state_dict()]
+    if checkpoint.has_ema and header(checkpoint.path).keys() >= set(names) and belongs(checkpoint.path, names):
+        return True, ()
+    if not (checkpoint.has_ema or checkpoint.stray_ema):
+        return False, ()
+    note = f"The moving average (EMA) in '{checkpoint.path.name}' is not that of its weights, as after a merge: "
+    return False, (f"{note}it is left alone, and the weights are used.",)
+
+
+def _file_sources(path: Path, parts: Mapping[str, nn.Module], use_ema: bool) -> dict[str, dict[str, TensorSource]]:
+    """Map each network's tensors to the names of the LDM layout."""
     names = header(path).keys()
 
     def source(part: str, key: str) -> TensorSource:
@@ -113,10 +138,19 @@ def _file_sources(path: Path, parts: Mapping[str, nn.Module]) -> dict[str, dict[
         if part == "text":
             name = f"cond_stage_model.transformer.{key}"  # older transformers wrote no 'text_model'
             return TensorSource(path, name if name in names else name.replace(".text_model.", "."))
-        name = f"model.diffusion_model.{key}"
-        return TensorSource(path, ema_twin(name) if ema_twin(name) in names else name)
+        return TensorSource(path, ema_twin(f"{_UNET}{key}") if use_ema else f"{_UNET}{key}")
 
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
+
+
+def _vae_sources(file: Path, vae: VAE, config: ModelConfig) -> dict[str, TensorSource]:
+    """Map the VAE's tensors to those of a file of its own: LDM's names, alone or as in a checkpoint, or diffusers'."""
+    names = header(file).keys()
+    keys = list(vae.state_dict())
+    if "decoder.mid_block.resnets.0.conv1.weight" in names:
+        return {key: TensorSource(file, vae_name(key, config.vae, _OLD_VAE in names)) for key in keys}
+    prefix = "first_stage_model." if f"first_stage_model.{keys[0]}" in names else ""
+    return {key: TensorSource(file, f"{prefix}{key}") for key in keys}
 
 
 def _folder_sources(
@@ -130,8 +164,7 @@ def _folder_sources(
         if part == "unet":
             names = {key: unet_name(key, config.unet) for key in keys}
         elif part == "vae":
-            old = "encoder.mid_block.attentions.0.query.weight" in files
-            names = {key: vae_name(key, config.vae, old) for key in keys}
+            names = {key: vae_name(key, config.vae, _OLD_VAE in files) for key in keys}
         else:  # newer transformers write no 'text_model'
             whole = any(name.startswith("text_model.") for name in files)
             names = {key: key if whole else key.removeprefix("text_model.") for key in keys}
@@ -146,12 +179,15 @@ def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machi
     dtype_name = str(machine.dtype).removeprefix("torch.")
     kept = {
         key
-        for key, info in infos.items()
-        if machine.device.type == "cpu" and info.dtype == dtype_name and not _wants_channels_last(shapes[key])
+        for key, (info, scale) in infos.items()
+        if machine.device.type == "cpu"
+        and (info.dtype, scale) == (dtype_name, None)
+        and not _wants_channels_last(shapes[key])
     }
     state: dict[str, Tensor] = {}
-    for group in _groups({key: info for key, info in infos.items() if key not in kept}):
-        state.update(_converted({key: sources[key] for key in group}, shapes, machine))
+    for group in _groups({key: info.tensor for key, info in infos.items() if key not in kept}):
+        chosen = {key: (sources[key], infos[key].scale) for key in group}
+        state.update(_converted(chosen, shapes, machine))
     mapped = {file: read_weights(file) for file in {sources[key].file for key in kept}}
     for key in kept:
         state[key] = mapped[sources[key].file][sources[key].name].reshape(shapes[key])
@@ -159,34 +195,59 @@ def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machi
     module.eval().requires_grad_(False)
 
 
-def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], model: str) -> dict[str, TensorInfo]:
-    """Return what the files tell of each tensor. Raises UserError for one that is missing or of another shape."""
+class _Found(NamedTuple):
+    """What a file tells of a tensor: its description, and the name of the tensor that it is to be multiplied by."""
+
+    tensor: TensorInfo
+    scale: str | None
+
+
+def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], model: str) -> dict[str, _Found]:
+    """Return what the files tell of each tensor.
+
+    Raises UserError for one that is missing, of another shape, or packed in a way that is not read here.
+    """
     headers = {file: header(file) for file in {source.file for source in sources.values()} if file.is_file()}
-    infos: dict[str, TensorInfo] = {}
+    infos: dict[str, _Found] = {}
     for key, source in sources.items():
-        info = headers.get(source.file, {}).get(source.name)
+        beside = headers.get(source.file, {})
+        info = beside.get(source.name)
         if info is None:
             raise UserError(
                 f"'{model}' lacks the tensor {source.name}: it is not a complete checkpoint, download another."
+            )
+        stem = source.name.removesuffix("weight")
+        scale = next((stem + ending for ending in _SCALES if stem + ending in beside), None)
+        rows = torch.Size(beside[scale].shape).numel() if scale else 1
+        packed = "float" not in info.dtype or any(stem + ending in beside for ending in _PACKED)
+        if packed or rows not in (1, *info.shape[:1]):
+            raise UserError(
+                f"'{model}' holds its weights packed in a way that this program does not read "
+                f"({source.name}, {info.dtype}): take a file in fp16."
             )
         if not _fits(info.shape, shapes[key]):
             raise UserError(
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
                 f"but {list(shapes[key])} was expected."
             )
-        infos[key] = info
+        infos[key] = _Found(info, scale)
     return infos
 
 
 def _converted(
-    sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size], machine: Machine
+    sources: Mapping[str, tuple[TensorSource, str | None]], shapes: Mapping[str, torch.Size], machine: Machine
 ) -> dict[str, Tensor]:
-    """Return copies of these tensors as the machine wants them; the files are mapped no longer than that takes."""
-    mapped = {file: read_weights(file) for file in {source.file for source in sources.values()}}
+    """Return copies of these tensors, multiplied by their scales, as the machine wants them.
+
+    The files are mapped no longer than that takes.
+    """
+    mapped = {file: read_weights(file) for file in {source.file for source, _ in sources.values()}}
     packed = packs(machine)  # then layers pack them at their first call, from the file's layout
     state: dict[str, Tensor] = {}
-    for key, source in sources.items():
+    for key, (source, scale) in sources.items():
         value = mapped[source.file][source.name].reshape(shapes[key])
+        if scale is not None:
+            value = value.float() * mapped[source.file][scale].float().reshape(-1, *(1,) * (value.ndim - 1))
         if packed:
             state[key] = _empty_on_own_pages(value.shape, machine.dtype).copy_(value)
         else:

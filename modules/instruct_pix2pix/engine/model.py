@@ -37,6 +37,8 @@ class EditModel:
         self.config = networks.config
         self.machine = machine
         self.name = name
+        self.notes = networks.notes
+        """Sentences for whoever uses it, on how it was loaded."""
         self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
         for network in (self.unet, self.vae, self.text):
             prepare(network, machine)

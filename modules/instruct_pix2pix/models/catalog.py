@@ -23,7 +23,7 @@ class Catalog:
         self._first: list[ModelEntry] = []
         if chosen is not None:
             name = writable(chosen.stem if chosen.is_file() else chosen.name)
-            self._first = [ModelEntry(name, chosen, inspect(chosen), None)]
+            self._first = [_required(ModelEntry(name, chosen, inspect(chosen), None))]
         self._entries: tuple[ModelEntry, ...] = ()
         self.refresh()
 
@@ -59,12 +59,16 @@ class Catalog:
         if not matches:
             names = ", ".join(entry.name for entry in self._entries if _edits(entry))
             raise UserError(f"There is no model {name.strip()[:80]!r} here: choose one of {names}.")
-        (found,) = matches
-        if found.checkpoint is None:
-            raise UserError(found.problem or f"{found.name} cannot be read: choose another model.")
-        if not found.checkpoint.editable:
-            raise UserError(f"'{found.name}' cannot edit: it is {found.checkpoint.label}. {found.checkpoint.advice}")
-        return found
+        return _required(matches[0])
+
+
+def _required(entry: ModelEntry) -> ModelEntry:
+    """Return a model that can edit. Raises UserError for another: why, and what to pick."""
+    if entry.checkpoint is None:
+        raise UserError(entry.problem or f"{entry.name} cannot be read: choose another model.")
+    if not entry.checkpoint.editable:
+        raise UserError(f"'{entry.name}' cannot edit: it is {entry.checkpoint.label}. {entry.checkpoint.advice}")
+    return entry
 
 
 def _edits(entry: ModelEntry) -> bool:

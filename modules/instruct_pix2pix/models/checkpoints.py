@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
+from .bounded import MOST_JSON, parse_json, read_small
 from .weights_files import TensorInfo, header
 
 EDIT_KINDS = ("instruct-pix2pix", "CosXL-Edit")
@@ -29,9 +29,17 @@ _NOT_EDITING = {"time_stack": "video", "temporal_transformer": "video", "cc_proj
 
 _LORA_MARKS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up", "hada_w1", "lokr_w")
 
-# A VAE's first decoder layer, and the name of a later layer that only the diffusers layout has.
-_VAE_INPUT = "decoder.conv_in.weight"
+# A VAE's first layers, and the name of a later layer that only the diffusers layout has.
+_VAE_INPUT, _VAE_ENCODER = "decoder.conv_in.weight", "encoder.conv_in.weight"
 _VAE_DIFFUSERS = "decoder.mid_block.resnets.0.conv1.weight"
+_TEXT_INPUT = "token_embedding.weight"
+
+VAE, TEXT_ENCODER = "VAE", "text encoder"
+"""The parts that a model needs beside its UNet."""
+
+_FOLDERS = {VAE: "vae", TEXT_ENCODER: "text_encoder"}  # of a diffusers folder
+
+_MOST_SHARDS = 64
 
 _ADVICE = "pick an instruct-pix2pix checkpoint, such as timbrooks/instruct-pix2pix or webui/instruct-pix2pix"
 _WHY_NOT = {
@@ -53,7 +61,10 @@ class Checkpoint:
 
     `kind` is a name for people; `layout` is 'ldm', 'diffusers', 'lora' or 'none'; `family` is 'sd1', 'sd2',
     'sdxl', 'other' (a UNet of another size, such as a small demo model) or '' where there is no UNet.
-    `dtype` is torch's name for the UNet's numbers, or 'mixed'.
+    `dtype` is torch's name for the UNet's numbers, or 'mixed'. `has_ema` says that every tensor of the UNet has a
+    twin of its shape, its moving average; `stray_ema` that there are twins that cannot be that. `missing` are the
+    parts that an edit needs and that are neither in the file nor beside it; `vae` is the file beside it with the VAE
+    that it lacks itself.
     """
 
     path: Path
@@ -66,24 +77,34 @@ class Checkpoint:
     dtype: str
     size_bytes: int
     reason: str
+    stray_ema: bool = False
+    missing: tuple[str, ...] = ()
+    vae: Path | None = None
 
     @property
     def editable(self) -> bool:
-        """Whether this model edits pictures by instruction."""
-        return self.kind in EDIT_KINDS
+        """Whether this model edits pictures by instruction, with all the parts that this takes."""
+        return self.kind in EDIT_KINDS and not self.missing
 
     @property
     def label(self) -> str:
-        """For lists: 'instruct-pix2pix, SD1, 8 channels'."""
+        """For lists: 'instruct-pix2pix, SD1, 8 channels', or '…, without VAE'."""
         family = _FAMILY_NAMES.get(self.family) or (f"context {self.context_dim}" if self.context_dim else "")
         channels = f"{self.in_channels} channels" if self.in_channels else ""
-        return ", ".join(part for part in (self.kind, family, channels) if part)
+        without = f"without {' and '.join(self.missing)}" if self.missing else ""
+        return ", ".join(part for part in (self.kind, family, channels, without) if part)
 
     @property
     def advice(self) -> str:
         """What to do when the model is not editable; empty when it is."""
         if self.editable:
             return ""
+        if self.kind in EDIT_KINDS:
+            if (self.path.parent / "model_index.json").is_file() and self.path.is_dir():
+                return f"This is a part of the model '{self.path.absolute().parent.name}': name that folder."
+            beside = self.missing == (VAE,) and not self.path.is_dir()
+            put = f"put its VAE beside it as '{self.path.stem}.vae.safetensors', or " if beside else ""
+            return f"An edit needs what is missing: {put}take a complete checkpoint."
         why = _WHY_NOT.get(self.kind, f"This is a model of the kind '{self.kind}' and takes no instruction")
         return f"{why}: {_ADVICE}."
 
@@ -101,10 +122,36 @@ def inspect(path: str | Path) -> Checkpoint:
         tensors.update(header(file))
     if not tensors:
         raise UserError(f"'{path.name}' holds no named tensors: {_ADVICE}.")
-    if (path / "unet").is_dir():  # the size of a diffusers folder counts its other components too
-        files = tuple(file for part in path.iterdir() for file in weight_files(part))
+    parts = {part: weight_files(path / folder) for part, folder in _FOLDERS.items()} if (path / "unet").is_dir() else {}
+    files = (*files, *(file for found in parts.values() for file in found))
     size = sum(file.stat().st_size for file in files if file.is_file())
-    return _classify(path, size, tensors)
+    found = _classify(path, size, tensors)
+    if found.kind not in EDIT_KINDS:
+        return found
+    has_vae = bool(parts.get(VAE)) or all(_first(tensors, name) for name in (_VAE_INPUT, _VAE_ENCODER))
+    has_text = bool(parts.get(TEXT_ENCODER)) or bool(_first(tensors, _TEXT_INPUT))
+    vae = None if has_vae else _vae_beside(path)
+    reason = f"{found.reason}; its VAE is {vae.name}" if vae else found.reason
+    missing = (*(() if has_vae or vae else (VAE,)), *(() if has_text else (TEXT_ENCODER,)))
+    return replace(found, reason=reason, missing=missing, vae=vae)
+
+
+def vae_names(path: Path) -> tuple[Path, ...]:
+    """Return where a VAE may lie beside a checkpoint file, by the names that A1111 knows (its modules/sd_vae.py)."""
+    return tuple(path.with_name(f"{path.stem}.vae{ending}") for ending in (".safetensors", ".pt", ".ckpt"))
+
+
+def _vae_beside(path: Path) -> Path | None:
+    """Return the VAE that a person put beside a checkpoint file.
+
+    Raises UserError for a file of that name that cannot be read; one that is no VAE does not count.
+    """
+    for file in () if path.is_dir() else vae_names(path):
+        if file.exists():
+            names = header(file)
+            if all(_first(names, name) for name in (_VAE_INPUT, _VAE_ENCODER)):
+                return file
+    return None
 
 
 def model_files(path: str | Path) -> tuple[Path, ...]:
@@ -152,9 +199,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        if index.stat().st_size > 100_000_000:
-            raise ValueError("too long")
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(parse_json(read_small(index, MOST_JSON))["weight_map"].values()))
+        if len(names) > _MOST_SHARDS:
+            raise ValueError("more files than a model has")
         # A name with a folder in it could lead anywhere on this machine.
         plain = (n == Path(n).name and "\\" not in n and n.endswith((".safetensors", ".bin")) for n in names)
         if not names or not all(plain):
@@ -180,6 +227,8 @@ def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = N
         files = model_files(path)
         total = sum(file.stat().st_size for file in files)
         for file in files:
+            if not file.is_file() and file.exists():  # a pipe or device would never end
+                raise UserError(f"'{file.name}' is not a file.")
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
@@ -214,7 +263,7 @@ def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Check
     if vae := _first(tensors, _VAE_INPUT):
         layout = "diffusers" if vae.removesuffix(_VAE_INPUT) + _VAE_DIFFUSERS in tensors else "ldm"
         return checkpoint("VAE", layout, f"it has the decoder layer {_shown(vae)} and no UNet")
-    if words := _first(tensors, "token_embedding.weight"):
+    if words := _first(tensors, _TEXT_INPUT):
         return checkpoint("text encoder", "none", f"it has the vocabulary {_shown(words)} and no UNet")
     if vector := next((n for n in tensors if n == "emb_params" or n.startswith("string_to_param.")), None):
         return checkpoint("embedding", "none", f"it has the word vectors {_shown(vector)}")
@@ -229,7 +278,9 @@ def _classify_unet(
     unet = {name: info for name, info in tensors.items() if name.startswith(prefix)}
     context = next((_width(i) for name, i in unet.items() if name.endswith("attn2.to_k.weight")), None)
     label_width = _width(unet[prefix + label]) if prefix + label in unet else None
-    has_ema = ema_twin(prefix + first) in tensors
+    twins = {name: tensors.get(ema_twin(name)) for name in unet} if layout == "ldm" and prefix else {}
+    some = any(twins.values())
+    has_ema = some and all(twin and twin.shape == unet[name].shape for name, twin in twins.items())
 
     family = {(320, 768, None): "sd1", (320, 1024, None): "sd2", (320, 2048, 2816): "sdxl"}.get(
         (width, context, label_width), "other"
@@ -253,7 +304,10 @@ def _classify_unet(
             kind = "unknown"  # nothing in it reads an instruction
     if has_ema:
         reason += "; the file holds the moving average (EMA) too"
-    return Checkpoint(path, kind, layout, family, channels, context, has_ema, _dtype(unet), size, reason)
+    elif some:
+        reason += "; its moving average (EMA) is not of this model and is not used"
+    stray = some and not has_ema
+    return Checkpoint(path, kind, layout, family, channels, context, has_ema, _dtype(unet), size, reason, stray)
 
 
 def _first(tensors: Mapping[str, TensorInfo], *endings: str) -> str | None:

@@ -91,7 +91,7 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{place.name}.{item.digest[:12]}.part")
-    if part.exists() and part.stat().st_size > item.size:
+    if part.exists() and (not part.is_file() or part.stat().st_size > item.size):
         part.unlink()
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # packed bytes could not be resumed
     url = hf_hub_url(repo, item.path, revision=commit, endpoint=_endpoint())

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..files import replacing
 from ..paths import DATA, PACKAGE, cache_folder, checkout_of, home_of
 from ..text import writable
+from .bounded import MOST_JSON, parse_json, read_small
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
 
 DEMO = DATA / "demo" / "demo.safetensors"
@@ -226,7 +227,7 @@ def _hash_file() -> Path:
 def _read_hashes() -> dict[str, tuple[str, str]]:
     """Return the cached hashes, without entries that are not in the form that this program writes."""
     try:
-        entries = json.loads(_hash_file().read_text(encoding="utf-8"))
+        entries = parse_json(read_small(_hash_file(), MOST_JSON))
         pairs = {key: tuple(map(str, value)) for key, value in entries.items()}
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

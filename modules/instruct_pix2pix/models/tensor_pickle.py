@@ -8,7 +8,7 @@ come out as `StoredTensor`: where the numbers are, not the numbers.
 
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -30,16 +30,26 @@ _STORAGE_DTYPE = {
 }  # fmt: skip
 
 # Objects that training programs leave beside the weights. None is imported: a StandIn takes its place.
-_BYSTANDER_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.")
+_BYSTANDER_PACKAGES = (
+    "pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "transformers.", "diffusers.", "accelerate.",
+    "deepspeed.", "easydict.", "yacs.", "addict.", "ml_collections.", "torchmetrics.",
+    "pathlib.", "datetime.", "collections.", "numpy.dtypes.", "numpy.random.", "torch.optim.",
+)  # fmt: skip
 _BYSTANDERS = {
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "torch.Size", "torch.device", "torch.nn.modules.container.ParameterDict",
-    "torch.nn.parameter.Parameter", "collections.defaultdict", "collections.Counter",
-    "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath", "_codecs.encode", "typing.Any",
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion",
+    "torch.serialization._get_layout",
+    "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "typing.Any", "uuid.UUID", "decimal.Decimal",
     *(f"{module}.{name}" for module in ("builtins", "__builtin__")
-      for name in ("dict", "list", "set", "frozenset", "tuple", "int", "float", "str", "bool", "object")),
+      for name in ("dict", "list", "set", "frozenset", "tuple", "int", "float", "str", "bool", "object",
+                   "bytearray", "bytes", "complex", "slice", "range", "xrange", "long")),
 }  # fmt: skip
+
+
+MOST_INSTRUCTIONS = 500_000
+"""In the pickles of one file: a tensor takes about 30, and SD1 with optimizer and moving averages has 150,000."""
 
 
 class ForeignName(Exception):  # noqa: N818 - its message is the name
@@ -107,6 +117,11 @@ def _parameter(data: object, *_: object) -> object:
     return data
 
 
+def _from_type(function: object, _type: object, args: object, *_: object) -> object:
+    """torch._tensor._rebuild_from_type_v2: a tensor with attributes, by the function that would make it without."""
+    return function(*args)  # type: ignore[operator,misc] - only this file's functions can be called
+
+
 def _ordered_dict(*_: object) -> dict[str, object]:
     return {}
 
@@ -114,9 +129,12 @@ def _ordered_dict(*_: object) -> dict[str, object]:
 _KNOWN: dict[str, str | Callable[..., object]] = {
     **_STORAGE_DTYPE,
     **{f"torch.{name}": name for name in ITEM_SIZE},
+    "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
     "collections.OrderedDict": _ordered_dict,
 }
 
@@ -145,19 +163,23 @@ def _fill(target: object, pairs: list[object]) -> None:
         target.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if isinstance(k, str))
 
 
-def unpickle(stream: BinaryIO) -> object:
-    """Run one pickle of `stream`, leaving the stream just after it.
+def unpickled(stream: BinaryIO) -> Iterator[object]:
+    """Run the pickles of `stream` one by one, leaving the stream just after each that it yields.
 
-    Returns dicts (text keys only), lists, tuples, numbers, text, `StoredTensor`s and `StandIn`s.
-    Raises ForeignName for any other name, BadPickle for a pickle that is cut short or broken.
+    They are dicts (text keys only), lists, tuples, numbers, text, bytes, `StoredTensor`s and `StandIn`s.
+    Raises ForeignName for any other name, BadPickle for a pickle that is cut short or broken, and for more than
+    `MOST_INSTRUCTIONS` in all.
     """
-    try:
-        return _run(stream)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise BadPickle("its list of tensors is cut short or damaged") from error
+    instructions = iter(range(MOST_INSTRUCTIONS))
+    while True:
+        try:
+            value = _run(stream, instructions)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+            raise BadPickle("its list of tensors is cut short or damaged") from error
+        yield value
 
 
-def _run(stream: BinaryIO) -> object:
+def _run(stream: BinaryIO, instructions: Iterator[int]) -> object:
     stack: list[object] = []
     marks: list[int] = []
     memo: dict[int, object] = {}
@@ -168,17 +190,22 @@ def _run(stream: BinaryIO) -> object:
         del stack[start:]
         return items
 
-    for opcode, arg, _ in pickletools.genops(stream):
+    for (opcode, arg, _), _ in zip(pickletools.genops(stream), instructions):  # noqa: B905 - the shorter one ends it
         match opcode.name:
-            case "BINPUT" | "LONG_BINPUT" | "PUT":
+            case "BINPUT" | "LONG_BINPUT":
                 memo[arg] = stack[-1]  # type: ignore[index] - genops gives an int here
+            case "PUT":
+                if not 0 <= int(arg) < 1 << 32:  # type: ignore[arg-type] - larger ones can be made to hash alike
+                    raise BadPickle("it counts beyond what it holds")
+                memo[int(arg)] = stack[-1]  # type: ignore[arg-type]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(memo[arg])  # type: ignore[index]
             case (
                 "BININT1" | "BININT2" | "BININT" | "LONG1" | "BINFLOAT"
-                | "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING" | "SHORT_BINBYTES"
+                | "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING"
+                | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8" | "BINUNICODE8" | "LONG4"
             ):  # fmt: skip
                 stack.append(arg)
             case "MARK":
@@ -216,6 +243,16 @@ def _run(stream: BinaryIO) -> object:
                     stack[-1].extend(items)
             case "EMPTY_SET":
                 stack.append(StandIn())
+            case "FROZENSET":
+                since_mark()
+                stack.append(StandIn())
+            case "NEWOBJ_EX":
+                del stack[-2:]
+                stack[-1] = StandIn()
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                since_mark()
             case "ADDITEMS":
                 since_mark()
             case "BUILD":
@@ -231,4 +268,4 @@ def _run(stream: BinaryIO) -> object:
                 return stack.pop()
             case other:
                 raise BadPickle(f"it uses the pickle instruction {other}, which weights do not need")
-    raise BadPickle("its list of tensors is cut short")
+    raise BadPickle(f"its list of tensors has more than {MOST_INSTRUCTIONS:,} instructions")

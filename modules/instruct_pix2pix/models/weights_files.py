@@ -9,25 +9,29 @@ is read by `tensor_pickle`, which runs nothing.
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
+import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..errors import UserError
-from .tensor_pickle import ITEM_SIZE, BadPickle, ForeignName, Storage, StoredTensor, check_sizes, unpickle
+from .bounded import MOST_JSON, TooMuch, parse_json
+from .tensor_pickle import ITEM_SIZE, BadPickle, ForeignName, Storage, StoredTensor, check_sizes, unpickled
 
 if TYPE_CHECKING:
     import torch  # at run time only `read_weights` needs it, and its import costs seconds
 
-_HEADER_LIMIT = 100_000_000  # bytes; the safetensors library has the same limit, real headers are below 1 MB
+_MOST_TENSORS = 30_000  # SDXL with its moving averages has 5,000
+_MOST_PICKLED = 16_000_000  # bytes of a pickle without the numbers; those of SD1 and SDXL have 0.2 to 1 MB
+_MOST_ZIP_DIRECTORY = 4_000_000  # bytes; about 75 for each tensor
+_MOST_BYTES = 100_000_000_000  # of a file that may be read to its end, for its hash
 
 _SAFETENSORS_DTYPE = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -35,6 +39,12 @@ _SAFETENSORS_DTYPE = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool", "C64": "complex64",
 }  # fmt: skip
+
+# Types that safetensors knows besides (its 0.8, tensor.rs): numbers smaller than a byte, those that only AMD's
+# processors have, and the scales of block-wise formats such as MXFP4.
+_SAFETENSORS_UNREAD = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+
+_DEPTH = 3  # of the dicts in a pickle that are looked into
 
 # The first number in a torch file older than the zip format (torch.serialization.MAGIC_NUMBER).
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -47,6 +57,9 @@ _IMPOSTORS = (
     (b"\xff\xd8\xff", "is a JPEG picture and not a model: pick a .safetensors or .ckpt file"),
     (b"\x89png", "is a PNG picture and not a model: pick a .safetensors or .ckpt file"),
     (b"gguf", "is a GGUF file, which this program does not read: pick a .safetensors or .ckpt file"),
+    (b"\x1f\x8b", "is packed with gzip: unpack it"),
+    (b"7z\xbc\xaf", "is a 7z archive: unpack it"),
+    (b"rar!", "is a RAR archive: unpack it"),
 )  # fmt: skip
 
 
@@ -64,6 +77,7 @@ class _Index:
 
     tensors: dict[str, StoredTensor]
     start: Callable[[Storage], int]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Broken(Exception):  # noqa: N818 - becomes a UserError that names the file
@@ -73,11 +87,21 @@ class _Broken(Exception):  # noqa: N818 - becomes a UserError that names the fil
 def header(path: str | Path) -> dict[str, TensorInfo]:
     """Return shape and dtype of the tensors in a safetensors or torch file by name, without reading their data.
 
-    A nested 'state_dict' is unwrapped. Raises UserError for a file that is missing, truncated, not a
-    weights file, or a pickle that names code.
+    What trainers wrap a model in is taken off, dicts ('state_dict', 'model') and prefixes ('module.', '_orig_mod.').
+    Raises UserError for a file that is missing, truncated, not a weights file, larger than any model, or a pickle that
+    names code. Takes at most some 100 MB and a second or two, whatever the file holds.
     """
     with _opened(path) as (file, size):
         return {name: TensorInfo(t.shape, t.dtype) for name, t in _index(file, size).tensors.items()}
+
+
+def metadata(path: str | Path) -> Mapping[str, str]:
+    """Return the texts that a safetensors file holds beside its tensors; none of another format.
+
+    Raises the same UserErrors as `header`.
+    """
+    with _opened(path) as (file, size):
+        return _index(file, size).metadata
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -133,10 +157,40 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _index(file: BinaryIO, size: int) -> _Index:
+    index = _index_as_stored(file, size)
+    if len(index.tensors) > _MOST_TENSORS:
+        raise _Broken(f"lists {len(index.tensors):,} tensors, more than a model has: pick another file")
+    return replace(index, tensors=_unwrapped(index.tensors))
+
+
+# What trainers put before the names of a whole model, and between them: DataParallel, torch.compile, FSDP, Lightning.
+_WRAPPER = r"(?:module|model|state_dict|net|_orig_mod|_forward_module)\."
+_WRAPPED_WITHIN = re.compile(r"(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_FIRST_LAYER = re.compile(
+    rf"((?:{_WRAPPER})*?)"
+    r"(?:(?:(?:model\.)?diffusion_model\.)?(?:input_blocks\.0\.0|conv_in)|(?:first_stage_model\.)?encoder\.conv_in)"
+    r"\.weight"
+)
+
+
+def _unwrapped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the tensors under the names that the model itself gives them: its first layer tells the prefix."""
+    if any(_WRAPPED_WITHIN.search(name) for name in tensors):
+        tensors = {_WRAPPED_WITHIN.sub("", name): tensor for name, tensor in tensors.items()}
+    firsts = [match[1] for name in tensors if (match := _FIRST_LAYER.fullmatch(name))]
+    prefix = min(firsts, key=len, default="")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if prefix else tensors
+
+
+def _index_as_stored(file: BinaryIO, size: int) -> _Index:
+    if size > _MOST_BYTES:
+        raise _Broken(f"has {size / 1e9:,.0f} GB, more than any model that edits pictures: pick another file")
     file.seek(0)
-    first = file.read(32)
+    first = file.read(512)
     if not first:
         raise _Broken("is empty: download it again")
+    if first[257:262] == b"ustar":
+        raise _Broken("is a tar archive: unpack it, or convert it to .safetensors where it was made")
     if first[8:9] == b"{":
         return _index_safetensors(file, size)
     if first[:4] == b"PK\x03\x04":
@@ -155,12 +209,14 @@ def _index(file: BinaryIO, size: int) -> _Index:
 def _index_safetensors(file: BinaryIO, size: int) -> _Index:
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
-    if length > _HEADER_LIMIT:
+    if length > MOST_JSON:
         raise _Broken(f"is not a safetensors file: its header claims {length:,} bytes")
     if 8 + length > size:
         raise _truncated(8 + length - size, "at least ")
     try:
-        tensors = _parsed_safetensors(file.read(length))
+        tensors, texts = _parsed_safetensors(file.read(length))
+    except TooMuch as error:
+        raise _Broken(f"is not a model ({error}): pick another file") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _Broken("has a damaged safetensors header: download it again") from error
     begin = 8 + length
@@ -173,19 +229,24 @@ def _index_safetensors(file: BinaryIO, size: int) -> _Index:
         end = offset + count * item
     if begin + end > size:
         raise _truncated(begin + end - size)
-    return _Index(tensors, lambda storage: begin + int(storage.key))
+    return _Index(tensors, lambda storage: begin + int(storage.key), texts)
 
 
 @lru_cache(maxsize=4)
-def _parsed_safetensors(text: bytes) -> dict[str, StoredTensor]:
-    """Parse a header into its tensors; cached, as a loader asks many times."""
-    entries = json.loads(text)
-    entries.pop("__metadata__", None)
-    return {name: _safetensor(entry) for name, entry in entries.items()}
+def _parsed_safetensors(text: bytes) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Parse a header into its tensors and its metadata; cached, as a loader asks many times."""
+    entries = parse_json(text)
+    texts = entries.pop("__metadata__", None) or {}
+    tensors = {name: _safetensor(entry) for name, entry in entries.items()}
+    return tensors, {name: value for name, value in texts.items() if isinstance(value, str)}
 
 
 def _safetensor(entry: dict[str, object]) -> StoredTensor:
     """Parse one entry of a header. The storage's key is the start of its data, counted from the header's end."""
+    if entry["dtype"] in _SAFETENSORS_UNREAD:
+        raise _Broken(
+            f"holds numbers of the type {entry['dtype']}, which this program does not read: take a file in fp16"
+        )
     dtype = _SAFETENSORS_DTYPE[entry["dtype"]]  # type: ignore[index] - a wrong type is a TypeError for the caller
     shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])  # type: ignore[arg-type]
     check_sizes(shape, offsets)
@@ -204,9 +265,21 @@ def _truncated(missing: int, at_least: str = "") -> _Broken:
 # --- torch's zip: NAME/data.pkl describes the tensors, NAME/data/KEY holds one storage each ---------
 
 
+class _ShortReads:
+    """A file of which `zipfile` can read only short pieces: it reads the directory of a zip in one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if count > _MOST_ZIP_DIRECTORY:
+            raise _Broken("is a zip file of more entries than a model has: pick another file")
+        return self._file.read(count if count >= 0 else _MOST_ZIP_DIRECTORY)
+
+
 def _index_zip(file: BinaryIO, size: int) -> _Index:
     try:
-        entries = {entry.filename: entry for entry in zipfile.ZipFile(file).infolist()}
+        entries = {entry.filename: entry for entry in zipfile.ZipFile(cast("BinaryIO", _ShortReads(file))).infolist()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error) as error:
         raise _Broken("is truncated or damaged (its end is missing): download it again") from error
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -228,7 +301,7 @@ def _index_zip(file: BinaryIO, size: int) -> _Index:
         if file.read(3) == b"big":
             raise _Broken("was written on a big-endian machine: convert it to .safetensors there")
     length = entries[pickles[0]].file_size
-    if length > _HEADER_LIMIT:
+    if length > _MOST_PICKLED:
         raise _Broken(f"is not a checkpoint: its list of tensors claims {length:,} bytes")
     file.seek(start(pickles[0], length))
     # Not through zipfile's own reader: torch can be told to write no checksums.
@@ -242,7 +315,7 @@ def _index_zip(file: BinaryIO, size: int) -> _Index:
 @lru_cache(maxsize=4)
 def _parsed_pickle(text: bytes) -> dict[str, StoredTensor]:
     """Return the tensors that a pickle lists; cached as well."""
-    return _state_dict(unpickle(io.BytesIO(text)))
+    return _state_dict(next(unpickled(io.BytesIO(text))))
 
 
 def _plain_entry(entries: dict[str, zipfile.ZipInfo], name: str, nbytes: int, size: int) -> zipfile.ZipInfo:
@@ -262,16 +335,18 @@ def _plain_entry(entries: dict[str, zipfile.ZipInfo], name: str, nbytes: int, si
 
 def _index_legacy(file: BinaryIO, size: int) -> _Index:
     file.seek(0)
+    text = io.BytesIO(file.read(_MOST_PICKLED))
+    pickles = unpickled(text)
     # A bare pickle that is not torch's still passes through the same machine, which names hostile code.
-    if unpickle(file) != _LEGACY_MAGIC:
+    if next(pickles) != _LEGACY_MAGIC:
         raise _Broken("is a pickle but not a checkpoint: pick a .safetensors or .ckpt file")
     for _ in range(2):
-        unpickle(file)  # the protocol's number; the sizes of C types on the writer's machine
-    tensors = _state_dict(unpickle(file))
-    keys = unpickle(file)
+        next(pickles)  # the protocol's number; the sizes of C types on the writer's machine
+    tensors = _state_dict(next(pickles))
+    keys = next(pickles)
     sizes = {t.storage.key: t.storage.count * ITEM_SIZE[t.storage.dtype] for t in tensors.values()}
     starts: dict[str, int] = {}
-    position = file.tell()
+    position = text.tell()
     for key in keys if isinstance(keys, list) else []:
         if not isinstance(key, str) or key not in sizes:
             raise _Broken("is of torch's old format with extra data: convert it to .safetensors")
@@ -285,13 +360,27 @@ def _index_legacy(file: BinaryIO, size: int) -> _Index:
 
 
 def _state_dict(top: object) -> dict[str, StoredTensor]:
-    """Return the tensors of an unpickled object: those of its 'state_dict', or its own and those one level below."""
-    if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
-        top = top["state_dict"]
+    """Return the tensors of an unpickled object: those of its 'state_dict', or its own, and those in dicts below.
+
+    Visits are counted: a dict that lies in many others is one dict in the file.
+    """
+    for _ in range(_DEPTH):
+        if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
+            top = top["state_dict"]
     tensors: dict[str, StoredTensor] = {}
-    for name, value in top.items() if isinstance(top, dict) else ():
-        if isinstance(value, StoredTensor):
-            tensors[name] = value
-        elif isinstance(value, dict):
-            tensors.update((f"{name}.{key}", v) for key, v in value.items() if isinstance(v, StoredTensor))
+    visits = 0
+
+    def visit(prefix: str, values: dict[object, object], depth: int) -> None:
+        nonlocal visits
+        visits += len(values)
+        if visits > 4 * _MOST_TENSORS:
+            raise _Broken("lists more than a model has: pick another file")
+        for name, value in values.items():
+            if isinstance(value, StoredTensor):
+                tensors[f"{prefix}{name}"] = value
+            elif isinstance(value, dict) and depth < _DEPTH:
+                visit(f"{prefix}{name}.", value, depth + 1)
+
+    if isinstance(top, dict):
+        visit("", top, 0)
     return tensors

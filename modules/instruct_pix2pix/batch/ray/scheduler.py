@@ -338,8 +338,12 @@ class Scheduler:
         name, path = worker.node.name, self._setup.path
         if answer.loaded:
             self._say(f"{name} is ready (process {answer.pid}, {answer.loaded}).")
+            for note in answer.notes:
+                self._say(note)
         elif path.is_dir():
             self._give_up(worker.node, f"it has no {path}, and a model that is a folder is not sent")
+        elif not self._setup.is_one_file:
+            self._give_up(worker.node, f"it has no {path}, and a model with its VAE in a file beside it is not sent")
         else:
             self._say(f"{name} does not have {path.name}: it is sent.")
             worker.loading = worker.process.load(self._setup, worker.node.threads, send_model=True)

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...engine.config import MOST_CONFIG
 from ...engine.model import EditModel
 from ...engine.precision import choose_machine
 from ...errors import Interrupted, UserError
-from ...models.checkpoints import short_hash
+from ...models.bounded import read_small
+from ...models.checkpoints import inspect, short_hash
 from ...models.registry import model_hash
 from ..local_executor import EditedUnit, SentFiles, UnitRunner
 from ..units import Control, Result, Unit
@@ -36,11 +38,14 @@ class WorkerSetup:
     device: str
     precision: str
     version: str = __version__
+    is_one_file: bool = True
+    """Whether it can be sent: a folder, or a checkpoint whose VAE is a file beside it, is not."""
 
     @classmethod
     def of(cls, path: Path, hash: str | None, device: str, precision: str) -> WorkerSetup:
         """Return the setup for a model of this path and hash, which may be a relative path."""
-        return cls(path.absolute(), config_beside(path), hash, device, precision)
+        is_one_file = path.is_file() and inspect(path).vae is None
+        return cls(path.absolute(), config_beside(path), hash, device, precision, is_one_file=is_one_file)
 
     def is_met_by(self, path: Path, hash_of: Callable[[Path], str]) -> bool:
         """Tell whether the model at `path` is this one."""
@@ -55,6 +60,8 @@ class WorkerReady:
     pid: int
     loaded: str
     """The device and the number format; empty if the machine does not have the model."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the model was loaded: sentences."""
 
 
 class RayWorker:
@@ -87,7 +94,8 @@ class RayWorker:
             self._runner = self._model_thread.submit(runner_of, setup.path).result()
         else:
             return WorkerReady(os.getpid(), "")
-        return WorkerReady(os.getpid(), f"{machine.device.type}, {str(machine.dtype).removeprefix('torch.')}")
+        number = str(machine.dtype).removeprefix("torch.")
+        return WorkerReady(os.getpid(), f"{machine.device.type}, {number}", self._runner.model.notes)
 
     def make(self, unit: Unit, states: Mapping[Path, FileState], files: SentFiles) -> list[Result] | None:
         """Return the results of a unit; none if it was stopped.
@@ -133,8 +141,8 @@ def file_state(path: Path) -> FileState | None:
 def config_beside(path: Path) -> bytes | None:
     """Return the content of the yaml that describes a model file, if there is one."""
     try:
-        return path.with_suffix(".yaml").read_bytes() if path.is_file() else None
-    except OSError:
+        return read_small(path.with_suffix(".yaml"), MOST_CONFIG) if path.is_file() else None
+    except (OSError, ValueError):
         return None
 
 

@@ -16,6 +16,7 @@ from .schemas import Img2Img
 def answer_of(body: Img2Img, task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any]:
     """Return the answer to a request whose task has ended; `notes` say what of it had no effect."""
     pictures = [result.png() for result in status.results] if body.send_images else []
+    notes = [*notes, *status.notes]
     if status.unsaved:
         notes = [*notes, f"Not all pictures were saved. {status.unsaved}"]
     repeated = body.model_dump()

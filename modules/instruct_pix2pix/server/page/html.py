@@ -37,7 +37,8 @@ def progress(status: EditStatus, model: str, waited: float, preview: Image.Image
     if status.state is TaskState.FAILED:
         return line(status.error, "problem")
     if status.state.ended:
-        return line(_ended(status)) + (line(status.unsaved, "problem") if status.unsaved else "")
+        notes = "".join(map(line, status.notes))
+        return line(_ended(status)) + notes + (line(status.unsaved, "problem") if status.unsaved else "")
     share = status.step / status.steps if status.state is TaskState.RUNNING and status.steps else None
     says, left = _going(status, model, waited)
     return bar(share, says, left, "" if preview is None else _picture(preview))
@@ -124,7 +125,7 @@ def folder_progress(
     if status.problem is not None:
         return line(said(status.problem), "problem") + mark
     if status.state.ended:
-        return line(_folder_ended(status, where)) + mark
+        return line(_folder_ended(status, where)) + "".join(map(line, status.notes)) + mark
     running = status.state is TaskState.RUNNING
     share = (status.step / status.steps if status.steps else 0.0) if running and status.planned else None
     says, left = _folder_going(status, counts, waited)
@@ -164,7 +165,6 @@ def _folder_ended(status: FolderStatus, where: str) -> str:
     text = f"{_count(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
     if summary.done or summary.before:
         text += f" Saved in {where}."
-    text += "".join(f" {note}" for note in status.notes)
     if summary.left:
         text += " Generate goes on where it was."
     elif summary.before and not (summary.done or summary.failed or summary.skipped):

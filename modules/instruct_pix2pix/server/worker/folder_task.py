@@ -67,8 +67,6 @@ class FolderStatus(TaskStatus):
     """Whether it ends after the unit in the model."""
     origins: tuple[tuple[str, int], ...] = ()
     """How many pictures have their instruction from each source: see `BatchPlan`."""
-    notes: tuple[str, ...] = ()
-    """What a person should know about how the request was read, a sentence each."""
     summary: Summary | None = None
 
 
@@ -262,7 +260,8 @@ class FolderTask(Task[FolderStatus]):
             self._table.counts[Stage.WAITING] += len(names)
         self._work_began = self._last_step = self._paused_at = time.monotonic()
         origins = tuple(sorted(plan.origins.items()))
-        self._change(planned=True, pictures=len(names), steps=event.results, origins=origins, notes=plan.notes)
+        notes = (*self._status.notes, *plan.notes)
+        self._change(planned=True, pictures=len(names), steps=event.results, origins=origins, notes=notes)
 
     def _on_ended(self, event: Ended) -> None:
         entry, item = event.entry, event.item

@@ -73,6 +73,8 @@ class TaskStatus:
     model_hash: str = ""
     interrupted: bool = False
     """Whether it was asked to stop."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the model was loaded: sentences."""
     problem: UserError | None = None
     """Why a task failed."""
     unexpected: bool = False
@@ -224,7 +226,8 @@ class Task(ABC, Generic[S]):
         """The work itself begins; `values` change the status too."""
         with self._changed:
             self._began = time.monotonic()
-            self._change(state=TaskState.RUNNING, model=loaded.model.name, model_hash=loaded.hash, **values)
+            model = {"model": loaded.model.name, "model_hash": loaded.hash, "notes": loaded.model.notes}
+            self._change(state=TaskState.RUNNING, **model, **values)
 
     def _change(self, **values: object) -> None:
         """Change fields of the status, and tell those who wait."""

@@ -6,6 +6,7 @@ id; another kind of `Task` is put into the same queue.
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from ...engine.loader import find_config
 from ...engine.model import EditModel
 from ...engine.precision import DTYPES, Machine
 from ...engine.process_memory import give_back
-from ...models.checkpoints import inspect, model_files
+from ...models.checkpoints import inspect, model_files, vae_names
 from ...models.registry import model_hash
 from .edit_task import EditRequest, EditTask
 from .queue import TaskQueue
 from .task import LoadedModel, Task
+
+log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 20.0
 """After so long without work memory is given back; who makes one edit after the other need not wait for it anew."""
@@ -100,7 +103,8 @@ class Worker:
 
     def _load(self, path: Path, machine: Machine) -> LoadedModel:
         """Return the model of this path on this machine, loaded unless it is there. Raises UserError."""
-        content = [(file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(path) if file.exists()]
+        files = [file for file in (*model_files(path), *vae_names(path)) if file.exists()]
+        content = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         loaded = self._loaded
         if loaded is None or (loaded.path, loaded.content, loaded.model.machine) != (path, content, machine):
             find_config(inspect(path))  # nearly all that can be wrong shows here, before the present model goes
@@ -109,5 +113,7 @@ class Worker:
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
             loaded = LoadedModel(path, content, EditModel.load(path, machine), model_hash(path))
+            for note in loaded.model.notes:
+                log.warning("%s", note)
             self._loaded = loaded
         return loaded
