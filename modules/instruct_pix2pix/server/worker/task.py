@@ -74,7 +74,7 @@ class TaskStatus:
     interrupted: bool = False
     """Whether it was asked to stop."""
     notes: tuple[str, ...] = ()
-    """What a person should know of how the model was loaded: sentences."""
+    """What a person should know of how the model was loaded and the request was read, a sentence each."""
     problem: UserError | None = None
     """Why a task failed."""
     unexpected: bool = False
