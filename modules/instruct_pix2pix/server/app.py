@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from ..models.catalog import Catalog
 from .api.routes import make_api
+from .bodies import BodyBudget
 from .security import (
     MOST_BODY,
     Authentication,
@@ -64,7 +65,7 @@ def guarded(
 
     `host_names` are names of this machine, besides localhost and any IP address; `most_body` is in bytes.
     """
-    app = BodyLimit(app, most_body)
+    app = BodyLimit(BodyBudget(app, most_body), most_body)
     if credentials is not None:
         app = Authentication(app, credentials)
     app = SameOriginCheck(app)

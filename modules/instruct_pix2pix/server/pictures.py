@@ -1,29 +1,77 @@
-"""Pictures that come over the network: in base64, as JSON carries them, up to a limit of their own."""
+"""Pictures that come over the network: looked at first, then decoded when there is room for their pixels in memory."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
 
 from ..errors import UserError
-from ..images import Picture, open_picture
+from ..images import MOST_PIXELS as MOST_PIXELS_READ
+from ..images import Picture, open_picture, read_as
+from .budget import Budget
 
 MOST_PIXELS = 50_000_000
-"""Pixels of a picture that comes over the network: three bytes of memory each."""
+"""Pixels of a picture that comes over the network. One with transparency takes 14 bytes each while it is decoded."""
 
 
-def read_picture(text: str, name: str) -> Picture:
-    """Return the picture in a base64 text, with or without the head of a data address.
+@dataclass(frozen=True)
+class SentPicture:
+    """A picture that was sent and whose header is sound; its pixels are still compressed."""
 
-    Raises UserError, whose sentence calls it `name`, such as 'The mask'.
+    source: bytes | str
+    """Its bytes, or the path of its file."""
+    name: str
+    pixels: int
+
+    @classmethod
+    def in_base64(cls, text: str, name: str) -> SentPicture:
+        """Return the picture in a base64 text, with or without the head of a data address.
+
+        Raises UserError, whose sentence calls it `name`, such as 'The mask'.
+        """
+        head = text[:200].lstrip()
+        if head.startswith(("http://", "https://")):
+            raise UserError(
+                f"{name} is an address, and nothing is fetched from one: send the picture itself in base64."
+            )
+        start = text.find(",") + 1 if head.startswith("data:") else 0
+        try:  # without more copies than it takes: a text may have 60 MB
+            data = base64.b64decode(text[start:].encode("ascii").translate(None, b" \t\r\n\f\v"), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(f"{name} is not base64, or is cut short: send the whole picture again.") from error
+        return cls(data, name, read_as(data, _pixels, MOST_PIXELS, name))
+
+    @classmethod
+    def in_file(cls, path: str) -> SentPicture:
+        """Return the picture in a file that was uploaded. Raises UserError."""
+        return cls(path, "The picture", read_as(path, _pixels, MOST_PIXELS))
+
+    def decode(self) -> Picture:
+        """Decode it. Raises UserError."""
+        return open_picture(self.source, most_pixels=MOST_PIXELS, name=self.name)
+
+
+@contextmanager
+def decoded(budget: Budget, *sent: SentPicture, patient: bool = False) -> Iterator[list[Picture]]:
+    """Decode pictures once the budget of pixels has room for all of them, and hold that room for the block.
+
+    What is kept of them after the block must be bounded by something else, as the queue does for its tasks. Raises
+    UserError, and ServerBusy unless the caller is `patient`.
     """
-    text = text.strip()
-    if text.startswith(("http://", "https://")):
-        raise UserError(f"{name} is an address, and nothing is fetched from one: send the picture itself in base64.")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UserError(f"{name} is not base64, or is cut short: send the whole picture again.") from error
-    return open_picture(data, most_pixels=MOST_PIXELS, name=name)
+    with budget.within(sum(one.pixels for one in sent), patient=patient):
+        yield [one.decode() for one in sent]
+
+
+def pixels_of(path: Path) -> int:
+    """Return how many pixels a picture on the disk of the server has. Raises UserError."""
+    return read_as(path, _pixels, MOST_PIXELS_READ)
+
+
+def _pixels(image: Image.Image, _: str) -> int:
+    return image.width * image.height

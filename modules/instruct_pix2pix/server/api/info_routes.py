@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from ...engine.process_memory import cuda, ram
 from ...images import PARAMETERS, Picture
 from ...infotext import parse
-from ..pictures import read_picture
+from ..budget import Budget
+from ..pictures import SentPicture, decoded
 from .schemas import PngInfo
 
 EMPTY_LISTS = (
@@ -28,14 +29,15 @@ EMPTY_LISTS = (
 """Clients ask for these lists when they start; this program has nothing to put on them."""
 
 
-def info_routes(flags: Mapping[str, object]) -> APIRouter:
-    """Return the routes; `flags` say how the server was started."""
+def info_routes(flags: Mapping[str, object], decoding: Budget) -> APIRouter:
+    """Return the routes; `flags` say how the server was started, `decoding` is the budget of pixels."""
     router = APIRouter()
 
     @router.post("/sdapi/v1/png-info")
     def read_png_info(body: PngInfo) -> dict[str, Any]:
         """Read the settings that a picture carries: as text, and taken apart."""
-        return _png_info(read_picture(body.image, "The picture"))
+        with decoded(decoding, SentPicture.in_base64(body.image, "The picture")) as (picture,):
+            return _png_info(picture)
 
     @router.get("/sdapi/v1/memory")
     def memory() -> dict[str, Any]:

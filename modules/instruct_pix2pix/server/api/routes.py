@@ -46,5 +46,5 @@ def make_api(worker: Worker, catalog: Catalog, outputs: Path, flags: Mapping[str
     app.include_router(edit_routes(worker, options, outputs))
     app.include_router(state_routes(worker.queue))
     app.include_router(option_routes(worker, catalog, options))
-    app.include_router(info_routes(flags))
+    app.include_router(info_routes(flags, worker.decoding))
     return app

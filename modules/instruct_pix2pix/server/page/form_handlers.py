@@ -13,11 +13,13 @@ from ...errors import UserError
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.registry import ModelEntry
+from ..budget import Budget
+from ..pictures import SentPicture, decoded
 from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import values_of
 from .layout import ModelsPane, PngInfoPane, TopBar, Updates
-from .results import opened, sent_path
+from .results import sent_path
 
 
 class FormHandlers:
@@ -111,9 +113,11 @@ class FormHandlers:
 class PngInfoHandlers:
     """The handlers of the tab PNG Info."""
 
-    def __init__(self, pane: PngInfoPane, picture: gr.Image, tabs: gr.Tabs, form: FormHandlers) -> None:
-        """`picture` is where a picture is sent, `tabs` those of the page."""
-        self.pane, self.picture, self.tabs, self.form = pane, picture, tabs, form
+    def __init__(
+        self, pane: PngInfoPane, picture: gr.Image, tabs: gr.Tabs, form: FormHandlers, decoding: Budget
+    ) -> None:
+        """`picture` is where a picture is sent, `tabs` those of the page, `decoding` the budget of pixels."""
+        self.pane, self.picture, self.tabs, self.form, self.decoding = pane, picture, tabs, form, decoding
 
     def read_info(self, sent: object) -> Updates:
         """Show the infotext of a picture."""
@@ -121,7 +125,8 @@ class PngInfoHandlers:
         if not path:
             return {pane.text: ""}
         try:
-            text = opened(path).infotext
+            with decoded(self.decoding, SentPicture.in_file(path)) as (picture,):
+                text = picture.infotext
         except UserError as error:
             gr.Warning(str(error))
             return {pane.picture: None, pane.text: ""}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
 from ...settings import EditSettings
-from ..pictures import read_picture
+from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
@@ -22,7 +23,7 @@ from .edit_layout import EXAMPLES
 from .form import settings_of, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
-from .results import Results, ShownEdit, opened, sent_path
+from .results import Results, ShownEdit, sent_path
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 
@@ -54,32 +55,34 @@ class EditHandlers:
         """Submit an edit; the page then follows its task."""
         layout, memory = self.layout, self.memory
         try:
-            request = self._request(data)
-            task = self.worker.submit(request)
+            with self._request(data) as request:
+                task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
         self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
 
-    def _request(self, data: Mapping[Block, Any]) -> EditRequest:
-        """Return what the controls ask for. Raises UserError."""
+    @contextmanager
+    def _request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:
+        """Give what the controls ask for; in the block the worker takes its pictures. Raises UserError."""
         layout, pictures = self.layout, self.layout.pictures
         picture = sent_path(data[pictures.picture])
         if picture is None:
             raise UserError("There is no picture to edit: drop one into the field, or click one of the examples.")
         entry = self.catalog.find(str(data[layout.top.checkpoint] or ""))
         settings = settings_of({name: data[control] for name, control in layout.form.items()}).require_instruction()
-        mask = None
-        if data[pictures.mode] == "inpaint":
-            painted = data[pictures.mask]
-            mask = read_picture(str(painted), "The mask").image.convert("L") if painted else None
-            if mask is None or mask.getbbox() is None:
+        save_to = self.outputs if data[layout.preferences.save] else None
+        inpainting, painted = data[pictures.mode] == "inpaint", data[pictures.mask]
+        sent = [SentPicture.in_file(picture)]
+        sent += [SentPicture.in_base64(str(painted), "The mask")] if inpainting and painted else []
+        with decoded(self.worker.decoding, *sent) as (opened, *masks):
+            mask = masks.pop().image.convert("L") if masks else None
+            if inpainting and (mask is None or mask.getbbox() is None):
                 raise UserError(
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-        save_to = self.outputs if data[layout.preferences.save] else None
-        return EditRequest(entry.path, opened(picture), settings, mask, save_to)
+            yield EditRequest(entry.path, opened, settings, mask, save_to)
 
     def show(self, task_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how the edit ended."""
@@ -152,13 +155,13 @@ class EditHandlers:
         if not path:
             return {layout.progress: ""}
         try:
-            picture = opened(path)
+            with decoded(self.worker.decoding, SentPicture.in_file(path)) as (picture,):
+                notes = html.line(" ".join(picture.notes)) if picture.notes else ""
+                if Path(path).suffix.lower() in SHOWN_BY_BROWSERS:
+                    return {layout.progress: notes}
+                return {layout.pictures.picture: self._as_png(picture), layout.progress: notes}
         except UserError as error:
             return {layout.pictures.picture: None, **self._problem(str(error))}
-        notes = html.line(" ".join(picture.notes)) if picture.notes else ""
-        if Path(path).suffix.lower() in SHOWN_BY_BROWSERS:
-            return {layout.progress: notes}
-        return {layout.pictures.picture: self._as_png(picture), layout.progress: notes}
 
     def arrive(self, sent: object) -> Updates:
         """Take a picture that was dropped or pasted anywhere on the page."""

@@ -46,7 +46,7 @@ def page(worker: Worker, catalog: Catalog, outputs: Path, folder_access: FolderA
 
     def mount(app: FastAPI) -> ASGIApp:
         cache = gradio_compat.set_environment()
-        uploads, results = Uploads(cache / "drops"), Results(cache)
+        uploads, results = Uploads(cache / "drops"), Results(cache, worker.decoding)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
@@ -101,7 +101,7 @@ def make(
             edit=EditHandlers(worker, catalog, layout, form, results, examples=EXAMPLES, outputs=outputs),
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
             form=form,
-            png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),
+            png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form, worker.decoding),
         )
         connect(blocks, layout, handlers, count)
     return blocks

@@ -10,8 +10,9 @@ from pathlib import Path
 from gradio.processing_utils import save_bytes_to_cache
 
 from ...conditioning import fit
-from ...images import Picture, encode_picture, open_picture
-from ..pictures import MOST_PIXELS
+from ...images import encode_picture
+from ..budget import Budget
+from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditStatus
 
 MOST_REMEMBERED = 64
@@ -31,9 +32,9 @@ class ShownEdit:
 class Results:
     """The files of the newest edits, by the ids of their tasks. Every method may be called from any thread."""
 
-    def __init__(self, cache: Path) -> None:
-        """`cache` is gradio's folder for uploads."""
-        self.cache = cache
+    def __init__(self, cache: Path, decoding: Budget) -> None:
+        """`cache` is gradio's folder for uploads, `decoding` the budget of pixels."""
+        self.cache, self._decoding = cache, decoding
         self._shown: OrderedDict[str, ShownEdit] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,16 +59,11 @@ class Results:
                 name = f"{task_id[:6]}-{result.settings.seed}.png"
                 shown.results.append(save_bytes_to_cache(result.png(), name, str(self.cache)))
             if status.results and not shown.before:
-                before = opened(shown.picture)
-                image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
-                data = encode_picture(image, "PNG", icc=before.icc)
+                with decoded(self._decoding, SentPicture.in_file(shown.picture), patient=True) as (before,):
+                    image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
+                    data = encode_picture(image, "PNG", icc=before.icc)
                 shown.before = save_bytes_to_cache(data, "before.png", str(self.cache))
             return shown
-
-
-def opened(path: str) -> Picture:
-    """Read a file that was uploaded. Raises UserError."""
-    return open_picture(path, most_pixels=MOST_PIXELS)
 
 
 def sent_path(sent: object) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...batch.driver import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
 from ...batch.journal import PictureState
-from ...batch.local_executor import UnitRunner, local_executor
+from ...batch.local_executor import Admit, UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
 from ...errors import Interrupted, UserError
@@ -110,10 +110,19 @@ class FolderTask(Task[FolderStatus]):
 
     kind = "batch"
 
-    def __init__(self, queue: OwnQueue, checkpoint: Path, request: BatchRequest, id_: str | None = None) -> None:
-        """To be given to `TaskQueue.enqueue` of this queue."""
+    def __init__(
+        self,
+        queue: OwnQueue,
+        checkpoint: Path,
+        request: BatchRequest,
+        id_: str | None = None,
+        *,
+        admit: Admit | None = None,
+    ) -> None:
+        """To be given to `TaskQueue.enqueue` of this queue. `admit` is the UnitRunner's."""
         super().__init__(queue, checkpoint, FolderStatus(), id_)
         self.request = request
+        self._admit = admit
         self._control = Control()
         self._table = FolderTable()
         self._places: dict[str, int] = {}  # of the pictures that have not ended, by name
@@ -221,7 +230,7 @@ class FolderTask(Task[FolderStatus]):
         facts = ModelFacts(config.size, config.vae.factor, loaded.hash)
         self._begin(loaded)
         self._work_began = self._last_step = time.monotonic()
-        execute = local_executor(UnitRunner(loaded.model, loaded.hash), self._control)
+        execute = local_executor(UnitRunner(loaded.model, loaded.hash, self._admit), self._control)
         summary = run_batch(self.request, facts, execute, report=self._on_event, control=self._control)
         summary.reasons = {}  # the rows and the journal have them
         self._change(summary=summary)

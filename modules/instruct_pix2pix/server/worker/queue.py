@@ -7,16 +7,17 @@ import time
 from typing import Any
 
 from ...errors import UserError
+from ..budget import ServerBusy
 from .task import MOST_RESULT_PIXELS, Task, TaskState
 
 MOST_WAITING = 64
-MOST_INPUT_PIXELS = 400_000_000
-"""Pixels of the pictures that wait, all together (3 bytes each)."""
+MOST_INPUT_PIXELS = 150_000_000
+"""Pixels of the pictures that wait, all together (4 bytes each)."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 
 
-class QueueFull(UserError):  # noqa: N818 - what it says
+class QueueFull(ServerBusy):
     """There is no room for another task now: try again later."""
 
 

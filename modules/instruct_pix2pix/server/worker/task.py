@@ -136,7 +136,7 @@ class Task(ABC, Generic[S]):
     @property
     @abstractmethod
     def pixels(self) -> int:
-        """Pixels of the pictures that it holds in memory: its inputs until it has ended, then its results."""
+        """Pixels (4 bytes each) of the pictures that it holds in memory: inputs until it has ended, then results."""
 
     @property
     @abstractmethod
