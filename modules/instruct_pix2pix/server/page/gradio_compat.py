@@ -25,19 +25,15 @@ hosts, whose gradio is older.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,21 +41,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # --- before the page is made ---
 
 
-def set_environment() -> Path:
-    """Set what gradio reads from the environment only; return its folder for uploads and results.
+def set_environment(folder: Path) -> None:
+    """Set what gradio reads from the environment only; `folder` becomes the one for its uploads and results.
 
     gradio 6.31 has no argument for that folder when a page is mounted: by default it is one that every user of the
     machine can read, and that outlives the program. Nor has it one against its statistics: it sends some to its makers,
     and computes a table with pandas after each event. Each variable can go when `mount_gradio_app` has an argument.
     """
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="instruct-pix2pix-")  # readable by this user alone
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000000"  # events between two tables
-    return Path(get_upload_folder())
 
 
 # --- events ---

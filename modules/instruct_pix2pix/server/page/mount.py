@@ -37,15 +37,18 @@ FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
 
 
-def page(worker: Worker, catalog: Catalog, outputs: Path, folder_access: FolderAccess | None = None) -> Page:
+def page(
+    worker: Worker, catalog: Catalog, outputs: Path, cache: Path, folder_access: FolderAccess | None = None
+) -> Page:
     """Return what `server.app.build` takes as its page; `outputs` is where it saves results.
 
+    `cache` is a folder for what visitors send and are shown, which the caller removes in the end.
     `folder_access` says which folders visitors may name, by default those of a server for this machine alone.
     """
     access = folder_access or FolderAccess.beside(outputs)
 
     def mount(app: FastAPI) -> ASGIApp:
-        cache = gradio_compat.set_environment()
+        gradio_compat.set_environment(cache)
         uploads, results = Uploads(cache / "drops"), Results(cache, worker.decoding)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
