@@ -42,7 +42,7 @@ def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
     Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
     """
     rows = max(1, BAND_VALUES // values.shape[1])
-    bands = [slice(start, start + rows) for start in range(0, len(values), rows)]  # what is computed is 8 times as large
+    bands = [slice(start, start + rows) for start in range(0, len(values), rows)]  # float64 of all would be too much
     eight = np.empty(values.shape, np.uint8)
     if values.dtype.kind == "u":
         for band in bands:

@@ -1,4 +1,4 @@
-"""Bodies of requests in memory: how many bytes of them at once, of how many parts, and how long they may take to come."""
+"""Bodies of requests in memory: how many bytes and parts of them at once, and how long they may take to come."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _of_few_parts(receive: Receive) -> Receive:
         body = message.get("body", b"")
         parts += body.count(b"[") + body.count(b"{") + body.count(b",")
         if parts > MOST_PARTS:
-            raise HTTPException(413, f"The request has more than {MOST_PARTS} parts: send the picture, and less beside it.")
+            raise HTTPException(413, f"The request has more than {MOST_PARTS} parts: send little beside the picture.")
         return message
 
     return receive_some

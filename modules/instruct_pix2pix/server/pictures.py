@@ -50,6 +50,8 @@ class SentPicture:
     @classmethod
     def in_file(cls, path: str) -> SentPicture:
         """Return the picture in a file that was uploaded. Raises UserError."""
+        if not Path(path).exists():
+            raise UserError("The picture is no longer here: drop it again.")
         return cls(path, "The picture", read_as(path, _pixels, MOST_PIXELS))
 
     def decode(self) -> Picture:
@@ -72,6 +74,23 @@ def pixels_of(path: Path) -> int:
     """Return how many pixels a picture on the disk of the server has. Raises UserError."""
     return read_as(path, _pixels, MOST_PIXELS_READ)
 
+
+def check_size(path: Path, name: str) -> None:
+    """Raise UserError for a file that is a picture of more pixels than may be decoded for a visitor.
+
+    A JPEG may have more where it is read at half size: a progressive one is held in memory as a whole even then.
+    """
+
+    def too_large(image: Image.Image, _: str) -> bool:
+        halved = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+        return image.width * image.height > MOST_PIXELS and not halved
+
+    try:
+        refused = read_as(path, too_large, MOST_PIXELS_READ)
+    except UserError:
+        return  # whatever is wrong with it is told when it is edited
+    if refused:
+        raise UserError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels: make it smaller, then drop it again.")
 
 def _pixels(image: Image.Image, _: str) -> int:
     return image.width * image.height

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from ..errors import UserError
 from .budget import ServerBusy
+from .upload_space import DiskFull
 
 FAULT = "Something went wrong in this program: its log says what."
 """All that a client is told of a fault of this program."""
@@ -43,7 +44,7 @@ def busy_answer(error: ServerBusy) -> Response:
 def _on_user_error(_: Request, error: Exception) -> Response:
     if isinstance(error, ServerBusy):
         return busy_answer(error)
-    return error_answer(422, str(error))
+    return error_answer(507 if isinstance(error, DiskFull) else 422, str(error))
 
 
 def _on_invalid(_: Request, error: Exception) -> Response:

@@ -92,7 +92,7 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
     return _Server(config, worker)
 
 
-class _Ended(BaseException):
+class _Signalled(BaseException):
     """A signal asked the program to end."""
 
 
@@ -106,12 +106,12 @@ def unwound_by_signals() -> Iterator[None]:
 
     def end(number: int, _: object) -> None:
         asked.append(number)
-        raise _Ended
+        raise _Signalled
 
     try:
         with _handled(ENDING, end):
             yield
-    except _Ended:
+    except _Signalled:
         signal.raise_signal(asked[0])
 
 

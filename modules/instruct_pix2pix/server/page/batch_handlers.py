@@ -60,7 +60,7 @@ class BatchHandlers:
         try:
             checkpoint = self.catalog.find(str(data[self.layout.top.checkpoint] or "")).path
             request = self._request(data, here)
-            task = FolderTask(self.worker.queue, checkpoint, request, admit=partial(self.worker.decoding.within, patient=True))
+            task = self._task(checkpoint, request)
             names = wording.names_for(request, self.folder_access, here=here)
             try:
                 check_folders(request)
@@ -76,17 +76,16 @@ class BatchHandlers:
         task = self.found(task_id)
         if task is None:
             return self._problem("The server no longer knows this folder: press Generate to go on with it.")
-        again = FolderTask(
-            self.worker.queue,
-            task.checkpoint,
-            replace(task.request, retry_failed=True),
-            admit=partial(self.worker.decoding.within, patient=True),
-        )
+        again = self._task(task.checkpoint, replace(task.request, retry_failed=True))
         try:
             self.worker.queue.enqueue(again)
         except UserError as error:
             return self._problem(str(error))
         return self._begun(again)
+
+    def _task(self, checkpoint: Path, request: BatchRequest) -> FolderTask:
+        admit = partial(self.worker.decoding.within, patient=True)
+        return FolderTask(self.worker.queue, checkpoint, request, admit=admit)
 
     def _problem(self, sentence: str) -> Updates:
         return {self.layout.progress: html.line(sentence, "problem")}

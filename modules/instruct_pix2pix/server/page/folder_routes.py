@@ -26,6 +26,7 @@ from ...text import printable
 from ..budget import Budget
 from ..folder_access import FolderAccess
 from ..pictures import pixels_of
+from ..upload_space import ROOM
 from ..uploads import Uploads
 from ..worker.folder_task import FolderTask, TableRow
 from ..worker.worker import Worker
@@ -40,8 +41,6 @@ NOTHING = (
 )
 """The thumbnail of a picture that cannot be read."""
 CHUNK = 1 << 20
-ROOM = 64 << 20
-"""Bytes to leave free on the disk."""
 
 
 class Thumbs:
@@ -81,6 +80,7 @@ class Thumbs:
 def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAccess) -> None:
     """Add the routes of the page's script below /folders and /drops."""
     thumbs = Thumbs(worker.decoding)
+    zipping = asyncio.Lock()  # each looks how full the disk is
 
     def found(job_id: str) -> FolderTask:
         task = worker.queue.find(job_id)
@@ -115,9 +115,10 @@ def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAcces
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @app.get("/folders/{job_id}/results.zip", include_in_schema=False)
-    def results(job_id: str) -> Response:
+    async def results(job_id: str) -> Response:
         output = found(job_id).request.output
-        file, size = zipped(output, drops.folder)
+        async with zipping:
+            file, size = await run_in_threadpool(zipped, output, drops.folder)
         name = "".join(c if c.isascii() and c.isalnum() else "-" for c in output.name).strip("-")
         headers = {
             "Content-Length": str(size),
@@ -177,6 +178,11 @@ def zipped(output: Path, scratch: Path) -> tuple[IO[bytes], int]:
                 archive.write(path, name)
         size = file.tell()
         file.seek(0)
+    except OSError as error:
+        file.close()
+        raise UserError(
+            f"A zip could not be made ({error.strerror}): copy the folder of the results instead."
+        ) from error
     except BaseException:
         file.close()
         raise

@@ -34,9 +34,15 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..security import drain
+from ..upload_space import DiskFull, UploadSpace
 
 # --- before the page is made ---
 
@@ -99,11 +105,26 @@ def make_safe_and_quiet(blocks: gr.Blocks) -> None:
     blocks._queue.progress_update_sleep_when_free = 1.0  # nothing here reports progress to gradio
 
 
+def forget_removed(blocks: gr.Blocks) -> None:
+    """Forget files that are no longer there.
+
+    gradio 6.31 keeps the path of every upload, for good where it does not remove the file itself. This can go when it
+    forgets them.
+    """
+    for files in blocks.temp_file_sets:
+        files -= {file for file in tuple(files) if not Path(file).exists()}
+
+
 # --- in front of the page ---
 
 CALLS = re.compile(r"/gradio_api/(queue/join|run/predict)")
 """Requests that call a handler: their bodies may hold paths."""
-OTHERS = re.compile(r"/gradio_api/(queue/data|cancel|upload|upload_progress|heartbeat/.+|file=.+)")
+UPLOAD = "/gradio_api/upload"
+STREAMS = re.compile(r"/gradio_api/(queue/data|upload_progress|heartbeat/.+)")
+"""Requests that are answered bit by bit, for as long as the page is open."""
+OTHERS = re.compile(r"/gradio_api/(cancel|file=.+)")
+MOST_STREAMS = 128
+"""Half of the connections that the server takes: a page has one or two such requests open."""
 
 
 class GradioGate:
@@ -114,16 +135,26 @@ class GradioGate:
     mounted without that API, and a handler's input can be nothing but a file that was uploaded.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path) -> None:
-        """`folder` is where gradio puts uploads and results."""
+    def __init__(self, app: ASGIApp, space: UploadSpace) -> None:
+        """`space` has the folder where gradio puts uploads and results."""
         self.app = app
-        self.folder = folder.resolve()
+        self.space, self.folder = space, space.folder.resolve()
+        self._streams = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
+        if path.rstrip("/") == "/login":  # of gradio, which would put its form onto the disk
+            await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
+            return
         if scope["type"] != "http" or not path.startswith("/gradio_api") or OTHERS.fullmatch(path):
             await self.app(scope, receive, send)
+            return
+        if path == UPLOAD:
+            await self._upload(scope, receive, send)
+            return
+        if STREAMS.fullmatch(path):
+            await self._stream(scope, receive, send)
             return
         if scope["method"] != "POST" or not CALLS.fullmatch(path):
             await PlainTextResponse("Not Found", status_code=404)(scope, receive, send)
@@ -142,6 +173,54 @@ class GradioGate:
             return pending.pop() if pending else await receive()
 
         await self.app(scope, receive_again, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request that stays open, unless too many are: the server would have no connection left for others.
+
+        gradio 6.31 has no limit. This can go when it has.
+        """
+        if self._streams >= MOST_STREAMS:
+            busy = "Too many pages of this server are open: close some."
+            await PlainTextResponse(busy, status_code=503, headers={"Retry-After": "5"})(scope, receive, send)
+            return
+        self._streams += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._streams -= 1
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on an upload as long as there is room for it.
+
+        gradio 6.31 writes to the disk whatever comes, and removes the file of an upload that ends early only where that
+        is a MultiPartException. This can go when it asks first, and removes such a file however the upload ends.
+        """
+        refused: tuple[int, str] | None = None
+
+        async def receive_some() -> Message:
+            nonlocal refused
+            try:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise HTTPException(400, "The upload was broken off.")
+                await run_in_threadpool(self.space.admit, len(message.get("body", b"")))
+            except HTTPException as error:
+                refused = error.status_code, error.detail
+            except DiskFull as error:
+                refused = 507, str(error)
+            else:
+                return message
+            raise MultiPartException(refused[1])
+
+        async def send_on(message: Message) -> None:
+            if refused is None:
+                await send(message)
+
+        await self.app(scope, receive_some, send_on)
+        if refused is not None:
+            if refused[0] == 507:
+                await drain(receive, 1 << 30)
+            await PlainTextResponse(refused[1], status_code=refused[0])(scope, receive, send)
 
     def is_uploaded(self, path: object) -> bool:
         """Whether what was sent as a path lies in the folder, links followed, or is none at all."""

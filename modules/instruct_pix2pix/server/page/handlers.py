@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.processing_utils import save_bytes_to_cache
 
 from ...errors import UserError
 from ...images import Picture, encode_picture
@@ -91,7 +90,10 @@ class EditHandlers:
             lost = self._problem("The server no longer knows this edit: generate again.")
             return {self.pane.selected: selected, **lost}
         status = task.status()
-        self.results.write(task_id, status)
+        try:
+            self.results.write(task_id, status)
+        except UserError as error:
+            return {self.pane.selected: selected, **self._problem(str(error))}
         updates: Updates = {}
         if status.state.ended:
             updates[self.layout.progress] = html.progress(status, "", 0.0)
@@ -180,7 +182,7 @@ class EditHandlers:
 
     def _as_png(self, picture: Picture) -> str:
         data = encode_picture(picture.image, "PNG", picture.infotext, exif=picture.exif, icc=picture.icc)
-        return save_bytes_to_cache(data, "picture.png", str(self.results.cache))
+        return self.results.keep(data, "picture.png")
 
     # --- the page ---
 

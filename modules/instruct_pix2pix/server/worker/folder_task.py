@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -137,6 +138,12 @@ class FolderTask(Task[FolderStatus]):
     def pixels(self) -> int:
         """0: pictures are read as they are needed, and results are files."""
         return 0
+
+    @property
+    def files(self) -> Collection[Path]:
+        """The folders of its pictures and masks, and its table of instructions."""
+        request = self.request
+        return [path for path in (request.input, request.masks, request.instructions) if path is not None]
 
     @property
     def parts(self) -> tuple[int, int]:

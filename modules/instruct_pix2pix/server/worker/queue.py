@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
@@ -70,6 +71,11 @@ class TaskQueue:
         with self.changed:
             head = self._pending[0] if self._pending else None
             return None if head is None or head.status().state is TaskState.QUEUED else head
+
+    def files(self) -> list[Path]:
+        """Return the files and folders that tasks which have not ended read."""
+        with self.changed:
+            return [path for task in self._pending for path in task.files]
 
     def __len__(self) -> int:
         """Return how many tasks have not ended, the running one included."""

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -142,6 +143,11 @@ class Task(ABC, Generic[S]):
     @abstractmethod
     def parts(self) -> tuple[int, int]:
         """How many of the parts that a person counts are done, and how many there are."""
+
+    @property
+    def files(self) -> Collection[Path]:
+        """Files and folders that it reads until it has ended."""
+        return ()
 
     def preview(self) -> Image.Image | None:
         """Return what is being made; None where there is nothing to see. Costs the caller's time."""
