@@ -92,5 +92,6 @@ def check_size(path: Path, name: str) -> None:
     if refused:
         raise UserError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels: make it smaller, then drop it again.")
 
+
 def _pixels(image: Image.Image, _: str) -> int:
     return image.width * image.height

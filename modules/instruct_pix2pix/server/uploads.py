@@ -93,8 +93,12 @@ class PartialUpload:
     def finish(self) -> str:
         """The file is complete: return the name that it got. Raises UserError for a picture that is too large."""
         self._file.close()
-        check_size(self._part, self._path.name)
-        return self._uploads.keep(self._id, self._part, self._path)
+        try:
+            check_size(self._part, self._path.name)
+            return self._uploads.keep(self._id, self._part, self._path)
+        except BaseException:
+            self.give_up()
+            raise
 
     def give_up(self) -> None:
         """The file will not be completed: remove what there is of it."""

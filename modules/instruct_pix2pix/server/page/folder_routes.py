@@ -67,7 +67,6 @@ class Thumbs:
                 self._kept.popitem(last=False)
         return data
 
-
     def _make(self, path: Path) -> bytes:
         data = io.BytesIO()
         with self._decoding.within(pixels_of(path), patient=True):
