@@ -196,13 +196,15 @@ class GradioGate:
         is a MultiPartException. This can go when it asks first, and removes such a file however the upload ends.
         """
         refused: tuple[int, str] | None = None
+        more = False
 
         async def receive_some() -> Message:
-            nonlocal refused
+            nonlocal refused, more
             try:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise HTTPException(400, "The upload was broken off.")
+                more = bool(message.get("more_body"))
                 await run_in_threadpool(self.space.admit, len(message.get("body", b"")))
             except HTTPException as error:
                 refused = error.status_code, error.detail
@@ -218,7 +220,7 @@ class GradioGate:
 
         await self.app(scope, receive_some, send_on)
         if refused is not None:
-            if refused[0] == 507:
+            if refused[0] == 507 and more:  # its sender hears nothing as long as it sends
                 await drain(receive, 1 << 30)
             await PlainTextResponse(refused[1], status_code=refused[0])(scope, receive, send)
 
