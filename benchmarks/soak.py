@@ -1,9 +1,11 @@
 """Many clients at once, some of them clumsy or hostile, against a real server: does it answer all, and stay small?
 
-    python benchmarks/soak.py [--requests 200] [--clients 8] [--seed 0] [--json FILE]
+    python benchmarks/soak.py [--requests 200 | --minutes 5] [--clients 8] [--seed 0] [--json FILE]
 
-Starts the server as a program of its own on loopback, with the demo model. Exit status 0 when every answer was
-well-formed, no good request was lost, memory did not grow by more than a tenth, and the server still edits.
+Starts the server as a program of its own on loopback, with the demo model and a temporary folder of its own. Exit
+status 0 when every answer was well-formed, no good request was lost, memory did not grow by more than a tenth, threads
+and open files are as many as before, the temporary folder holds what was uploaded and, in the end, nothing, and the
+server still edits.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,10 @@ MOST_GROWTH = 0.10
 REQUEST_SECONDS, ALL_SECONDS = 300.0, 1500.0
 
 # How many of each kind there are among a hundred.
-MIX = {"good": 40, "masked": 8, "large picture": 4, "interrupted": 8, "hung up": 6, "bad value": 12, "malformed": 10}
-MIX |= {"too large": 4, "bomb": 2, "cut connection": 2, "question": 4}
+MIX = {"good": 32, "masked": 8, "large picture": 4, "interrupted": 8, "hung up": 6, "bad value": 12, "malformed": 10}
+MIX |= {"too large": 4, "bomb": 2, "cut connection": 2, "question": 4, "upload": 3, "cut upload": 3, "left open": 2}
+MOST_THREADS_MORE, MOST_OPEN_MORE = 40, 16
+"""Threads that uvicorn may start as they are needed, and keeps; files and connections that are about to be closed."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +166,36 @@ class Client:
             connection.sendall(head.encode() + b'{"init_images": ["')
         return 0, ""
 
+    def _upload(self) -> tuple[int, str]:
+        answer = self.http.post("/gradio_api/upload", files={"files": ("a.png", EXAMPLES[0].read_bytes())})
+        return answer.status_code, "" if answer.status_code == 200 else answer.text[:200]
+
+    def _cut_upload(self) -> tuple[int, str]:
+        path = self.draw.choice(["/gradio_api/upload", f"/drops/{self.draw.getrandbits(64):016x}?name=a.png"])
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+            part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n{part}".encode())
+            connection.sendall(bytes(100_000))
+        return 0, ""
+
+    def _left_open(self) -> tuple[int, str]:
+        path = f"/gradio_api/heartbeat/{self.draw.getrandbits(40):x}"
+        with self.http.stream("GET", path) as answer:
+            time.sleep(self.draw.uniform(0, 2))
+            return answer.status_code, "" if answer.status_code == 200 else "no heartbeat"
+
     def _question(self) -> tuple[int, str]:
         path = self.draw.choice(["progress", "options", "sd-models", "samplers", "memory", "cmd-flags"])
         answer = self.http.get(f"/sdapi/v1/{path}")
         return answer.status_code, "" if answer.status_code == 200 and answer.json() is not None else answer.text[:200]
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
-        return self.http.post("/sdapi/v1/img2img", json=body)
+        while True:  # as a well-behaved client does
+            answer = self.http.post("/sdapi/v1/img2img", json=body)
+            if answer.status_code != 503:
+                return answer
+            time.sleep(float(answer.headers["Retry-After"]))
 
     def _body(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - fields of a request
         body = {
@@ -217,12 +245,13 @@ def _refused(answer: httpx.Response, *expected: int) -> tuple[int, str]:
 
 
 @contextmanager
-def serving(model: str | Path = "demo") -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run the server as a program; yields its port and its process."""
+def serving(model: str | Path = "demo", temporary: Path | None = None) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run the server as a program, with a temporary folder of its own if one is given; yields its port and process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["-m", "instruct_pix2pix.cli.main", "--port", str(port), "--model", str(model)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules")}
+    environ |= {} if temporary is None else {"TMPDIR": str(temporary), "TEMP": str(temporary)}
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
     try:
         _wait(lambda: httpx.get(f"http://127.0.0.1:{port}/sdapi/v1/progress", trust_env=False).status_code == 200)
@@ -254,22 +283,53 @@ def first_ten() -> list[tuple[str, dict[str, Any]]]:
     return [*good, ("large picture", {}), ("too large", {})]
 
 
-def soak(requests: int, clients: int, seed: int) -> dict[str, Any]:
-    """Run it and return the figures."""
+@dataclass(frozen=True)
+class Held:
+    """What a server holds of the machine."""
+
+    memory: int
+    threads: int
+    open_files: int
+    """Connections too; 0 where the system does not tell."""
+    temporary_files: int
+
+
+def held_by(process: subprocess.Popen[bytes], temporary: Path, memory: int) -> Held:
+    """Count it; `memory` is what the server says itself, in bytes."""
+    system = Path(f"/proc/{process.pid}")
+    known = system.is_dir()
+    threads = len([*(system / "task").iterdir()]) if known else 0
+    open_files = len([*(system / "fd").iterdir()]) if known else 0
+    return Held(memory, threads, open_files, _files_in(temporary))
+
+
+def _files_in(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def soak(requests: int, clients: int, seed: int, minutes: float | None = None) -> dict[str, Any]:
+    """Run it and return the figures; with `minutes`, as many requests as fit into them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        report = _soak(requests, clients, seed, minutes, Path(temporary))
+        report["files_in_the_end"] = _files_in(Path(temporary))
+    return report
+
+
+def _soak(requests: int, clients: int, seed: int, minutes: float | None, temporary: Path) -> dict[str, Any]:
     first_requests = first_ten()
-    left = requests - len(first_requests)
+    left = max(len(MIX), requests - len(first_requests))
     kinds = [kind for kind, share in MIX.items() for _ in range(max(1, round(share * left / 100)))]
     kinds = (kinds + ["good"] * left)[:left]
     random.Random(seed).shuffle(kinds)
-    with serving() as (port, process):
+    with serving(temporary=temporary) as (port, process):
         asker = Client(port, seed)
         fixed = asker._body(seed=1, steps=4, width=96)  # to be asked before and after
         before = asker._post(fixed).json()["images"]
 
-        def memory() -> int:
+        def held() -> Held:
             _wait(lambda: asker.http.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0)
             time.sleep(5)  # the server gives memory back when it has had nothing to do for a while
-            return asker.http.get("/sdapi/v1/memory").json()["ram"]["used"]
+            return held_by(process, temporary, asker.http.get("/sdapi/v1/memory").json()["ram"]["used"])
 
         here = threading.local()
         numbers = itertools.count(seed + 1)
@@ -282,10 +342,19 @@ def soak(requests: int, clients: int, seed: int) -> dict[str, Any]:
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
             outcomes = list(pool.map(one, first_requests))
-            first = memory()
-            outcomes += pool.map(one, [(kind, {}) for kind in kinds], timeout=ALL_SECONDS)
+            first = held()
+            if minutes is None:
+                outcomes += pool.map(one, [(kind, {}) for kind in kinds], timeout=ALL_SECONDS)
+            else:
+                turns = itertools.cycle(kinds)  # one `next` of it is whole, in whatever thread
+                end = time.monotonic() + 60 * minutes
+
+                def until_the_end(_: int) -> list[Outcome]:
+                    return [one((next(turns), {})) for _ in iter(lambda: time.monotonic() < end, False)]
+
+                outcomes += itertools.chain.from_iterable(pool.map(until_the_end, range(clients)))
         seconds = time.monotonic() - began
-        last = memory()
+        last = held()
         after = asker._post(fixed).json()["images"]
         alive = process.poll() is None
     return {
@@ -293,13 +362,31 @@ def soak(requests: int, clients: int, seed: int) -> dict[str, Any]:
         "clients": clients,
         "seconds": round(seconds, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "mb_after_first": round(first / 1e6, 1),
-        "mb_after_all": round(last / 1e6, 1),
-        "growth": round(last / first - 1, 4),
+        "mb_after_first": round(first.memory / 1e6, 1),
+        "mb_after_all": round(last.memory / 1e6, 1),
+        "growth": round(last.memory / first.memory - 1, 4),
+        "held_after_first": asdict(first),
+        "held_after_all": asdict(last),
+        "left_behind": _left_behind(first, last, sum(one.kind == "upload" for one in outcomes)),
         "still_edits": alive and before == after,
-        "kinds": {kind: _figures([o for o in outcomes if o.kind == kind]) for kind in MIX if kind in kinds},
+        "kinds": {
+            kind: _figures([o for o in outcomes if o.kind == kind])
+            for kind in MIX
+            if kind in {o.kind for o in outcomes}
+        },
         "problems": [f"{o.kind}: {o.problem}" for o in outcomes if o.problem],
     }
+
+
+def _left_behind(first: Held, last: Held, uploads: int) -> list[str]:
+    """Return what there is too much of after all; `uploads` were complete, of one file which gradio keeps once."""
+    limits = {
+        "threads": first.threads + MOST_THREADS_MORE,
+        "open_files": first.open_files + MOST_OPEN_MORE,
+        "temporary_files": first.temporary_files + min(uploads, 1),
+    }
+    held = {name: getattr(last, name) for name in limits}
+    return [f"{held[name]} {name}, but at most {most}" for name, most in limits.items() if held[name] > most]
 
 
 def _figures(outcomes: list[Outcome]) -> dict[str, Any]:
@@ -318,6 +405,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "{requests} requests from {clients} clients at once in {seconds} s; {machine}",
         "memory: {mb_after_first} MB after the first ten, {mb_after_all} MB after all ({growth:+.1%})",
+        "after the first ten: {held_after_first}",
+        "after all: {held_after_all}; {files_in_the_end} files when the server had ended",
         "the same edit before and after is the same picture: {still_edits}",
         "",
         "| request | count | as it must be | status | median s | longest s |",
@@ -328,7 +417,7 @@ def table(report: dict[str, Any]) -> str:
         status = ", ".join(str(status or "none") for status in one["statuses"])
         figures = f"{one['count']} | {one['as_it_must_be']} | {status}"
         lines.append(f"| {kind} | {figures} | {one['median_seconds']:.2f} | {one['longest_seconds']:.2f} |")
-    return "\n".join([*lines, "", *report["problems"]]).rstrip()
+    return "\n".join([*lines, "", *report["problems"], *report["left_behind"]]).rstrip()
 
 
 def main() -> int:
@@ -336,16 +425,18 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--minutes", type=float, help="go on for so long, instead of a number of requests")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server is ended too
-    report = soak(max(11, args.requests), args.clients, args.seed)
+    report = soak(max(11, args.requests), args.clients, args.seed, args.minutes)
     print(table(report))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if not report["problems"] and report["still_edits"] and report["growth"] <= MOST_GROWTH else 1
+    small = report["growth"] <= MOST_GROWTH and not report["left_behind"] and not report["files_in_the_end"]
+    return 0 if not report["problems"] and report["still_edits"] and small else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.server.app import build
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page import mount
+from instruct_pix2pix.server.temp_folder import temporary_folder
 from instruct_pix2pix.server.worker.worker import Worker
 from tools.serving import serving
 
@@ -37,10 +38,10 @@ def served_page(
     """
 
     def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
-        page = mount.page(worker, catalog, folder, folder_access, root_path)
+        page = mount.page(worker, catalog, folder, cache, folder_access, root_path)
         return build(worker, catalog, outputs=folder, page=page, **options)
 
-    with serving(make_app, models) as (port, worker):
+    with temporary_folder() as cache, serving(make_app, models) as (port, worker):
         yield f"http://127.0.0.1:{port}", worker
 
 

@@ -7,6 +7,9 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+BAND_VALUES = 1 << 20
+"""Deep grey values that are scaled at once."""
+
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
     """Return the picture as 8 bits without alpha, its alpha (L; None if opaque), and whether it was stretched.
@@ -25,7 +28,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bo
     elif image.mode == "LA":
         image, alpha = image.split()
     elif image.mode in ("RGBA", "RGBa", "PA", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy, else
         alpha = image.getchannel("A")
         image = image.convert("RGB")
     if alpha is not None and alpha.getextrema() == (255, 255):
@@ -55,14 +58,24 @@ def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
     Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
     """
+    rows = max(1, BAND_VALUES // values.shape[1])
+    bands = [slice(start, start + rows) for start in range(0, len(values), rows)]  # float64 of all would be too much
+    eight = np.empty(values.shape, np.uint8)
     if values.dtype.kind == "u":
-        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8), False
+        for band in bands:
+            eight[band] = (values[band].astype(np.uint32) * 255 + 32767) // 65535
+        return eight, False
+
+    def finite(band: slice) -> np.ndarray:
+        return np.where(np.isfinite(values[band]), values[band], 0).astype(np.float64)
+
     tops = (1, 255, 65535) if values.dtype.kind == "f" else (65535,)
-    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
+    low, high = min(float(finite(band).min()) for band in bands), max(float(finite(band).max()) for band in bands)
     top = next((top for top in tops if low >= 0 and high <= top), None)
-    scaled = values * (255 / top) if top else (values - low) * (255 / (high - low))
-    return np.rint(scaled).astype(np.uint8), top is None
+    for band in bands:
+        part = finite(band)
+        eight[band] = np.rint(part * (255 / top) if top else (part - low) * (255 / (high - low)))
+    return eight, top is None
 
 
 def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
@@ -72,6 +85,8 @@ def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | 
     """
     space = icc[16:20] if icc else b""  # ICC.1, 7.2.6: the header's data colour space
     try:
+        if image.mode == "RGB" and type(image) is Image.Image:  # no file's own, which closes with it
+            return image, icc if space == b"RGB " else None
         if image.mode == "LAB":
             source = ImageCms.createProfile("LAB")
         elif icc and (image.mode, space) in (("CMYK", b"CMYK"), ("L", b"GRAY")):

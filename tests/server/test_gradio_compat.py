@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ from gradio.analytics import analytics_enabled
 from gradio.data_classes import ImageData
 from gradio.queueing import Queue
 from PIL import Image
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instruct_pix2pix.paths import DATA
 from instruct_pix2pix.server.page import gradio_compat
+from instruct_pix2pix.server.upload_space import UploadSpace
 
 FRONTEND = Path(inspect.getfile(gr)).parent / "templates" / "frontend" / "assets"
 
@@ -154,6 +159,94 @@ def test_an_idle_queue_wakes_often(mounted: tuple[FastAPI, gr.Blocks, list[objec
 def test_a_page_comes_with_a_whole_api(client: TestClient) -> None:
     served = [client.get(f"/gradio_api/{path}").status_code for path in ("info", "openapi.json")]
     assert 200 in served, gone("the list of paths in GradioGate")
+
+
+def upload_ends(app: ASGIApp, folder: Path, end: Message) -> tuple[int | None, list[Path]]:
+    """Begin an upload that ends with this message; return the status and the files that are left."""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    messages = [{"type": "http.request", "body": head + bytes(1000), "more_body": True}, end]
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")]
+    url = {"path": "/gradio_api/upload", "query_string": b"", "root_path": "", "scheme": "http"}
+    scope = {"type": "http", "method": "POST", "http_version": "1.1", "headers": headers, **url}
+
+    async def answer() -> None:
+        await app(scope, receive, send)
+
+    with suppress(ClientDisconnect):
+        asyncio.run(answer())
+    return (statuses or [None])[0], [path for path in folder.rglob("*") if path.is_file()]
+
+
+HANG_UP: Message = {"type": "http.disconnect"}
+
+
+def test_an_upload_that_breaks_off_leaves_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    app = FastAPI()
+    blocks = gr.Blocks(analytics_enabled=False)
+    gr.mount_gradio_app(app, blocks, path="/", ssr_mode=False)
+    _, left = upload_ends(app, tmp_path, HANG_UP)
+    assert left, gone("MultiPartException in GradioGate")
+    left[0].unlink()
+    gate = gradio_compat.GradioGate(app, UploadSpace(tmp_path), blocks)
+    assert upload_ends(gate, tmp_path, HANG_UP) == (400, [])
+
+
+def test_an_upload_without_room_is_refused_with_a_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    app = FastAPI()
+    blocks = gr.Blocks(analytics_enabled=False)
+    gr.mount_gradio_app(app, blocks, path="/", ssr_mode=False)
+    gate = gradio_compat.GradioGate(app, UploadSpace(tmp_path, most_bytes=5000), blocks)
+    for size, status in ((1000, 200), (6000, 507)):
+        with TestClient(gate) as client:
+            answer = client.post("/gradio_api/upload", files={"files": ("a.png", bytes(size))})
+        assert answer.status_code == status, answer.text
+    assert "no room" in answer.text and len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+def test_pages_left_open_leave_connections_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradio_compat, "MOST_STREAMS", 2)
+    statuses: list[int] = []
+
+    async def stays_open(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(60)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> Message:
+        return HANG_UP
+
+    async def ask() -> None:
+        gate = gradio_compat.GradioGate(stays_open, UploadSpace(tmp_path), gr.Blocks(analytics_enabled=False))
+        path = "/gradio_api/heartbeat/abc"
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+        streams = [asyncio.create_task(gate(scope, receive, send)) for _ in range(3)]
+        await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
+        assert statuses == [503]
+        streams[0].cancel()  # a page was closed
+        await asyncio.wait(streams[:1])
+        again = asyncio.create_task(gate(scope, receive, send))
+        await asyncio.sleep(0)
+        assert not again.done() and statuses == [503]
+        for stream in (*streams, again):
+            stream.cancel()
+        await asyncio.wait([*streams, again])
+
+    asyncio.run(ask())
 
 
 def test_what_looks_like_an_address_is_downloaded(

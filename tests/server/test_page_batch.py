@@ -18,6 +18,7 @@ from instruct_pix2pix.errors import Remedy, UserError
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page.folder_routes import zipped
 from instruct_pix2pix.server.page.wording import names_for
+from instruct_pix2pix.server.upload_space import UploadSpace
 from instruct_pix2pix.server.uploads import Uploads
 from instruct_pix2pix.server.worker.folder_task import MOST_ROWS, FolderTable, Stage, TableRow
 from instruct_pix2pix.settings import EditSettings
@@ -432,7 +433,8 @@ def test_a_zip_holds_only_results_under_names_that_lead_nowhere_else(tmp_path: P
 
 
 def test_dropped_files_lie_in_their_own_folder_whatever_they_are_called(tmp_path: Path) -> None:
-    uploads, drop = Uploads(tmp_path / "drops"), "0123456789abcdef"
+    (tmp_path / "drops").mkdir()
+    uploads, drop = Uploads(UploadSpace(tmp_path / "drops")), "0123456789abcdef"
     for name in (
         "../../up.png",
         "/root.png",

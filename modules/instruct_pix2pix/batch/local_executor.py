@@ -6,7 +6,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from .units import Control, Executor, Item, Result, ResultRequest, Unit
 
 AHEAD = 2
 """Units that are prepared before the model needs them; as many edited ones may wait to be encoded."""
+
+Admit = Callable[[int], AbstractContextManager[None]]
 
 SentFiles = Mapping[Path, bytes]
 """The contents of files that this machine does not have."""
@@ -62,7 +64,9 @@ class EditedUnit:
 class UnitRunner:
     """Carries out units with one model. `prepare` and `encode` may run in any thread, beside `edit` in one."""
 
-    def __init__(self, model: EditModel, model_hash: str | None) -> None:
+    def __init__(self, model: EditModel, model_hash: str | None, admit: Admit | None = None) -> None:
+        """`admit` gives room in memory for so many pixels, while they are decoded and fitted."""
+        self._admit: Admit = admit or (lambda _: nullcontext())
         self.model = model
         self.hash = model_hash
         self.texts = PromptCache(model)
@@ -76,7 +80,8 @@ class UnitRunner:
         pictures: dict[str, PreparedPicture | UserError] = {}
         for item in unit.items:
             try:
-                pictures[item.name] = self._picture(item, files or {})
+                with self._admit(item.size[0] * item.size[1] * (1 if item.mask is None else 2)):
+                    pictures[item.name] = self._picture(item, files or {})
             except Exception as error:
                 pictures[item.name] = problem_of(error)
         return PreparedUnit(unit, tuple(pictures[request.item.name] for request in unit.requests))

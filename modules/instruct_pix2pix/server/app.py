@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from ..models.catalog import Catalog
 from .api.routes import make_api
+from .bodies import BodyBudget
 from .security import (
     MOST_BODY,
     Authentication,
@@ -65,7 +66,7 @@ def guarded(
     `users` are the only ones who are answered, unless there are none; `host_names` are names of this machine, besides
     localhost and any IP address; `most_body` is in bytes.
     """
-    app = BodyLimit(app, most_body)
+    app = BodyLimit(BodyBudget(app, most_body), most_body)
     if users:
         app = Authentication(app, users)
     app = SameOriginCheck(app)

@@ -1,34 +1,103 @@
-"""Pictures that come over the network: in base64, as JSON carries them, up to a limit of their own."""
+"""Pictures that come over the network: looked at first, then decoded when there is room for their pixels in memory."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
 
 from ..errors import UserError
-from ..images import Picture, open_picture
+from ..images import MOST_PIXELS as MOST_PIXELS_READ
+from ..images import Picture, open_picture, read_as
+from .budget import Budget
 
 MOST_PIXELS = 50_000_000
-"""Pixels of a picture that comes over the network: three bytes of memory each."""
+"""Pixels of a picture that comes over the network. One with transparency takes 14 bytes each while it is decoded."""
+
+STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
-def read_picture(text: str, name: str) -> Picture:
-    """Return the picture in a base64 text of either alphabet (RFC 4648), with or without padding and data address.
+@dataclass(frozen=True)
+class SentPicture:
+    """A picture that was sent and whose header is sound; its pixels are still compressed."""
+
+    source: bytes | str
+    """Its bytes, or the path of its file."""
+    name: str
+    pixels: int
+
+    @classmethod
+    def in_base64(cls, text: str, name: str) -> SentPicture:
+        """Return the picture in a base64 text, as `bytes_of` reads it. Raises UserError."""
+        data = bytes_of(text, name)
+        return cls(data, name, read_as(data, _pixels, MOST_PIXELS, name))
+
+    @classmethod
+    def in_file(cls, path: str) -> SentPicture:
+        """Return the picture in a file that was uploaded. Raises UserError."""
+        if not Path(path).exists():
+            raise UserError("The picture is no longer here: drop it again.")
+        return cls(path, "The picture", read_as(path, _pixels, MOST_PIXELS))
+
+    def decode(self) -> Picture:
+        """Decode it. Raises UserError."""
+        return open_picture(self.source, most_pixels=MOST_PIXELS, name=self.name)
+
+
+def bytes_of(text: str, name: str) -> bytes:
+    """Return the bytes in a base64 text of either alphabet (RFC 4648), with or without padding and data address.
 
     Raises UserError, whose sentence calls it `name`, such as 'The mask'.
     """
-    return open_picture(decoded(text, name), most_pixels=MOST_PIXELS, name=name)
-
-
-def decoded(text: str, name: str) -> bytes:
-    """Return the bytes of a picture in base64, with or without the head of a data address. Raises UserError."""
-    text = text.strip()
-    if text.startswith(("http://", "https://")):
+    head = text[:200].lstrip().lower()
+    if head.startswith(("http://", "https://")):
         raise UserError(f"{name} is an address, and nothing is fetched from one: send the picture itself in base64.")
-    if text[:5].lower() == "data:":
-        text = text.partition(",")[2]
-    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")  # as clients for URLs write it
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    start = text.find(",") + 1 if head.startswith("data:") else 0
+    try:  # without more copies than it takes: a text may have 60 MB
+        data = text[start:].encode("ascii").translate(STANDARD_ALPHABET, b" \t\r\n\f\v").rstrip(b"=")
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"{name} is not base64, or is cut short: send the whole picture again.") from error
+
+
+@contextmanager
+def decoded(budget: Budget, *sent: SentPicture, patient: bool = False) -> Iterator[list[Picture]]:
+    """Decode pictures once the budget of pixels has room for all of them, and hold that room for the block.
+
+    What is kept of them after the block must be bounded by something else, as the queue does for its tasks. Raises
+    UserError, and ServerBusy unless the caller is `patient`.
+    """
+    with budget.within(sum(one.pixels for one in sent), patient=patient):
+        yield [one.decode() for one in sent]
+
+
+def pixels_of(path: Path) -> int:
+    """Return how many pixels a picture on the disk of the server has. Raises UserError."""
+    return read_as(path, _pixels, MOST_PIXELS_READ)
+
+
+def check_size(path: Path, name: str) -> None:
+    """Raise UserError for a file that is a picture of more pixels than may be decoded for a visitor.
+
+    A JPEG may have more where it is read at half size: a progressive one is held in memory as a whole even then.
+    """
+
+    def too_large(image: Image.Image, *_: object) -> bool:
+        halved = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+        return image.width * image.height > MOST_PIXELS and not halved
+
+    try:
+        refused = read_as(path, too_large, MOST_PIXELS_READ)
+    except UserError:
+        return  # whatever is wrong with it is told when it is edited
+    if refused:
+        raise UserError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels: make it smaller, then drop it again.")
+
+
+def _pixels(image: Image.Image, *_: object) -> int:
+    return image.width * image.height

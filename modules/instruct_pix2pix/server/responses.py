@@ -10,9 +10,11 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..errors import UserError
-from .worker.queue import QueueFull
+from .budget import ServerBusy
+from .upload_space import DiskFull
 
 FAULT = "Something went wrong in this program: its log says what."
 """All that a client is told of a fault of this program."""
@@ -34,10 +36,15 @@ def error_answer(status: int, sentence: str, headers: Mapping[str, str] | None =
     return Json(content, status, headers)
 
 
+def busy_answer(error: ServerBusy) -> Response:
+    """Return what a client is told that shall come again later."""
+    return error_answer(503, str(error), {"Retry-After": "5"})
+
+
 def _on_user_error(_: Request, error: Exception) -> Response:
-    if isinstance(error, QueueFull):
-        return error_answer(503, str(error), {"Retry-After": "5"})
-    return error_answer(422, str(error))
+    if isinstance(error, ServerBusy):
+        return busy_answer(error)
+    return error_answer(507 if isinstance(error, DiskFull) else 422, str(error))
 
 
 def _on_invalid(_: Request, error: Exception) -> Response:
@@ -60,6 +67,10 @@ def _on_http_error(_: Request, error: Exception) -> Response:
     return error_answer(error.status_code, sentence, error.headers)
 
 
+def _on_hung_up(_: Request, __: Exception) -> Response:
+    return error_answer(400, "The request did not come completely: send it again.")  # nobody is left to read it
+
+
 def _on_fault(_: Request, __: Exception) -> Response:
     return error_answer(500, FAULT)
 
@@ -68,6 +79,7 @@ ERROR_HANDLERS: Mapping[type[Exception], ErrorHandler] = {
     UserError: _on_user_error,
     RequestValidationError: _on_invalid,
     HTTPException: _on_http_error,
+    ClientDisconnect: _on_hung_up,
     Exception: _on_fault,  # which is raised further, for the log
 }
 """How a FastAPI app answers each kind of error."""

@@ -158,9 +158,7 @@ class HostCheck:
         if self._is_here(host):
             await self.app(scope, receive, send)
             return
-        sentence = (
-            f"This server is not called {host[:100]!a}: use its address, or start it with --allow-host NAME."
-        )
+        sentence = f"This server is not called {host[:100]!a}: use its address, or start it with --allow-host NAME."
         await _refuse(scope, receive, send, 403, sentence)
 
     def _is_here(self, host: str) -> bool:
@@ -298,7 +296,7 @@ class BodyLimit:
         length = Headers(scope=scope).get("content-length", "0")
         if len(length) > 15 or (length.isdecimal() and int(length) > self.most):
             if scope["type"] == "http":
-                await _drain(receive, DRAINED * self.most)
+                await drain(receive, DRAINED * self.most)
             await _refuse(scope, receive, send, 413, self._sentence())
         elif scope["type"] == "http":
             await self.app(scope, self._limited(receive), send)
@@ -315,7 +313,7 @@ class BodyLimit:
             came += len(message.get("body", b""))
             if came > self.most:
                 if message.get("more_body"):  # after the last piece nothing comes but the end of the connection
-                    await _drain(receive, DRAINED * self.most)
+                    await drain(receive, DRAINED * self.most)
                 raise HTTPException(413, self._sentence())
             return message
 
@@ -335,7 +333,7 @@ async def _refuse(
         await error_answer(status, sentence, headers)(scope, receive, send)
 
 
-async def _drain(receive: Receive, most: int) -> None:
+async def drain(receive: Receive, most: int) -> None:
     """Throw the rest of a body away, up to `most` bytes."""
     came = 0
     while came <= most:

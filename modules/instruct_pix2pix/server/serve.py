@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import signal
 import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,9 +28,11 @@ from .connections import PLACES, BoundedConnection
 from .folder_access import FolderAccess
 from .options import ServeOptions
 from .security import Credentials
+from .temp_folder import temporary_folder
 from .worker.worker import Worker
 
 PORT, PORTS_TRIED = 7860, 20
+ENDING = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number is not None]
 
 
 def run(options: ServeOptions) -> int:
@@ -39,7 +47,13 @@ def run(options: ServeOptions) -> int:
     catalog = Catalog(folders, resolve(options.model, folders) if options.model else None)
     places = FolderAccess.beside(outputs, options.edit_folders, private=not options.listen)
     address = "0.0.0.0" if options.listen else "127.0.0.1"
-    with bound_socket(address, options.port) as listener, Worker(machine) as worker:
+    chosen = os.environ.get("GRADIO_TEMP_DIR")
+    with (
+        unwound_by_signals(),
+        bound_socket(address, options.port) as listener,
+        temporary_folder(Path(chosen) if chosen else None) as cache,
+        Worker(machine) as worker,
+    ):
         port = listener.getsockname()[1]
         if options.port is None and port != PORT:
             say(f"Port {PORT} is taken; this is {port}.")
@@ -48,7 +62,7 @@ def run(options: ServeOptions) -> int:
             worker,
             catalog,
             outputs=outputs,
-            page=page(worker, catalog, outputs, places, options.root_path),
+            page=page(worker, catalog, outputs, cache, places, options.root_path),
             users=[Credentials(*user) for user in options.users],
             host_names=[own, own.partition(".")[0] + ".local", *options.host_names],
             listen=options.listen,
@@ -81,12 +95,55 @@ def make_server(app: ASGIApp, worker: Worker) -> uvicorn.Server:
     return _Server(config, worker)
 
 
+class _Signalled(BaseException):
+    """A signal asked the program to end."""
+
+
+@contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, by which the program then dies as ever, end the block first, so that it cleans up.
+
+    For the main thread. A signal that whoever started the program wants ignored, as nohup does, stays ignored.
+    """
+    asked: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        asked.append(number)
+        raise _Signalled
+
+    try:
+        with _handled(ENDING, end):
+            yield
+    except _Signalled:
+        signal.raise_signal(asked[0])
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle signals in the block, but for those that are ignored."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in [number for number, handled in before.items() if handled != signal.SIG_IGN]:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
 class _Server(uvicorn.Server):
     """Ends the edits first when it stops, since requests wait for them."""
 
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self._worker = worker
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGHUP, the end of a terminal, as uvicorn takes SIGTERM: requests are answered, then it is raised."""
+        in_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        with super().capture_signals(), _handled(ENDING if in_main else [], self.handle_exit):
+            yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""

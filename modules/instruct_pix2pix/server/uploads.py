@@ -1,35 +1,32 @@
-"""Pictures that were dropped onto the page: each drop is a folder in the cache, kept for a day."""
+"""Pictures that were dropped onto the page: each drop is a folder among the files of visitors."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import shutil
 import threading
-import time
 from pathlib import Path, PurePosixPath
 
 from ..batch.planning import PICTURES, UNREADABLE
 from ..errors import UserError
 from ..files import part_beside
+from .pictures import check_size
+from .upload_space import UploadSpace
 
 ID = re.compile(r"[0-9a-f]{16}")
 ENDINGS = (*PICTURES, *UNREADABLE, ".txt")
 """A text file with the name of a picture holds its instruction."""
 MOST_FILES = 20_000
 MOST_DEEP = 8
-KEPT_SECONDS = 24 * 3600.0
-ROOM = 256 << 20
-"""Bytes to leave free on the disk."""
 
 
 class Uploads:
     """The folders of dropped pictures, by ids that the page makes up."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is created when it is needed."""
-        self.folder = folder
+    def __init__(self, space: UploadSpace) -> None:
+        """`space` has the folder that they lie in."""
+        self.space, self.folder = space, space.folder
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
 
@@ -49,10 +46,10 @@ class Uploads:
         """Begin a file of a drop; its `name` may have folders in it, with '/'. Raises UserError."""
         folder, place = self._of(drop_id), _place(name)
         with self._lock:
-            if drop_id not in self._counts:
-                self._forget()
+            self._counts = {known: count for known, count in self._counts.items() if self._of(known).is_dir()}
             if self._counts.get(drop_id, 0) >= MOST_FILES:
                 raise UserError(f"More than {MOST_FILES} files cannot be dropped: give the name of a folder instead.")
+        self.space.admit(0, files=1)
         try:
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             return PartialUpload(self, drop_id, folder / place)
@@ -76,14 +73,6 @@ class Uploads:
             raise UserError("There is no such drop: load the page again.")
         return self.folder / drop_id
 
-    def _forget(self) -> None:
-        """Remove drops that are a day old."""
-        with contextlib.suppress(OSError):
-            for old in self.folder.iterdir():
-                if ID.fullmatch(old.name) and old.stat().st_mtime < time.time() - KEPT_SECONDS:
-                    shutil.rmtree(old, ignore_errors=True)
-                    self._counts.pop(old.name, None)
-
 
 class PartialUpload:
     """A file that is being sent."""
@@ -94,18 +83,22 @@ class PartialUpload:
         self._file = self._part.open("xb")
 
     def write(self, chunk: bytes) -> None:
-        """Write the next bytes. Raises UserError when the disk is full."""
+        """Write the next bytes. Raises UserError when there is no room for them."""
+        self._uploads.space.admit(len(chunk))
         try:
-            if shutil.disk_usage(self._part.parent).free < len(chunk) + ROOM:
-                raise UserError("The disk of the server is full: remove something there, then drop the rest again.")
             self._file.write(chunk)
         except OSError as error:
             raise UserError(f"{self._path.name} cannot be kept ({error.strerror}): drop it again.") from error
 
     def finish(self) -> str:
-        """The file is complete: return the name that it got."""
+        """The file is complete: return the name that it got. Raises UserError for a picture that is too large."""
         self._file.close()
-        return self._uploads.keep(self._id, self._part, self._path)
+        try:
+            check_size(self._part, self._path.name)
+            return self._uploads.keep(self._id, self._part, self._path)
+        except BaseException:
+            self.give_up()
+            raise
 
     def give_up(self) -> None:
         """The file will not be completed: remove what there is of it."""

@@ -37,11 +37,9 @@ def docs_page(openapi: Mapping[str, Any]) -> str:
 def _path(path: str, method: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     about = escape(operation.get("description", "").strip())
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-    rows = [
-        _row(field, schema, schema.get("description", ""))
-        for field, schema in schemas.get(name, {}).get("properties", {}).items()
-    ]
+    schema = content.get("schema", {})
+    schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    rows = [_row(field, one, one.get("description", "")) for field, one in schema.get("properties", {}).items()]
     rows += [_row(p["name"], p["schema"], "in the address") for p in operation.get("parameters", ())]
     table = f"<table><tr><th>field<th>kind<th>default<th>meaning</tr>{''.join(rows)}</table>" if rows else ""
     head = f"<summary><code>{method.upper()} {escape(path)}</code></summary>"

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ...errors import UserError
+from ..bodies import body_schema, forget_body, parse_body, read_body
 from ..responses import Json
 from ..worker.edit_task import EditStatus, EditTask
 from ..worker.task import TaskState
@@ -23,17 +24,23 @@ def edit_routes(worker: Worker, options: Options, outputs: Path) -> APIRouter:
     """Return the routes; `outputs` is where save_images saves."""
     router = APIRouter()
 
-    def submitted(body: Img2Img) -> tuple[EditTask, list[str]]:
-        request, notes = request_of(body, options, outputs)  # the worker alone keeps the picture
-        return worker.submit(request, body.force_task_id or None), notes
+    def submitted(request: Request, data: bytearray) -> tuple[Img2Img, EditTask, list[str]]:
+        body = parse_body(request, data, Img2Img)
+        with request_of(body, options, outputs, worker.decoding) as (edit, notes):
+            task = worker.submit(edit, body.force_task_id or None)  # the worker alone keeps the picture
+        if not body.include_init_images:  # a request may wait for long, and its pictures are large
+            body.init_images = body.mask = None
+            forget_body(request)
+        return body, task, notes
 
-    @router.post("/sdapi/v1/img2img", response_model=Img2ImgAnswer)
-    async def img2img(body: Img2Img, request: Request) -> Response:
+    # FastAPI would keep a body, and what was in it, until it is answered
+    @router.post("/sdapi/v1/img2img", response_model=Img2ImgAnswer, openapi_extra=body_schema(Img2Img))
+    async def img2img(request: Request) -> Response:
         """Edit a picture. Waits for its turn and for all its pictures; an interrupted request returns those finished.
 
         A client that hangs up interrupts its request, unless save_images is set.
         """
-        task, notes = await run_in_threadpool(submitted, body)
+        body, task, notes = await run_in_threadpool(submitted, request, await read_body(request))
         status = await _last_status(task, request, give_up=not body.save_images)
         if status.state is TaskState.FAILED and not status.results:
             if status.unexpected:

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from ...engine.process_memory import cuda, ram
 from ...images import PARAMETERS, read_texts
 from ...infotext import parse
-from ..pictures import decoded
+from ..pictures import bytes_of
 from .schemas import PngInfo
 
 EMPTY_LISTS = (
@@ -35,7 +35,7 @@ def info_routes(flags: Mapping[str, object]) -> APIRouter:
     @router.post("/sdapi/v1/png-info")
     def read_png_info(body: PngInfo) -> dict[str, Any]:
         """Read the settings that a picture carries: as text, and taken apart."""
-        return _png_info(read_texts(decoded(body.image, "The picture")))
+        return _png_info(read_texts(bytes_of(body.image, "The picture")))
 
     @router.get("/sdapi/v1/memory")
     def memory() -> dict[str, Any]:

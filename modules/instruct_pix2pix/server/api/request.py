@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from ...errors import UserError
 from ...images import Picture
 from ...prompts import network_notes
 from ...settings import EditSettings, seed_notes
-from ..pictures import read_picture
+from ..budget import Budget
+from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest
 from .options import Options
 from .schemas import Img2Img
@@ -23,10 +26,14 @@ from .schemas import Img2Img
 WITHOUT_EFFECT = ("styles", "subseed_strength", "tiling", "restore_faces", "refiner_checkpoint", "s_churn")
 
 
-def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequest, list[str]]:
-    """Return the request for an edit, and what of the body has no effect, a sentence each. Raises UserError.
+@contextmanager
+def request_of(
+    body: Img2Img, options: Options, outputs: Path, decoding: Budget
+) -> Iterator[tuple[EditRequest, list[str]]]:
+    """Give the request for an edit, and what of the body has no effect, a sentence each. Raises UserError.
 
-    Its results are saved in `outputs` where the body asks for that. The worker resolves the settings.
+    Its results are saved in `outputs` where the body asks for that. The worker resolves the settings. Its pictures have
+    a share of the budget of pixels for the block, in which the worker takes them.
     """
     if body.script_name:
         raise UserError(f"There is no script {body.script_name[:60]!r} here: leave script_name out.")
@@ -44,17 +51,18 @@ def request_of(body: Img2Img, options: Options, outputs: Path) -> tuple[EditRequ
         notes.append(f"There are no scripts here: {names} had no effect.")
     notes += [f"{name} had no effect: there is no such thing here." for name in WITHOUT_EFFECT if getattr(body, name)]
 
-    picture = read_picture(pictures[0], "The picture")
-    read = read_picture(body.mask, "The mask") if body.mask else None
-    mask, mask_notes = (None, ()) if read is None else (read.mask, read.notes)
-    if mask is not None and body.inpainting_mask_invert:
-        mask = ImageOps.invert(mask)
-    if body.width is not None or body.height is not None:
-        size = _size_of(body.width, body.height, picture.image.size)
-        settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before any picture is made that large
-        picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
-    saved_in = outputs if body.save_images else None
-    return EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *mask_notes, *notes]
+    sent = [SentPicture.in_base64(pictures[0], "The picture")]
+    sent += [SentPicture.in_base64(body.mask, "The mask")] if body.mask else []
+    with decoded(decoding, *sent) as (picture, *masks):
+        mask, mask_notes = (masks[0].mask, masks[0].notes) if masks else (None, ())
+        if mask is not None and body.inpainting_mask_invert:
+            mask = ImageOps.invert(mask)
+        if body.width is not None or body.height is not None:
+            size = _size_of(body.width, body.height, picture.image.size)
+            settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before any picture is made that large
+            picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
+        saved_in = outputs if body.save_images else None
+        yield EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *mask_notes, *notes]
 
 
 def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[str]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class BatchHandlers:
         try:
             checkpoint = self.catalog.find(str(data[self.layout.top.checkpoint] or "")).path
             request = self._request(data, here)
-            task = FolderTask(self.worker.queue, checkpoint, request)
+            task = self._task(checkpoint, request)
             names = wording.names_for(request, self.folder_access, here=here)
             try:
                 check_folders(request)
@@ -77,12 +78,16 @@ class BatchHandlers:
         task = self.found(task_id)
         if task is None:
             return self._problem("The server no longer knows this folder: press Generate to go on with it.")
-        again = FolderTask(self.worker.queue, task.checkpoint, replace(task.request, retry_failed=True))
+        again = self._task(task.checkpoint, replace(task.request, retry_failed=True))
         try:
             self.worker.queue.enqueue(again)
         except UserError as error:
             return self._problem(str(error))
         return self._begun(again)
+
+    def _task(self, checkpoint: Path, request: BatchRequest) -> FolderTask:
+        admit = partial(self.worker.decoding.within, patient=True)
+        return FolderTask(self.worker.queue, checkpoint, request, admit=admit)
 
     def _problem(self, sentence: str) -> Updates:
         return {self.layout.progress: html.line(sentence, "problem")}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 import tempfile
-import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,7 +23,10 @@ from ...batch.planning import PICTURES
 from ...errors import UserError
 from ...images import open_picture
 from ...text import printable
+from ..budget import Budget
 from ..folder_access import FolderAccess
+from ..pictures import pixels_of
+from ..upload_space import ROOM
 from ..uploads import Uploads
 from ..worker.folder_task import FolderTask, TableRow
 from ..worker.worker import Worker
@@ -38,44 +41,45 @@ NOTHING = (
 )
 """The thumbnail of a picture that cannot be read."""
 CHUNK = 1 << 20
-ROOM = 64 << 20
-"""Bytes to leave free on the disk."""
 
 
 class Thumbs:
     """Thumbnails as JPEG, made when they are asked for, one at a time; the last MOST_THUMBS are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoding: Budget) -> None:
+        """`decoding` is the budget of pixels."""
+        self._decoding = decoding
         self._kept: OrderedDict[tuple[str, int, str], bytes] = OrderedDict()
-        self._making = threading.Lock()
+        self._making = asyncio.Lock()  # those who wait for it take no thread
 
-    def get(self, task: FolderTask, row: TableRow, side: str) -> bytes:
+    async def get(self, task: FolderTask, row: TableRow, side: str) -> bytes:
         """Return the thumbnail of a row's picture 'before' or 'after'. Raises UserError."""
         path = row.source if side == "before" else row.result
         if path is None:
             raise UserError("There is no such picture.")
         key = (task.id, row.place, side)
-        with self._making:
+        async with self._making:
             data = self._kept.get(key)
             if data is None:
-                data = self._kept[key] = _small(path)
+                data = self._kept[key] = await run_in_threadpool(self._make, path)
             self._kept.move_to_end(key)
             while len(self._kept) > MOST_THUMBS:
                 self._kept.popitem(last=False)
         return data
 
-
-def _small(path: Path) -> bytes:
-    data = io.BytesIO()
-    image = open_picture(path).image
-    image.thumbnail((THUMB * 4, THUMB * 4), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    ImageOps.contain(image, (THUMB, THUMB)).save(data, "JPEG", quality=80)
-    return data.getvalue()
+    def _make(self, path: Path) -> bytes:
+        data = io.BytesIO()
+        with self._decoding.within(pixels_of(path), patient=True):
+            image = open_picture(path).image
+            image.thumbnail((THUMB * 4, THUMB * 4), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            ImageOps.contain(image, (THUMB, THUMB)).save(data, "JPEG", quality=80)
+        return data.getvalue()
 
 
 def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAccess) -> None:
     """Add the routes of the page's script below /folders and /drops."""
-    thumbs = Thumbs()
+    thumbs = Thumbs(worker.decoding)
+    zipping = asyncio.Lock()  # each looks how full the disk is
 
     def found(job_id: str) -> FolderTask:
         task = worker.queue.find(job_id)
@@ -98,21 +102,22 @@ def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAcces
         }
 
     @app.get("/folders/{job_id}/{place}/{side}", include_in_schema=False)
-    def thumb(job_id: str, place: int, side: str) -> Response:
+    async def thumb(job_id: str, place: int, side: str) -> Response:
         task = found(job_id)
         row = task.row(place)
         if row is None or side not in ("before", "after"):
             raise HTTPException(404)
         try:
-            data = thumbs.get(task, row, side)
+            data = await thumbs.get(task, row, side)
         except UserError:
             return Response(NOTHING, media_type="image/svg+xml")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @app.get("/folders/{job_id}/results.zip", include_in_schema=False)
-    def results(job_id: str) -> Response:
+    async def results(job_id: str) -> Response:
         output = found(job_id).request.output
-        file, size = zipped(output, drops.folder)
+        async with zipping:
+            file, size = await run_in_threadpool(zipped, output, drops.folder)
         name = "".join(c if c.isascii() and c.isalnum() else "-" for c in output.name).strip("-")
         headers = {
             "Content-Length": str(size),
@@ -172,6 +177,11 @@ def zipped(output: Path, scratch: Path) -> tuple[IO[bytes], int]:
                 archive.write(path, name)
         size = file.tell()
         file.seek(0)
+    except OSError as error:
+        file.close()
+        raise UserError(
+            f"A zip could not be made ({error.strerror}): copy the folder of the results instead."
+        ) from error
     except BaseException:
         file.close()
         raise

@@ -25,12 +25,9 @@ hosts, whose gradio is older.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,31 +35,32 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.utils import get_upload_folder
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...text import escape
 from ..responses import error_answer
+from ..security import drain
+from ..upload_space import DiskFull, UploadSpace
 
 # --- before the page is made ---
 
 
-def set_environment() -> Path:
-    """Set what gradio reads from the environment only; return its folder for uploads and results.
+def set_environment(folder: Path) -> None:
+    """Set what gradio reads from the environment only; `folder` becomes the one for its uploads and results.
 
     gradio 6.31 has no argument for that folder when a page is mounted: by default it is one that every user of the
     machine can read, and that outlives the program. Nor has it one against its statistics: it sends some to its makers,
     and computes a table with pandas after each event. Each variable can go when `mount_gradio_app` has an argument.
     """
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="instruct-pix2pix-")  # readable by this user alone
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000000"  # events between two tables
-    return Path(get_upload_folder())
 
 
 # --- events ---
@@ -133,12 +131,26 @@ def make_safe_and_quiet(blocks: gr.Blocks) -> None:
     blocks._queue.progress_update_sleep_when_free = 1.0  # nothing here reports progress to gradio
 
 
+def forget_removed(blocks: gr.Blocks) -> None:
+    """Forget files that are no longer there.
+
+    gradio 6.31 keeps the path of every upload, for good where it does not remove the file itself. This can go when it
+    forgets them.
+    """
+    for files in blocks.temp_file_sets:
+        files -= {file for file in tuple(files) if not Path(file).exists()}
+
+
 # --- in front of the page ---
 
 CALLS = re.compile(r"/gradio_api/(queue/join|run/predict)")
 """Requests that call a handler: their bodies may hold paths."""
-CANCEL, STREAM = "/gradio_api/cancel", "/gradio_api/queue/data"
-OTHERS = re.compile(r"/gradio_api/(upload|upload_progress|heartbeat/\w{1,64}|file=.+)")
+CANCEL, STREAM, UPLOAD = "/gradio_api/cancel", "/gradio_api/queue/data", "/gradio_api/upload"
+STREAMS = re.compile(r"/gradio_api/(queue/data|upload_progress|heartbeat/\w{1,64})")
+"""Requests that are answered bit by bit, for as long as the page is open."""
+MOST_STREAMS = 128
+"""Half of the connections that the server takes: a page has one or two such requests open."""
+FILES = re.compile(r"/gradio_api/file=.+")
 
 MISTAKE = "This is not what the page sends: load it again."
 MOST_NAME = 255
@@ -162,10 +174,11 @@ class GradioGate:
     that API, a handler's input can be nothing but a file that was uploaded, and every malformed call is answered.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, blocks: gr.Blocks) -> None:
-        """`folder` is where gradio puts uploads and results; `blocks` is the page."""
+    def __init__(self, app: ASGIApp, space: UploadSpace, blocks: gr.Blocks) -> None:
+        """`space` has the folder where gradio puts uploads and results; `blocks` is the page."""
         self.app, self.blocks = app, blocks
-        self.folder = folder.resolve()
+        self.space, self.folder = space, space.folder.resolve()
+        self._streams = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -175,6 +188,12 @@ class GradioGate:
             return
         if not self._is_there(scope["method"], path, scope["query_string"]):
             await error_answer(404, "There is nothing at this address.")(scope, receive, send)
+            return
+        if path == UPLOAD:
+            await self._upload(scope, receive, send)
+            return
+        if STREAMS.fullmatch(path):
+            await self._stream(scope, receive, send)
             return
         if not CALLS.fullmatch(path) and path != CANCEL:
             await self.app(scope, receive, send)
@@ -197,6 +216,56 @@ class GradioGate:
 
         await self.app(scope, receive_again, send)
 
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request that stays open, unless too many are: the server would have no connection left for others.
+
+        gradio 6.31 has no limit. This can go when it has.
+        """
+        if self._streams >= MOST_STREAMS:
+            busy = "Too many pages of this server are open: close some."
+            await PlainTextResponse(busy, status_code=503, headers={"Retry-After": "5"})(scope, receive, send)
+            return
+        self._streams += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._streams -= 1
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on an upload as long as there is room for it.
+
+        gradio 6.31 writes to the disk whatever comes, and removes the file of an upload that ends early only where that
+        is a MultiPartException. This can go when it asks first, and removes such a file however the upload ends.
+        """
+        refused: tuple[int, str] | None = None
+        more = False
+
+        async def receive_some() -> Message:
+            nonlocal refused, more
+            try:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise HTTPException(400, "The upload was broken off.")
+                more = bool(message.get("more_body"))
+                await run_in_threadpool(self.space.admit, len(message.get("body", b"")))
+            except HTTPException as error:
+                refused = error.status_code, error.detail
+            except DiskFull as error:
+                refused = 507, str(error)
+            else:
+                return message
+            raise MultiPartException(refused[1])
+
+        async def send_on(message: Message) -> None:
+            if refused is None:
+                await send(message)
+
+        await self.app(scope, receive_some, send_on)
+        if refused is not None:
+            if refused[0] == 507 and more:  # its sender hears nothing as long as it sends
+                await drain(receive, 1 << 30)
+            await PlainTextResponse(refused[1], status_code=refused[0])(scope, receive, send)
+
     def is_uploaded(self, path: object) -> bool:
         """Whether what was sent as a path lies in the folder, links followed, or is none at all."""
         if path is None:
@@ -213,12 +282,16 @@ class GradioGate:
         """Whether the page asks for such an address, in this way."""
         if any(len(part.encode("utf-8", "replace")) > MOST_NAME for part in path.split("/")):
             return False
-        if not path.startswith("/gradio_api") or OTHERS.fullmatch(path):
+        if path.rstrip("/") == "/login":  # of gradio, which would put its form onto the disk
+            return False
+        if not path.startswith("/gradio_api") or FILES.fullmatch(path):
             return True
         if path == STREAM:
             (session,) = parse_qs(query.decode("latin-1")).get("session_hash", [""])[:1]
             return session in self.blocks._queue.pending_messages_per_session
-        return method == "POST" and (path == CANCEL or CALLS.fullmatch(path) is not None)
+        if STREAMS.fullmatch(path):
+            return True
+        return method == "POST" and (path in (CANCEL, UPLOAD) or CALLS.fullmatch(path) is not None)
 
     def _is_call(self, sent: object) -> bool:
         """Whether this calls a handler of the page, with what its components send."""

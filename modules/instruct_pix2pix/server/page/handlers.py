@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.processing_utils import save_bytes_to_cache
 
 from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
 from ...settings import EditSettings
-from ..pictures import read_picture
+from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
@@ -22,7 +22,7 @@ from .edit_layout import EXAMPLES
 from .form import settings_of, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
-from .results import Results, ShownEdit, opened, sent_path
+from .results import Results, ShownEdit, sent_path
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 
@@ -54,32 +54,34 @@ class EditHandlers:
         """Submit an edit; the page then follows its task."""
         layout, memory = self.layout, self.memory
         try:
-            request = self._request(data)
-            task = self.worker.submit(request)
+            with self._request(data) as request:
+                task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
         self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
 
-    def _request(self, data: Mapping[Block, Any]) -> EditRequest:
-        """Return what the controls ask for. Raises UserError."""
+    @contextmanager
+    def _request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:
+        """Give what the controls ask for; in the block the worker takes its pictures. Raises UserError."""
         layout, pictures = self.layout, self.layout.pictures
         picture = sent_path(data[pictures.picture])
         if picture is None:
             raise UserError("There is no picture to edit: drop one into the field, or click one of the examples.")
         entry = self.catalog.find(str(data[layout.top.checkpoint] or ""))
         settings = settings_of({name: data[control] for name, control in layout.form.items()}).require_instruction()
-        mask = None
-        if data[pictures.mode] == "inpaint":
-            painted = data[pictures.mask]
-            mask = read_picture(str(painted), "The mask").mask if painted else None
-            if mask is None or mask.getbbox() is None:
+        save_to = self.outputs if data[layout.preferences.save] else None
+        inpainting, painted = data[pictures.mode] == "inpaint", data[pictures.mask]
+        sent = [SentPicture.in_file(picture)]
+        sent += [SentPicture.in_base64(str(painted), "The mask")] if inpainting and painted else []
+        with decoded(self.worker.decoding, *sent) as (opened, *masks):
+            mask = masks[0].mask if masks else None
+            if inpainting and (mask is None or mask.getbbox() is None):
                 raise UserError(
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-        save_to = self.outputs if data[layout.preferences.save] else None
-        return EditRequest(entry.path, opened(picture), settings, mask, save_to)
+            yield EditRequest(entry.path, opened, settings, mask, save_to)
 
     def show(self, task_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how the edit ended."""
@@ -88,7 +90,10 @@ class EditHandlers:
             lost = self._problem("The server no longer knows this edit: generate again.")
             return {self.pane.selected: selected, **lost}
         status = task.status()
-        self.results.write(task_id, status)
+        try:
+            self.results.write(task_id, status)
+        except UserError as error:
+            return {self.pane.selected: selected, **self._problem(str(error))}
         updates: Updates = {}
         if status.state.ended:
             updates[self.layout.progress] = html.progress(status, "", 0.0)
@@ -152,13 +157,13 @@ class EditHandlers:
         if not path:
             return {layout.progress: ""}
         try:
-            picture = opened(path)
+            with decoded(self.worker.decoding, SentPicture.in_file(path)) as (picture,):
+                notes = html.line(" ".join(picture.notes)) if picture.notes else ""
+                if Path(path).suffix.lower() in SHOWN_BY_BROWSERS:
+                    return {layout.progress: notes}
+                return {layout.pictures.picture: self._as_png(picture), layout.progress: notes}
         except UserError as error:
             return {layout.pictures.picture: None, **self._problem(str(error))}
-        notes = html.line(" ".join(picture.notes)) if picture.notes else ""
-        if Path(path).suffix.lower() in SHOWN_BY_BROWSERS:
-            return {layout.progress: notes}
-        return {layout.pictures.picture: self._as_png(picture), layout.progress: notes}
 
     def arrive(self, sent: object) -> Updates:
         """Take a picture that was dropped or pasted anywhere on the page."""
@@ -177,7 +182,7 @@ class EditHandlers:
 
     def _as_png(self, picture: Picture) -> str:
         data = encode_picture(picture.image, "PNG", picture.infotext, exif=picture.exif, icc=picture.icc)
-        return save_bytes_to_cache(data, "picture.png", str(self.results.cache))
+        return self.results.keep(data, "picture.png")
 
     # --- the page ---
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -13,6 +16,7 @@ from ...models.registry import DEMO
 from ...paths import DATA, PACKAGE, checkout_of
 from ..app import Page
 from ..folder_access import FolderAccess
+from ..upload_space import UploadSpace
 from ..uploads import Uploads
 from ..worker.worker import Worker
 from . import folder_routes, gradio_compat, html, task_routes
@@ -32,7 +36,7 @@ FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace
 
 MOST_UPLOAD = 48 * 2**20
 """Bytes of one picture."""
-KEPT_HOURS = 24
+SWEEP_SECONDS = 3600.0
 FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
 
@@ -41,23 +45,27 @@ def page(
     worker: Worker,
     catalog: Catalog,
     outputs: Path,
+    cache: Path,
     folder_access: FolderAccess | None = None,
     root_path: str = "",
 ) -> Page:
     """Return what `server.app.build` takes as its page; `outputs` is where it saves results.
 
-    `folder_access` says which folders visitors may name, by default those of a server for this machine alone;
-    `root_path` is where a proxy has put the page, such as '/edit'.
+    `cache` is a folder for what visitors send and are shown, which the caller removes in the end. `folder_access` says
+    which folders visitors may name, by default those of a server for this machine alone; `root_path` is where a proxy
+    has put the page, such as '/edit'.
     """
     access = folder_access or FolderAccess.beside(outputs)
 
     def mount(app: FastAPI) -> ASGIApp:
-        cache = gradio_compat.set_environment()
-        uploads, results = Uploads(cache / "drops"), Results(cache)
+        gradio_compat.set_environment(cache)
+        space = UploadSpace(cache, in_use=worker.queue.files)
+        uploads, results = Uploads(space), Results(space, worker.decoding)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
         blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
+        app.router.lifespan_context = _sweeping(space, blocks)
         script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "page.js")
         served = gr.mount_gradio_app(
             app,
@@ -78,7 +86,7 @@ def page(
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
-        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, cache, blocks), _text("first.js"))
+        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, space, blocks), _text("first.js"))
 
     return mount
 
@@ -93,10 +101,7 @@ def make(
     results: Results,
 ) -> gr.Blocks:
     """Make the page; `count` is how many pictures an edit makes unless told otherwise."""
-    hours = KEPT_HOURS * 3600
-    with gr.Blocks(
-        title="instruct-pix2pix", analytics_enabled=False, fill_width=True, delete_cache=(3600, hours)
-    ) as blocks:
+    with gr.Blocks(title="instruct-pix2pix", analytics_enabled=False, fill_width=True) as blocks:
         layout = build(
             choices=[(html.model_choice(one), one.name) for one in catalog.entries],
             chosen=catalog.default.name,
@@ -113,6 +118,24 @@ def make(
         )
         connect(blocks, layout, handlers, count)
     return blocks
+
+
+def _sweeping(space: UploadSpace, blocks: gr.Blocks) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what runs while the app does: every hour it removes visitors' files that are a day old."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.to_thread(space.sweep)
+            gradio_compat.forget_removed(blocks)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(sweep())
+        yield
+        task.cancel()
+
+    return lifespan
 
 
 def _theme() -> gr.themes.Base:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gradio.processing_utils import save_bytes_to_cache
 
 from ...conditioning import fit
-from ...images import Picture, encode_picture, open_picture
-from ..pictures import MOST_PIXELS
+from ...errors import UserError
+from ...images import encode_picture
+from ..budget import Budget
+from ..pictures import SentPicture, decoded
+from ..upload_space import UploadSpace
 from ..worker.edit_task import EditStatus
 
 MOST_REMEMBERED = 64
@@ -31,9 +33,9 @@ class ShownEdit:
 class Results:
     """The files of the newest edits, by the ids of their tasks. Every method may be called from any thread."""
 
-    def __init__(self, cache: Path) -> None:
-        """`cache` is gradio's folder for uploads."""
-        self.cache = cache
+    def __init__(self, space: UploadSpace, decoding: Budget) -> None:
+        """`space` has gradio's folder for uploads, `decoding` is the budget of pixels."""
+        self._space, self._decoding = space, decoding
         self._shown: OrderedDict[str, ShownEdit] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -48,26 +50,32 @@ class Results:
         """Return what is kept of a task that the page began."""
         return self._shown.get(task_id) if isinstance(task_id, str) else None
 
+    def keep(self, data: bytes, name: str) -> str:
+        """Write a file that the page may show; return its path. Raises UserError."""
+        self._space.admit(len(data), files=1)
+        try:
+            return save_bytes_to_cache(data, name, str(self._space.folder))
+        except OSError as error:
+            raise UserError(f"{name} cannot be kept ({error.strerror}): try again.") from error
+
     def write(self, task_id: str, status: EditStatus) -> ShownEdit | None:
-        """Write the results that are new, and at first the input in their framing; return what is kept."""
+        """Write the results that are new, and at first the input in their framing; return what is kept.
+
+        Raises UserError; what could not be written is tried again by the next call.
+        """
         with self._lock:
             shown = self._shown.get(task_id)
             if shown is None:
                 return None
             for result in status.results[len(shown.results) :]:
                 name = f"{task_id[:6]}-{result.settings.seed}.png"
-                shown.results.append(save_bytes_to_cache(result.png(), name, str(self.cache)))
+                shown.results.append(self.keep(result.png(), name))
             if status.results and not shown.before:
-                before = opened(shown.picture)
-                image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
-                data = encode_picture(image, "PNG", icc=before.icc)
-                shown.before = save_bytes_to_cache(data, "before.png", str(self.cache))
+                with decoded(self._decoding, SentPicture.in_file(shown.picture), patient=True) as (before,):
+                    image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
+                    data = encode_picture(image, "PNG", icc=before.icc)
+                shown.before = self.keep(data, "before.png")
             return shown
-
-
-def opened(path: str) -> Picture:
-    """Read a file that was uploaded. Raises UserError."""
-    return open_picture(path, most_pixels=MOST_PIXELS)
 
 
 def sent_path(sent: object) -> str | None:

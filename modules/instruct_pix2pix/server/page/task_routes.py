@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 
+from ...errors import UserError
 from ..folder_access import FolderAccess
 from ..worker.edit_task import EditTask
 from ..worker.folder_task import FolderTask
@@ -48,5 +50,7 @@ def _described(task: Task[Any], live: bool, places: FolderAccess, here: bool, re
     status, model = task.status(), task.checkpoint
     waited = time.time() - task.submitted_at
     markup = html.progress(status, model.name if model.is_dir() else model.stem, waited, preview)
-    ended, kept = status.state.ended, results.write(task.id, status)
+    with suppress(UserError):  # the page is told when it asks for the results
+        results.write(task.id, status)
+    ended, kept = status.state.ended, results.find(task.id)
     return {"html": markup, "news": "ended" if ended else "", "results": kept.results if kept else [], "ended": ended}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
 from ...batch.driver import Begun, Ended, Event, ModelFacts, Planned, Summary, Wrote, run_batch
 from ...batch.journal import PictureState, recorded_precision
-from ...batch.local_executor import UnitRunner, local_executor
+from ...batch.local_executor import Admit, UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
 from ...errors import Interrupted, UserError
@@ -112,10 +113,19 @@ class FolderTask(Task[FolderStatus]):
 
     kind = "batch"
 
-    def __init__(self, queue: OwnQueue, checkpoint: Path, request: BatchRequest, id_: str | None = None) -> None:
-        """To be given to `TaskQueue.enqueue` of this queue."""
+    def __init__(
+        self,
+        queue: OwnQueue,
+        checkpoint: Path,
+        request: BatchRequest,
+        id_: str | None = None,
+        *,
+        admit: Admit | None = None,
+    ) -> None:
+        """To be given to `TaskQueue.enqueue` of this queue. `admit` is the UnitRunner's."""
         super().__init__(queue, checkpoint, FolderStatus(), id_)
         self.request = request
+        self._admit = admit
         self._control = Control()
         self._table = FolderTable()
         self._places: dict[str, int] = {}  # of the pictures that have not ended, by name
@@ -130,6 +140,12 @@ class FolderTask(Task[FolderStatus]):
     def pixels(self) -> int:
         """0: pictures are read as they are needed, and results are files."""
         return 0
+
+    @property
+    def files(self) -> Collection[Path]:
+        """The folders of its pictures and masks, and its table of instructions."""
+        request = self.request
+        return [path for path in (request.input, request.masks, request.instructions) if path is not None]
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -228,7 +244,7 @@ class FolderTask(Task[FolderStatus]):
         facts = ModelFacts(config.size, config.vae.factor, loaded.hash, loaded.model.machine.precision)
         self._begin(loaded)
         self._work_began = self._last_step = time.monotonic()
-        execute = local_executor(UnitRunner(loaded.model, loaded.hash), self._control)
+        execute = local_executor(UnitRunner(loaded.model, loaded.hash, self._admit), self._control)
         summary = run_batch(self.request, facts, execute, report=self._on_event, control=self._control)
         summary.reasons = {}  # the rows and the journal have them
         self._change(summary=summary)

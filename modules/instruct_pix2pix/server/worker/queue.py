@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ..budget import ServerBusy
 from .task import MOST_RESULT_PIXELS, Task, TaskState
 
 MOST_WAITING = 64
-MOST_INPUT_PIXELS = 400_000_000
-"""Pixels of the pictures that wait, all together (3 bytes each)."""
+MOST_INPUT_PIXELS = 150_000_000
+"""Pixels of the pictures that wait, all together (4 bytes each)."""
 MOST_KEPT = 64
 KEPT_SECONDS = 3600.0
 
 
-class QueueFull(UserError):  # noqa: N818 - what it says
+class QueueFull(ServerBusy):
     """There is no room for another task now: try again later."""
 
 
@@ -69,6 +71,11 @@ class TaskQueue:
         with self.changed:
             head = self._pending[0] if self._pending else None
             return None if head is None or head.status().state is TaskState.QUEUED else head
+
+    def files(self) -> list[Path]:
+        """Return the files and folders that tasks which have not ended read."""
+        with self.changed:
+            return [path for task in self._pending for path in task.files]
 
     def __len__(self) -> int:
         """Return how many tasks have not ended, the running one included."""

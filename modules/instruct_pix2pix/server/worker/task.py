@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -138,7 +139,7 @@ class Task(ABC, Generic[S]):
     @property
     @abstractmethod
     def pixels(self) -> int:
-        """Pixels of the pictures that it holds in memory: its inputs until it has ended, then its results."""
+        """Pixels (4 bytes each) of the pictures that it holds in memory: inputs until it has ended, then results."""
 
     @property
     @abstractmethod
@@ -149,6 +150,11 @@ class Task(ABC, Generic[S]):
     def precision(self) -> str | None:
         """The number format to compute in, one of `engine.precision.DTYPES`; None leaves it to the worker."""
         return None
+
+    @property
+    def files(self) -> Collection[Path]:
+        """Files and folders that it reads until it has ended."""
+        return ()
 
     def preview(self) -> Image.Image | None:
         """Return what is being made; None where there is nothing to see. Costs the caller's time."""

@@ -21,6 +21,7 @@ from ...engine.precision import DTYPES, Machine
 from ...engine.process_memory import give_back
 from ...models.checkpoints import inspect, model_files, vae_names
 from ...models.registry import model_hash
+from ..budget import Budget
 from .edit_task import EditRequest, EditTask
 from .queue import TaskQueue
 from .task import LoadedModel, Task
@@ -31,6 +32,9 @@ IDLE_SECONDS = 20.0
 """After so long without work memory is given back; who makes one edit after the other need not wait for it anew."""
 SPARE_BYTES = 64 << 20
 """Freed memory that the next edit may find ready; a large photograph leaves more, which goes back at once."""
+
+MOST_DECODING = 50_000_000
+"""Pixels of pictures that are decoded at once, of whatever door; 14 bytes each where they are transparent."""
 
 
 class Worker:
@@ -43,6 +47,8 @@ class Worker:
         """Take the tasks of this queue, by default one of its own."""
         self.machine = machine
         self.queue = TaskQueue() if queue is None else queue
+        self.decoding = Budget(MOST_DECODING)
+        """Pixels that are being decoded: every door that decodes a picture asks for a share."""
         self._loaded: LoadedModel | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
