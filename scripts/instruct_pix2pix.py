@@ -133,7 +133,7 @@ class InstructPix2Pix(scripts.Script):
     @loud
     def process_before_every_sampling(self, p: Processing, *args: Any, **kwargs: Any) -> None:
         if HOST:
-            job.begin_sampling(HOST, p, kwargs["x"], kwargs["noise"], kwargs["uc"])
+            job.begin_sampling(HOST, p, **kwargs)
 
 
 if HOST:

@@ -468,8 +468,32 @@ def test_another_checkpoint_is_left_alone(host: Shape, picture: Tensor) -> None:
     noise = draw(1)
     drawn = noise.clone()
     job.begin_sampling(host.adapter, p, noise, noise, None)
+    job.begin_sampling(host.adapter, p, x=noise)  # as ersatzForge does when the refiner takes over
     assert vars(p) == before
     assert torch.equal(noise, drawn)
+
+
+@pytest.mark.parametrize(("sigmas", "told"), [([0.0, 0.0], "0.0"), ([float("nan"), 0.0], "nan"), ([1e400, 0.0], "inf")])
+def test_a_sampler_that_would_begin_nowhere_is_refused_and_not_drawn_in_black(
+    host: Shape, picture: Tensor, sigmas: list[float], told: str
+) -> None:
+    host.sigmas = torch.tensor([*sigmas, 0.0, 0.0, 0.0])
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    with pytest.raises(UserError, match=f"noise level {told}.*'Start from noise'"):
+        host.begin(p, picture, draw(1), Controls())
+
+
+def test_a_host_that_counts_the_first_step_too_starts_from_the_same_noise(
+    host: Shape, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ersatzForge's `setup_img2img_steps` returns as many steps to take as there are."""
+    common, starts = sys.modules["modules.sd_samplers_common"], []
+    for more in (0, 1):
+        monkeypatch.setattr(common, "setup_img2img_steps", lambda p, steps, more=more: (p.steps, p.steps - 1 + more))
+        noise = draw(1)
+        host.begin(host.p([[(empty(host.model), 1.0)]], empty(host.model)), picture, noise, Controls())
+        starts.append(noise)
+    assert torch.equal(*starts)
 
 
 @pytest.mark.parametrize("error", [UserError("Say this."), ValueError("odd")])

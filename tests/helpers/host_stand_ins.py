@@ -264,59 +264,37 @@ class Unet:
         self.model_options["post_cfg"].append(function)
 
 
+class Autoencoder(torch.nn.Module):
+    """The moments that the hosts' autoencoders give, the last by `quant_conv`, and a sample of their posterior."""
+
+    def __init__(self, model: EditModel) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = model.vae.encoder, model.vae.quant_conv
+
+    def encode(self, x: Tensor) -> Tensor:
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean + torch.exp(0.5 * logvar.clamp(-30, 20)) * torch.randn_like(mean)
+
+
 class Vae:
-    """An autoencoder that takes and gives what Forge's does, and samples unless it is told to take the mode."""
-
-    def __init__(self, model: EditModel, regulated: bool = False) -> None:
-        self.model, self.regulated = model, regulated
-        self.first_stage_model = SimpleNamespace()
-        self.patcher = SimpleNamespace(set_model_vae_regulation=self._regulate)
-
-    def clone(self) -> Vae:
-        return Vae(self.model)
-
-    def _regulate(self, regulation: Callable[[Any], Tensor]) -> None:
-        assert regulation(SimpleNamespace(mode=lambda: "mode")) == "mode"
-        self.regulated = True
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        latent = self.model.encode_image(pixels.movedim(-1, 1) * 2 - 1)
-        return latent if self.regulated else latent + torch.randn_like(latent)
-
-
-class ClassicVae(Vae):
-    """Forge Classic's: a switch on the network's regularization, and no regulation."""
+    """An autoencoder that takes and gives what those of Forge and its kin do, and samples from its posterior."""
 
     def __init__(self, model: EditModel) -> None:
-        super().__init__(model)
-        self.patcher = SimpleNamespace()
-        self.first_stage_model = SimpleNamespace(regularization=SimpleNamespace(sample=True))
+        self.first_stage_model = Autoencoder(model)
 
+    @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        self.regulated = not self.first_stage_model.regularization.sample
-        return super().encode(pixels)
-
-
-class ReForgeVae(Vae):
-    """reForge's: takes the mode, has a regulation that nothing reads, and a clone that cannot be used."""
-
-    def __init__(self, model: EditModel) -> None:
-        super().__init__(model, regulated=True)
-        self.first_stage_model = SimpleNamespace(regularization=SimpleNamespace(sample=False))
-
-    def clone(self) -> Vae:
-        raise AttributeError("'VAE' object has no attribute 'disable_offload'")
+        return self.first_stage_model.encode(pixels.movedim(-1, 1) * 2 - 1)
 
 
 class Forge(Shape):
     """Takes weighted means of lists of conditions."""
 
     adapter = ForgeHost()
-    vae: type[Vae] = Vae
     no_negative_at_1 = True
 
     def sd_model(self) -> Any:
-        return SimpleNamespace(forge_objects=SimpleNamespace(unet=Unet(self.model), vae=self.vae(self.model)))
+        return SimpleNamespace(forge_objects=SimpleNamespace(unet=Unet(self.model), vae=Vae(self.model)))
 
     def p(self, prompts: list[list[tuple[Tensor, float]]], negative: Tensor, **settings: Any) -> P:
         return _ForgeP(self.sd_model(), prompts, negative, **settings)
@@ -334,14 +312,12 @@ class Forge(Shape):
 class Classic(Forge):
     """Forge Classic: no CFG in the first step, asked or not."""
 
-    vae = ClassicVae
     no_negative_at_1 = False
 
 
 class ReForge(Forge):
     """reForge: the negative prompt is encoded at every scale."""
 
-    vae = ReForgeVae
     no_negative_at_1 = False
 
 

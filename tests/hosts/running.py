@@ -40,6 +40,8 @@ FLAGS = {
     "forge": ["--always-cpu", "--skip-google-blockly"],
     "reforge": ["--always-cpu", "--all-in-fp32", "--disable-nan-check"],
     "classic": ["--always-cpu"],
+    "neo": ["--cpu"],
+    "ersatz": ["--always-cpu", "--skip-google-blockly"],
 }
 """What makes each host run on the CPU in float32, and without a network."""
 
@@ -92,9 +94,10 @@ class Host:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        checkpoint = self.data / "models" / "Stable-diffusion" / f"{checkpoints.EDITS}.safetensors"
-        places = ["--port", str(self.port), "--data-dir", str(self.data), "--ckpt", str(checkpoint)]
+        places = ["--port", str(self.port), "--data-dir", str(self.data)]
         places += ["--gradio-allowed-path", str(self.folder)]  # Forge's page has its scripts there
+        if self.name not in ("neo", "ersatz"):  # to them it is short for --ckpt-dir
+            places += ["--ckpt", str(self.data / "models" / "Stable-diffusion" / f"{checkpoints.EDITS}.safetensors")]
         environment = {
             **os.environ,
             "HF_HOME": str(self.data / "hf"),
@@ -235,6 +238,11 @@ class Host:
             "sd_checkpoints_limit": 2,
             "disabled_extensions": [] if self.extension else ["instruct-pix2pix"],
         }
+        if self.name == "neo":
+            options["VERSION_UID"] = "PY313"  # or it waits for Enter, whatever Python runs it
+            (self.data / "tmp").mkdir()
+        if self.name == "ersatz":
+            (self.folder / "localizations").mkdir(exist_ok=True)  # git keeps no empty folder
         (self.data / "config.json").write_text(json.dumps(options), encoding="utf-8")
 
     def _wait(self) -> None:
@@ -244,7 +252,7 @@ class Host:
             if self.process and self.process.poll() is None:
                 if "Startup time:" in self.log.read_text(encoding="utf-8", errors="replace"):
                     try:
-                        self.get("sd-models")
+                        self.get("options")  # ersatzForge's own sd-models ends in status 500
                         return
                     except OSError:
                         pass

@@ -9,8 +9,8 @@ from .forge import ForgeHost
 from .job import Host
 
 UNSUPPORTED = (
-    "This extension does not work in this web GUI. It works in AUTOMATIC1111, Forge, reForge and Forge "
-    "Classic, and without any of them: see the README."
+    "This extension does not work in this web GUI. It works in AUTOMATIC1111, Forge and its kin (reForge, Classic, "
+    "Neo, ersatzForge), and without any of them: see the README."
 )
 
 

@@ -6,6 +6,7 @@ nothing is left behind when a job ends, however it ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -168,29 +169,46 @@ def begin_batch(p: Processing) -> None:
         _note_scale(p, job)
 
 
-def begin_sampling(host: Host, p: Processing, x: Tensor, noise: Tensor, negative: object) -> None:
+def begin_sampling(
+    host: Host, p: Processing, x: Tensor | None = None, noise: Tensor | None = None, uc: object = None, **_: object
+) -> None:
     """Hand the dual guidance to the sampling that starts now; with 'Start from noise', let it start from noise alone.
 
-    x, noise [B, 4, h, w]: the picture's scaled latent, and the noise, which is changed in place.
+    The arguments are what a host hands to `process_before_every_sampling`, or leaves out. x, noise [B, 4, h, w]: the
+    picture's scaled latent, and the noise, which is changed in place. uc: the encoded negative prompt. Does nothing
+    where `p` carries no job of ours. Raises UserError where the host does not say how it starts.
     """
     job = job_of(p)
     if job is None:
         return
-    host.guide(p, job, negative)
+    host.guide(p, job, uc)
     if job.controls.from_noise:
+        if x is None or noise is None:
+            raise UserError("This web GUI does not hand over its noise: switch off 'Start from noise'.")
         # The sampler will begin with x + sigma * noise.
         noise -= x.to(noise) / first_sigma(p)
 
 
 def first_sigma(p: Processing) -> float:
-    """Return the noise level at which the sampler of `p` will begin an img2img job."""
+    """Return the noise level at which the sampler of `p` will begin an img2img job.
+
+    Raises UserError where that is no level to begin at, as with a schedule of no steps: the picture would be black.
+    """
     common = import_module("modules.sd_samplers_common")
     steps, taken = common.setup_img2img_steps(p, None)
+    taken = min(taken, steps - 1)  # ersatzForge counts the first step too
     get_timesteps = getattr(p.sampler, "get_timesteps", None)
     if get_timesteps is not None:
         alpha = float(p.sd_model.alphas_cumprod[get_timesteps(p, steps)[taken]])
-        return ((1 - alpha) / alpha) ** 0.5
-    return float(p.sampler.get_sigmas(p, steps)[steps - taken - 1])
+        sigma = ((1 - alpha) / alpha) ** 0.5
+    else:
+        sigma = float(p.sampler.get_sigmas(p, steps)[steps - taken - 1])
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise UserError(
+            f"The sampler would begin at noise level {sigma}: choose another schedule or number of steps, or switch "
+            "off 'Start from noise'."
+        )
+    return sigma
 
 
 def job_of(p: Processing) -> HostJob | None:
