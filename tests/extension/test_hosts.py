@@ -580,19 +580,50 @@ def test_nothing_is_left_on_the_hosts_unet_when_a_job_has_ended(model: EditModel
         assert p.sd_model.forge_objects.unet is not own  # a clone, which the host replaces before each sampling
 
 
-def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tensor) -> None:
-    class Option:
-        def __init__(self, label: str, kind: type, apply: Any) -> None:
-            self.label, self.kind, self.apply = label, kind, apply
+class Option:
+    """The plot's `AxisOption`: the order of its arguments is that of AUTOMATIC1111's scripts/xyz_grid.py."""
 
+    def __init__(
+        self, label: str, kind: type, apply: Any, format_value: Any = None, confirm: Any = None, cost: float = 0.0,
+        choices: Any = None, prepare: Any = None,
+    ) -> None:  # fmt: skip
+        self.label, self.kind, self.apply, self.confirm, self.choices = label, kind, apply, confirm, choices
+
+
+def plotted() -> dict[str, Option]:
+    """The axes of a plot to which ours were added."""
     plot = ModuleType("xyz_grid.py")
     vars(plot).update(axis_options=[Option("Steps", int, None)], AxisOption=Option)
     other = ModuleType("other.py")
     scripts = [type("Data", (), {"module": module}) for module in (other, plot)]
     add_axes(scripts)
     add_axes(scripts)  # the page is built again
-    axes = {option.label: option for option in plot.axis_options}
-    assert len(plot.axis_options) == 5
+    assert len({option.label for option in plot.axis_options}) == len(plot.axis_options)
+    return {option.label: option for option in plot.axis_options}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "told"),
+    [
+        ("Speed", ["exact", "fast"], ["exact", "warp"], "'warp'"),
+        ("Text CFG", [1.0, 30.0], [7.5, 31.0], "31"),
+        ("Image CFG", [0.0, 1.5], [1.5, float("nan")], "nan"),
+        ("Guidance rescale", [0.0, 1.0], [-0.1], "-0.1"),
+    ],
+)
+def test_a_plot_says_before_its_first_picture_which_value_it_cannot_use(
+    name: str, good: list[Any], bad: list[Any], told: str
+) -> None:
+    axis = plotted()[f"[Instruct Pix2Pix] {name}"]
+    axis.confirm(None, good)
+    with pytest.raises(UserError, match=f"{name}.*{told}"):
+        axis.confirm(None, bad)
+    assert (axis.choices and axis.choices()) == (["exact", "balanced", "fast"] if name == "Speed" else None)
+
+
+def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tensor) -> None:
+    axes = plotted()
+    assert len(axes) == 5
     host = A1111(model)
     with host.modules():
         p = host.p([[(empty(model), 1.0)]], empty(model), image_cfg_scale=1.5)

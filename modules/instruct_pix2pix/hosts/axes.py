@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..settings import KNOBS, Knob
 from .processing import Processing
 
 AXES = (
-    ("[Instruct Pix2Pix] Text CFG", "cfg_scale", float),
-    ("[Instruct Pix2Pix] Image CFG", "image_cfg_scale", float),
-    ("[Instruct Pix2Pix] Guidance rescale", "instruct_pix2pix_rescale", float),
-    ("[Instruct Pix2Pix] Speed", "instruct_pix2pix_speed", str),
+    ("Text CFG", "cfg_scale", KNOBS["text_cfg"]),
+    ("Image CFG", "image_cfg_scale", KNOBS["image_cfg"]),
+    ("Guidance rescale", "instruct_pix2pix_rescale", KNOBS["rescale"]),
+    ("Speed", "instruct_pix2pix_speed", KNOBS["speed"]),
 )
-"""Label of each axis, the attribute of the host's `p` that it sets, and the kind of its values."""
+"""Name of each axis, the attribute of the host's `p` that it sets, and the knob that says what its values may be."""
 
 
 def add_axes(scripts_data: Iterable[Any]) -> None:
@@ -23,7 +24,11 @@ def add_axes(scripts_data: Iterable[Any]) -> None:
         if options is None or option is None:
             continue
         present = {one.label for one in options}
-        options.extend(option(label, kind, _setter(name)) for label, name, kind in AXES if label not in present)
+        for name, attribute, knob in AXES:
+            label = f"[Instruct Pix2Pix] {name}"
+            if label not in present:
+                kind = str if knob.choices else float
+                options.append(option(label, kind, _setter(attribute), confirm=_checker(knob), choices=_lister(knob)))
 
 
 def _setter(name: str) -> Callable[[Processing, float | str, object], None]:
@@ -31,3 +36,18 @@ def _setter(name: str) -> Callable[[Processing, float | str, object], None]:
         setattr(p, name, value)
 
     return apply
+
+
+def _checker(knob: Knob) -> Callable[[Processing, Iterable[float | str]], None]:
+    """Return what the plot calls before its first picture. It raises UserError for a value that cannot be used."""
+
+    def confirm(p: Processing, values: Iterable[float | str]) -> None:
+        for value in values:
+            knob.check(value)
+
+    return confirm
+
+
+def _lister(knob: Knob) -> Callable[[], list[str]] | None:
+    """Return what gives the plot its list of values to choose from; None for numbers, which are typed."""
+    return (lambda: list(choices)) if (choices := knob.choices) else None
