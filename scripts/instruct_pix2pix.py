@@ -137,6 +137,6 @@ class InstructPix2Pix(scripts.Script):
 
 
 if HOST:
-    forge.pass_errors_on(sys.modules.get("modules_forge.main_thread"))
+    script_callbacks.on_script_unloaded(forge.pass_errors_on(sys.modules.get("modules_forge.main_thread")))
     script_callbacks.on_cfg_denoiser(a1111.on_denoiser)
     script_callbacks.on_before_ui(lambda: add_axes(scripts.scripts_data))

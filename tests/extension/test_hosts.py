@@ -496,6 +496,31 @@ def test_a_host_that_counts_the_first_step_too_starts_from_the_same_noise(
     assert torch.equal(*starts)
 
 
+def test_a_script_that_samples_in_its_own_way_is_refused_and_stays_for_other_checkpoints(
+    host: Shape, picture: Tensor
+) -> None:
+    """'img2img alternative test' puts a sampling of its own on the job: no hook runs in it."""
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    vars(p)["sample"] = own = lambda *_: "made without guidance"
+    for _ in range(2):  # the same `p`, as for the next file of a folder
+        job.begin(host.adapter, p, Controls(), is_img2img=True)
+        with pytest.raises(UserError, match="choose no script"):
+            p.sample()
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    host.begin(p, picture, draw(1), Controls())  # one that goes through the host's own sampling
+    assert p.sample() == "made without guidance"
+    host.adapter.input_channels = lambda p: 4  # another checkpoint was chosen
+    job.begin(host.adapter, p, Controls(), is_img2img=True)
+    del host.adapter.input_channels
+    assert p.sample is own
+
+
+def test_an_argument_that_is_null_is_the_default() -> None:
+    """What clients send for an argument that they leave out."""
+    assert Controls.from_args(None) == Controls.from_args(None, None, None, None) == Controls()
+    assert Controls.from_args(False, None, 0.5) == Controls(from_noise=False, rescale=0.5)
+
+
 @pytest.mark.parametrize("error", [UserError("Say this."), ValueError("odd")])
 def test_an_error_ends_the_job_and_the_next_one_works(host: Shape, picture: Tensor, error: Exception) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
@@ -528,8 +553,8 @@ def test_what_ends_a_job_in_another_thread_is_said_where_it_was_asked_for() -> N
     class Host(Thread):
         pass
 
-    for _ in range(2):  # the UI was reloaded
-        pass_errors_on(Host)
+    before = Host.run_and_wait_result
+    take_off, again = (pass_errors_on(Host) for _ in range(2))  # the UI was reloaded, and nothing unloaded
 
     def fail(text: str) -> object:
         raise UserError(text)
@@ -537,7 +562,22 @@ def test_what_ends_a_job_in_another_thread_is_said_where_it_was_asked_for() -> N
     with pytest.raises(UserError, match="Say this"):
         Host.run_and_wait_result(fail, "Say this.")
     assert Host.run_and_wait_result(lambda a, b: a + b, 1, 2) == 3
-    pass_errors_on(None)  # a host without such a thread
+    again()
+    with pytest.raises(UserError, match="Say this"):
+        Host.run_and_wait_result(fail, "Say this.")
+    take_off()
+    assert Host.run_and_wait_result is before
+    pass_errors_on(None)()  # a host without such a thread
+
+
+def test_what_another_extension_put_before_ours_stays_when_ours_is_unloaded() -> None:
+    class Host(Thread):
+        pass
+
+    take_off = pass_errors_on(Host)
+    Host.run_and_wait_result = others = staticmethod(lambda *_: None)
+    take_off()
+    assert vars(Host)["run_and_wait_result"] is others
 
 
 def test_a_host_that_passes_errors_on_by_itself_is_left_alone() -> None:

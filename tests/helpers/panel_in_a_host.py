@@ -24,6 +24,7 @@ HOST = {
         "def on_after_component(function): called.setdefault('after_component', []).append(function)\n"
         "def on_cfg_denoiser(function): called.setdefault('cfg_denoiser', []).append(function)\n"
         "def on_before_ui(function): called.setdefault('before_ui', []).append(function)\n"
+        "def on_script_unloaded(function): called.setdefault('script_unloaded', []).append(function)\n"
     ),
     "modules/sd_models.py": (
         "files = {}\n"
@@ -113,6 +114,7 @@ def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, An
         denoising_strength=0.6,
         extra_generation_params={},
         init=lambda: None,
+        setup_conds=lambda: None,
     )
     with suppress(Exception):  # as a host does
         script.process(p, *given, *[argument.value for argument in arguments[len(given) :]])

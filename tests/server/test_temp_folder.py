@@ -26,6 +26,20 @@ def files_in(folder: Path) -> list[str]:
 
 
 @contextmanager
+def not_ignored(name: str) -> Iterator[None]:
+    """Let a signal, where there is one of this name, do in the block what it does by itself."""
+    number = getattr(signal, name, None)
+    if number is None:
+        yield
+        return
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
 def running(temporary: Path, seconds: float = 120) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """Run the server as a program with this temporary folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -33,7 +47,8 @@ def running(temporary: Path, seconds: float = 120) -> Iterator[tuple[subprocess.
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules"), "TMPDIR": str(temporary)}
     environ.pop("GRADIO_TEMP_DIR", None)
     words = ["-m", "instruct_pix2pix.cli.main", "--port", str(port), "--device", "cpu", "--precision", "fp32"]
-    process = subprocess.Popen([sys.executable, *words], cwd=temporary, env=environ, stderr=subprocess.DEVNULL)
+    with not_ignored("SIGHUP"):  # as by nohup, which a program inherits
+        process = subprocess.Popen([sys.executable, *words], cwd=temporary, env=environ, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             end = time.monotonic() + seconds

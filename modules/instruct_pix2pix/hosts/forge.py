@@ -83,15 +83,17 @@ class _Sizes:
         params.image_cond = fitting(params.image_cond, params.x)
 
 
-def pass_errors_on(main_thread: Any) -> None:
-    """Let the error that ends a job reach the page that asked for it; `main_thread` is the host's module, or None.
+def pass_errors_on(main_thread: Any) -> Callable[[], None]:
+    """Let the error that ends a job reach the page that asked for it, until what is returned is called.
+
+    `main_thread` is the host's module, or None.
 
     reForge and Forge Classic run jobs in a thread of their own, which prints an exception and returns None: the page
     then shows a TypeError. Forge passes the exception on by itself.
     """
     wait = getattr(main_thread, "run_and_wait_result", None)
     if wait is None or hasattr(main_thread, "last_exception") or hasattr(wait, "instruct_pix2pix"):
-        return
+        return lambda: None
 
     def run_and_wait_result(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raised: list[Exception] = []
@@ -109,8 +111,13 @@ def pass_errors_on(main_thread: Any) -> None:
             raise raised[0]
         return result
 
+    def take_off() -> None:
+        if main_thread.run_and_wait_result is run_and_wait_result:  # or another extension has put its own before it
+            main_thread.run_and_wait_result = wait
+
     vars(run_and_wait_result)["instruct_pix2pix"] = True
     main_thread.run_and_wait_result = run_and_wait_result
+    return take_off
 
 
 def combine(

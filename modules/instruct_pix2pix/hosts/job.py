@@ -55,11 +55,13 @@ class Controls:
         """Make controls from a script's arguments: values in order, or first a mapping of names to values.
 
         A host puts the arguments of an API call over the defaults, so a mapping stands before defaults: what it does
-        not name, or names with None, has the value of its place. Raises UserError for an unknown name, and for a named
-        value of the wrong kind or out of range; values in order are checked by `begin`.
+        not name, or names with None, has the value of its place; None in order means the default. Raises UserError
+        for an unknown name, and for a named value of the wrong kind or out of range; values in order are checked by
+        `begin`.
         """
         if not (args and isinstance(args[0], Mapping)):
-            return cls(*args)
+            given = zip(CONTROLS, args, strict=False)
+            return cls(**{name: value for name, value in given if value is not None})
         named, others = args[0], args[1:]
         for name in named:
             if name not in CONTROLS:
@@ -77,6 +79,8 @@ class HostJob:
         self.controls = controls
         self.asked_image_cfg = image_cfg
         self.image_cfg = image_cfg
+        self.guided = False
+        """Whether the guidance was handed to a sampling."""
 
     def cached_guidance(self) -> CachedGuidance | None:
         """Return an empty cache for one sampling; None when every step evaluates all its rows."""
@@ -138,6 +142,7 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
             p.prompts, p.negative_prompts = typed
 
     _override(p, "setup_conds", encode_prompts)
+    _watch_sampling(p, job)
     if controls.from_noise:
         p.denoising_strength = 1.0
         p.extra_generation_params["Edit start"] = "noise"
@@ -161,6 +166,24 @@ def _chosen(p: Processing, controls: Controls, name: str) -> Any:
     return KNOBS[name].check(getattr(controls, name) if plotted is None else plotted)
 
 
+def _watch_sampling(p: Processing, job: HostJob) -> None:
+    """Refuse what a script makes that samples in a way of its own: no hook of a sampling runs then."""
+    if "sample" not in vars(p):
+        return
+    sample = p.sample
+
+    def watched(*args: object, **kwargs: object) -> object:
+        made = sample(*args, **kwargs)
+        if not job.guided:
+            raise UserError(
+                "The chosen script samples in a way of its own, so that Image CFG would have no effect: "
+                "choose no script."
+            )
+        return made
+
+    _override(p, "sample", watched)
+
+
 def begin_batch(p: Processing) -> None:
     """Draw the scales of this batch from its first seed, where 'Randomize CFG' asks for that."""
     job = job_of(p)
@@ -182,6 +205,7 @@ def begin_sampling(
     if job is None:
         return
     host.guide(p, job, uc)
+    job.guided = True
     if job.controls.from_noise:
         if x is None or noise is None:
             raise UserError("This web GUI does not hand over its noise: switch off 'Start from noise'.")
@@ -231,23 +255,26 @@ def stop(p: Processing, error: Exception) -> None:
 
 
 class _Override:
-    """A function of ours in place of a method of one `p`."""
+    """A function of ours in place of a method of one `p`, and what a script had put there before it."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], before: Callable[..., Any] | None) -> None:
+        self.function, self.before = function, before
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.function(*args, **kwargs)
 
 
 def _override(p: Processing, name: str, function: Callable[..., Any]) -> None:
-    setattr(p, name, _Override(function))
+    before = vars(p).get(name)
+    setattr(p, name, _Override(function, before.before if isinstance(before, _Override) else before))
 
 
 def _forget(p: Processing) -> None:
     """Remove what the last job left on a `p` that the host uses again, as for the files of a folder."""
     for name, value in list(vars(p).items()):
-        if isinstance(value, (_Override, HostJob)):
+        if isinstance(value, _Override) and value.before is not None:
+            setattr(p, name, value.before)
+        elif isinstance(value, (_Override, HostJob)):
             delattr(p, name)
 
 
