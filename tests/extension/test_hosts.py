@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.axes import add_axes
-from instruct_pix2pix.hosts.forge import pass_errors_on
+from instruct_pix2pix.hosts.forge import ForgeHost, pass_errors_on
 from instruct_pix2pix.hosts.job import Controls
 from instruct_pix2pix.settings import SPEEDS, random_scales
 from tests.helpers.host_stand_ins import A1111, Classic, Concat, Forge, P, ReForge, Shape, compile_conditions, evaluate
@@ -515,6 +515,19 @@ def test_a_script_that_samples_in_its_own_way_is_refused_and_stays_for_other_che
     assert p.sample is own
 
 
+def test_a_tiny_vae_without_a_posterior_gives_what_it_gives() -> None:
+    """TAESD, which a host may have in the VAE's place: its encoder gives latents."""
+    tiny = torch.nn.Module()
+    tiny.encoder = torch.nn.Conv2d(3, 4, 8, stride=8)
+    tiny.encode = tiny.encoder
+    vae = SimpleNamespace(first_stage_model=tiny, encode=lambda pixels: tiny.encode(pixels.movedim(-1, 1)))
+    p: Any = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(vae=vae)))
+    pixels = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(ForgeHost().encode(p, pixels * 2 - 1), tiny.encoder(pixels), atol=1e-6)
+    assert not tiny.encoder._forward_hooks  # nothing is left on it
+
+
 def test_an_argument_that_is_null_is_the_default() -> None:
     """What clients send for an argument that they leave out."""
     assert Controls.from_args(None) == Controls.from_args(None, None, None, None) == Controls()
@@ -574,10 +587,13 @@ def test_what_another_extension_put_before_ours_stays_when_ours_is_unloaded() ->
     class Host(Thread):
         pass
 
+    def others(function: Any, *args: object) -> object:
+        return function(*args)
+
     take_off = pass_errors_on(Host)
-    Host.run_and_wait_result = others = staticmethod(lambda *_: None)
+    Host.run_and_wait_result = others
     take_off()
-    assert vars(Host)["run_and_wait_result"] is others
+    assert Host.run_and_wait_result is others
 
 
 def test_a_host_that_passes_errors_on_by_itself_is_left_alone() -> None:

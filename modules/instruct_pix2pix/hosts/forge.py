@@ -255,6 +255,8 @@ def _like(condition: Condition, negative: Any, step: int) -> Condition:
     return {**condition, **compiled, "strength": 1.0, "model_conds": {**compiled["model_conds"], **kept}}
 
 
+MOMENTS = 8
+"""Channels of a posterior's moments: the mean and the log-variance of four latents. A tiny VAE has no posterior."""
 LEAST_LOGVAR = -30.0
 """The least log-variance that latent diffusion's posteriors take (their `DiagonalGaussianDistribution` clamps it)."""
 
@@ -269,6 +271,8 @@ def _taking_the_mode(vae: Any) -> Iterator[None]:
     layer: torch.nn.Module = vae.encoder if getattr(vae, "quant_conv", None) is None else vae.quant_conv
 
     def narrow(_: torch.nn.Module, __: object, moments: Tensor) -> Tensor:
+        if moments.shape[1] != MOMENTS:
+            return moments
         mean, logvar = moments.chunk(2, dim=1)
         return torch.cat([mean, torch.full_like(logvar, LEAST_LOGVAR)], dim=1)
 
