@@ -122,7 +122,6 @@ class Client:
                 {"image_cfg_scale": -1},
                 {"steps": 0},
                 {"steps": "many"},
-                {"seed": 2**40},
                 {"n_iter": 10_000},
                 {"width": 100_000},
                 {"sampler_name": "none"},
