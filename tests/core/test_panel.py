@@ -143,5 +143,5 @@ def test_a_web_gui_that_it_cannot_work_in_is_told_so_and_left_alone(tmp_path: Pa
     assert page["arguments"] == []
     assert page["props"]["ip2p_panel"]["open"] is False
     assert "not in this web GUI" in page["props"]["ip2p_panel"]["label"]
-    assert "AUTOMATIC1111, Forge, reForge" in page["props"]["ip2p_status"]["value"]
+    assert "AUTOMATIC1111, Forge and its kin" in page["props"]["ip2p_status"]["value"]
     assert page["events"] == []
