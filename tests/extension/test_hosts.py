@@ -517,15 +517,14 @@ def test_a_script_that_samples_in_its_own_way_is_refused_and_stays_for_other_che
 
 def test_a_tiny_vae_without_a_posterior_gives_what_it_gives() -> None:
     """TAESD, which a host may have in the VAE's place: its encoder gives latents."""
-    tiny = torch.nn.Module()
-    tiny.encoder = torch.nn.Conv2d(3, 4, 8, stride=8)
-    tiny.encode = tiny.encoder
-    vae = SimpleNamespace(first_stage_model=tiny, encode=lambda pixels: tiny.encode(pixels.movedim(-1, 1)))
+    encoder = torch.nn.Conv2d(3, 4, 8, stride=8)
+    tiny = SimpleNamespace(encoder=encoder)
+    vae = SimpleNamespace(first_stage_model=tiny, encode=lambda pixels: encoder(pixels.movedim(-1, 1)))
     p: Any = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(vae=vae)))
     pixels = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        assert torch.allclose(ForgeHost().encode(p, pixels * 2 - 1), tiny.encoder(pixels), atol=1e-6)
-    assert not tiny.encoder._forward_hooks  # nothing is left on it
+        assert torch.allclose(ForgeHost().encode(p, pixels * 2 - 1), encoder(pixels), atol=1e-6)
+    assert not encoder._forward_hooks  # nothing is left on it
 
 
 def test_an_argument_that_is_null_is_the_default() -> None:
