@@ -19,6 +19,7 @@ from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import open_picture
 from instruct_pix2pix.infotext import parse
 from tests.helpers.batches import QUICK, contents, ends, lines, picture
+from tests.helpers.programs import endless_loops
 
 ROOT = Path(__file__).parents[2]
 COUNT, KILLS = 40, 10  # up to eight results are made before each
@@ -71,12 +72,8 @@ def undisturbed(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def busy() -> Iterator[None]:
     """A program on every core that does nothing but run."""
-    loop = [sys.executable, "-c", "while True: pass"]
-    programs = [subprocess.Popen(loop) for _ in range(os.cpu_count() or 1)]
-    yield
-    for program in programs:
-        program.kill()
-        program.wait()
+    with endless_loops(os.cpu_count() or 1):
+        yield
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

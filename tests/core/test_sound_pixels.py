@@ -5,7 +5,8 @@ import random
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,39 +98,38 @@ def test_sound_chunks_beside_a_broken_one_are_used() -> None:
     assert (picture.infotext, picture.icc, b"Maker" in (picture.exif or b"")) == ("make it winter", ICC, True)
 
 
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    """Fail where the block takes so many bytes, at its peak, or more."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_text_that_would_unpack_to_very_much_is_not_unpacked() -> None:
     bomb = zeros(100_000_000)
     png = encoded(busy(), "PNG")
     for kind, head in ((b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")):
         png = with_chunk(png, chunk(kind, head + bomb) * 3, behind=kind == b"iTXt")
-    tracemalloc.start()
-    try:
+    with little_memory(30_000_000):
         assert same(open_picture(png), busy())
-        assert tracemalloc.get_traced_memory()[1] < 30_000_000
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"IDAT", b"zzZz"])
 def test_very_many_chunks_take_no_memory(kind: bytes) -> None:
     png = with_chunk(encoded(busy(), "PNG"), chunk(kind, b"") * 60_000, behind=True)
-    tracemalloc.start()
-    try:
+    with little_memory(5_000_000):
         assert same(open_picture(png), busy())
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
 
 
 def test_very_many_segments_take_no_memory() -> None:
     jpeg = encoded(busy(), "JPEG")
     extra = segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0") * 30_000 + segment(0xDD, b"\0\0") * 30_000
-    tracemalloc.start()
-    try:
+    with little_memory(5_000_000):
         assert same(open_picture(jpeg[:2] + extra + jpeg[2:]), Image.open(io.BytesIO(jpeg)))
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_png_whose_end_is_missing_behind_the_pixels_is_read() -> None:

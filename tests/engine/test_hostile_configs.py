@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import instruct_pix2pix
 from instruct_pix2pix.engine.config import CONFIGS, MOST_CONFIG, load_config
+from tests.helpers.programs import in_child
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 
@@ -38,17 +36,7 @@ print(json.dumps(told))
 
 def told(*paths: Path) -> dict[str, str]:
     """Read all of them in a process of its own, where what never ends can be ended; return what is said of each."""
-    modules = str(Path(instruct_pix2pix.__file__).parents[1])
-    run = subprocess.run(
-        [sys.executable, "-c", TOLD, *map(str, paths)],
-        env={**os.environ, "PYTHONPATH": modules},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return json.loads(in_child(TOLD, *paths, seconds=90))
 
 
 def doubled(form: str, times: int = 40) -> str:

@@ -1,8 +1,6 @@
 """On a busy machine torch's threads wait asleep; nothing else changes."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.shared_cores import SharedCores, SpareTeam, seconds_waited
 from instruct_pix2pix.settings import EditSettings
 from tests.helpers.batches import picture
+from tests.helpers.programs import endless_loops
 
 linux = pytest.mark.skipif(
     seconds_waited() is None or shared_cores.loaded_libgomp() is None,
@@ -28,12 +27,8 @@ GUARD = 60.0
 @pytest.fixture
 def busy() -> Iterator[None]:
     """Two programs more than there are cores that do nothing but run."""
-    loop = [sys.executable, "-c", "while True: pass"]
-    programs = [subprocess.Popen(loop) for _ in range((os.cpu_count() or 1) + 2)]
-    yield
-    for program in programs:
-        program.kill()
-        program.wait()
+    with endless_loops((os.cpu_count() or 1) + 2):
+        yield
 
 
 def threads() -> int:

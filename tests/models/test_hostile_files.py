@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from instruct_pix2pix.models import tensor_pickle
 from instruct_pix2pix.models.checkpoints import inspect
 from instruct_pix2pix.models.weights_files import read_weights
 from tests.helpers.hostile_files import HOSTILE, legacy_pickle, raw_zip
+from tests.helpers.programs import in_child
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs pipes, and Linux's accounts")
 
@@ -31,21 +30,6 @@ read = int(Path("/proc/self/io").read_text().split()[1])
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 print(json.dumps([told, peak, read]))
 """
-
-
-def in_child(program: str, *args: object) -> str:
-    """Run a program in a process of its own, where what never ends can be ended; return what it prints."""
-    modules = str(Path(tensor_pickle.__file__).parents[2])
-    run = subprocess.run(
-        [sys.executable, "-c", program, *map(str, args)],
-        env={**os.environ, "PYTHONPATH": modules},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 def test_a_folder_of_hostile_files_is_listed_in_little_memory(tmp_path):

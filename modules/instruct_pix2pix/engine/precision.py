@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Iterator
@@ -15,8 +14,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..files import replacing
-from ..paths import cache_folder
+from ..models.user_cache import read_table, write_table
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AUTO, MEASURE = "auto", "measure"
@@ -24,6 +22,8 @@ CHOICES = (AUTO, *DTYPES, MEASURE)
 
 CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 """torch's tests for instructions that multiply bf16."""
+MEASURED = "precision.json"
+"""The table of what was measured, in the user's cache folder."""
 TRIES = 60
 """Products of each format in a measurement, about a tenth of a second in all."""
 
@@ -76,10 +76,11 @@ def cpu_multiplies_bf16(*, again: bool = False) -> bool:
     """
     if not any(getattr(torch.cpu, test, bool)() for test in CAPABILITIES):
         return False
-    known, key = _read_measured(), _key_of_this_machine()
+    table, key = read_table(MEASURED), _key_of_this_machine()
+    known = {name: value for name, value in table.items() if isinstance(value, bool)}
     if again or key not in known:
         known[key] = bf16_is_faster()
-        _write_measured(known)
+        write_table(MEASURED, known)
     return known[key]
 
 
@@ -128,24 +129,3 @@ def _key_of_this_machine() -> str:
         about = ("model name", "cpu family", "model\t", "stepping", "flags", "Features")
         cpu = "\n".join(sorted({line for line in lines if line.startswith(about)}))
     return hashlib.sha256(f"{cpu}\n{torch.__version__}\n{torch.version.git_version}".encode()).hexdigest()[:16]
-
-
-def _measured_file() -> Path:
-    return cache_folder() / "precision.json"
-
-
-def _read_measured() -> dict[str, bool]:
-    """Return what was measured, by key; nothing from a file that this program did not write."""
-    try:
-        found = json.loads(_measured_file().read_text("utf-8"))
-        return {str(key): value for key, value in found.items() if isinstance(value, bool)}
-    except (OSError, RuntimeError, ValueError, AttributeError, RecursionError):
-        return {}
-
-
-def _write_measured(known: dict[str, bool]) -> None:
-    with suppress(OSError, RuntimeError):  # where nothing can be kept, each start measures
-        file = _measured_file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as stream:
-            stream.write(json.dumps(known, indent=0).encode())

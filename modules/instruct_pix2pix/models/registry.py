@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
 import os
 import re
 from collections import Counter
@@ -13,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import replacing
-from ..paths import DATA, PACKAGE, cache_folder, checkout_of, home_of
+from ..paths import DATA, PACKAGE, checkout_of, home_of
 from ..text import writable
-from .bounded import MOST_JSON, parse_json, read_small
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
+from .user_cache import read_table, write_table
 
 DEMO = DATA / "demo" / "demo.safetensors"
 
@@ -107,7 +104,7 @@ def model_hash(path: Path) -> str:
     if key in known and known[key][0] == state:
         return known[key][1]
     found = short_hash(path)
-    _write_hashes({**known, key: (state, found)})
+    write_table(_HASHES, {**known, key: (state, found)})
     return found
 
 
@@ -219,24 +216,13 @@ def _listed(names: list[str]) -> str:
 
 # --- the cache of hashes: {path: [sizes and times of its files, hash]} ---
 
-
-def _hash_file() -> Path:
-    return cache_folder() / "hashes.json"
+_HASHES = "hashes.json"
 
 
 def _read_hashes() -> dict[str, tuple[str, str]]:
     """Return the cached hashes, without entries that are not in the form that this program writes."""
     try:
-        entries = parse_json(read_small(_hash_file(), MOST_JSON))
-        pairs = {key: tuple(map(str, value)) for key, value in entries.items()}
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, RecursionError):
+        pairs = {key: tuple(map(str, value)) for key, value in read_table(_HASHES).items()}
+    except TypeError:
         return {}
     return {k: (v[0], v[1]) for k, v in pairs.items() if len(v) == 2 and re.fullmatch("[0-9a-f]{10}", v[1])}
-
-
-def _write_hashes(hashes: dict[str, tuple[str, str]]) -> None:
-    with contextlib.suppress(OSError, RuntimeError):
-        file = _hash_file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as stream:
-            stream.write(json.dumps(hashes, indent=0).encode())
