@@ -154,10 +154,14 @@ def test_a_picture_of_another_program_sends_what_is_known_here_and_the_page_says
     assert at_page.locate("#img2img_scheduler input").input_value() == "Karras"
 
 
-def test_a_seed_of_64_bits_can_be_typed_and_the_page_says_which_was_used(at_page: Visit) -> None:
+def take_first_example(at_page: Visit) -> None:
     at_page.locate("#ip2p_examples .thumbnail-item").first.click()
     at_page.page.wait_for_function("document.querySelector('#img2img_prompt textarea').value == 'make it winter'")
     at_page.locate("#img2img_image .image-frame img").wait_for()
+
+
+def test_a_seed_of_64_bits_can_be_typed_and_the_page_says_which_was_used(at_page: Visit) -> None:
+    take_first_example(at_page)
     at_page.set("img2img_steps", 2)
     at_page.set("img2img_batch_count", 1)
     at_page.set("img2img_seed", 2**32 + 7)
@@ -175,9 +179,7 @@ def infotext_of(picture: Image.Image):
 
 
 def test_an_interrupt_keeps_what_is_finished_and_keys_begin_and_end_an_edit(at_page: Visit) -> None:
-    at_page.locate("#ip2p_examples .thumbnail-item").first.click()
-    at_page.page.wait_for_function("document.querySelector('#img2img_prompt textarea').value == 'make it winter'")
-    at_page.locate("#img2img_image .image-frame img").wait_for()
+    take_first_example(at_page)
     at_page.set("img2img_steps", 6)
     at_page.set("img2img_batch_count", 100)
     at_page.locate("#img2img_prompt textarea").press("Control+Enter")
