@@ -24,6 +24,13 @@ LONGEST_TEXT = 10_000
 SPEEDS = ("exact", "balanced", "fast")
 """See `guidance/cached.py`."""
 
+RESULT_SIZES = ("auto", "own", "model")
+LONGEST_RESULT = 32_768
+"""See `engine/result_size.py`."""
+
+KEEP_REST = ("off", "automatic", "always")
+"""See `guidance/relevance.py`."""
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -148,6 +155,17 @@ def _check_size(value: object) -> str:
             f"such as 512x768: choose sides between {SHORTEST_SIDE} and {LONGEST_SIDE}."
         )
     return "x".join(map(str, sides))
+
+
+def _check_result_size(value: object) -> str:
+    """Return 'auto', 'own', 'model' or '2048' from what a person wrote. Raises UserError."""
+    word = str(value).strip().lower() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if word in RESULT_SIZES or (re.fullmatch("[0-9]{1,6}", word) and SHORTEST_SIDE <= int(word) <= LONGEST_RESULT):
+        return word if word in RESULT_SIZES else str(int(word))
+    raise UserError(
+        f"Result size is {_shown(value)}, but must be auto, own, model, or a longest side from {SHORTEST_SIDE} to "
+        f"{LONGEST_RESULT}: choose one of them."
+    )
 
 
 def _check_seed(value: object) -> int:
@@ -309,6 +327,76 @@ class EditSettings:
         choices=SPEEDS,
         infotext="Speed",
         flag="--speed",
+    )
+
+    keep_rest: str = knob(
+        "off",
+        label="Keep the rest",
+        help=(
+            "Leaves as it was what the instruction does not mean. automatic: except in edits of the whole picture, "
+            "such as 'make it winter'; always: in every edit."
+        ),
+        choices=KEEP_REST,
+        infotext="Keep the rest",
+        flag="--keep-rest",
+    )
+    keep_amount: float = knob(
+        0.5,
+        label="Keep amount",
+        help="How much of the picture is kept when the rest is: higher keeps more.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        infotext="Keep amount",
+        flag="--keep-amount",
+    )
+    result_size: str = knob(
+        "auto",
+        label="Result size",
+        help=(
+            "Size of the finished picture: own is the input's, model that of the edit, a number the longest side; "
+            "auto is own where the input is larger."
+        ),
+        infotext="Result size",
+        flag="--result-size",
+        rule=_check_result_size,
+    )
+    zoom: bool = knob(
+        False,
+        label="Only the region",
+        help="Where edit or mask cover a small part, edits that part at the model's full size and puts it back.",
+        infotext="Only the region",
+        flag="--zoom",
+    )
+    apg_eta: float = knob(
+        1.0,
+        label="APG eta",
+        help="Against burnt colours at high Text CFG: the share of the guidance along the picture itself; 1 is off.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        infotext="APG eta",
+        flag="--apg-eta",
+    )
+    apg_threshold: float = knob(
+        0.0,
+        label="APG norm threshold",
+        help="Against burnt colours at high Text CFG: the most that the guidance may weigh, usually 15; 0 is off.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.5,
+        infotext="APG norm threshold",
+        flag="--apg-threshold",
+    )
+    apg_momentum: float = knob(
+        0.0,
+        label="APG momentum",
+        help="How much of the last step's guidance is added to this one's, usually -0.5; 0 is off.",
+        minimum=-1.0,
+        maximum=1.0,
+        step=0.05,
+        infotext="APG momentum",
+        flag="--apg-momentum",
     )
 
     def __post_init__(self) -> None:

@@ -10,11 +10,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 from einops import reduce
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from ..conditioning import Fit, to_images, to_tensor
+from ..guidance.apg import Projection
 from ..guidance.dual import DualGuidance, GuidanceInputs, join_prompts
+from ..guidance.relevance import Keeper
 from ..guidance.rows import Scales
 from ..infotext import build
 from ..pixels import grey_mask
@@ -42,6 +44,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class MadePicture:
+    """A picture as the model saw it and as it made it, in the framing of the result."""
+
+    before: Image.Image
+    """RGB."""
+    after: Image.Image
+    """RGB, changed everywhere."""
+    inside: Image.Image | None
+    """L: 255 where the result is `after`, 0 where it is the input; None: `after` everywhere."""
+
+    def composed(self) -> Image.Image:
+        """Return the result: the edit inside, the input outside."""
+        return self.after if self.inside is None else Image.composite(self.after, self.before, self.inside)
+
+
+@dataclass(frozen=True)
 class Edited:
     """One edited picture and how it came about."""
 
@@ -54,6 +72,15 @@ class Edited:
     """Its share of the batch's time."""
     precision: str
     """The number format it was computed in, such as 'fp32': in another one the same seed gives other pixels."""
+    made: MadePicture
+    """What the model made, for a result at another size."""
+    relevance: Image.Image | None = None
+    """Where the instruction means to change the picture (L, the size of `image`), where the rest was to be kept."""
+
+    @property
+    def kept(self) -> float:
+        """The share of the picture, 0..1, that is the input's own."""
+        return 0.0 if self.made.inside is None else 1 - float(np.asarray(self.made.inside).mean()) / 255
 
     def infotext(self, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None) -> str:
         """Return the text that every door gives to this picture, with `extra` fields at its end."""
@@ -94,14 +121,22 @@ class FittedPicture:
         keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
         return cls(plan, plan.apply(image), plan.undo(padded), torch.from_numpy(keep)[None, None])
 
-    def finish(self, edited: Image.Image) -> Image.Image:
-        """Return what the model made in the framing of the input, with the part outside the mask as it was."""
-        shown = self.plan.undo(edited)
-        if self.mask is None:
-            return shown
-        soft = self.mask.filter(ImageFilter.GaussianBlur(max(self.plan.size) / 128))  # a soft edge inside the mask
-        inside = Image.composite(soft, Image.new("L", soft.size), self.mask.point(lambda v: 255 if v else 0))
-        return Image.composite(shown, self.plan.undo(self.source), inside)
+    def made(self, after: Image.Image, inside: Tensor | None = None) -> MadePicture:
+        """Return what the model made, in the framing of the input, with the part that the result takes of it.
+
+        `inside` [1, h, w] in 0..1 is what relevance leaves of it, at the latent's resolution.
+        """
+        parts = [] if inside is None else [self.framed(inside)]
+        if self.mask is not None:
+            soft = self.mask.filter(ImageFilter.GaussianBlur(max(self.plan.size) / 128))  # a soft edge inside the mask
+            parts.append(Image.composite(soft, Image.new("L", soft.size), self.mask.point(lambda v: 255 if v else 0)))
+        both = ImageChops.multiply(*parts) if len(parts) == 2 else None
+        return MadePicture(self.plan.undo(self.source), self.plan.undo(after), both or next(iter(parts), None))
+
+    def framed(self, cells: Tensor) -> Image.Image:
+        """Cells [1, h, w] in 0..1 at the latent's resolution -> a picture (L) in the framing of the result."""
+        small = Image.fromarray((cells[0].float() * 255).round().byte().cpu().numpy())
+        return self.plan.undo(small.resize(self.plan.padded, Image.Resampling.BILINEAR))
 
 
 class PromptCache:
@@ -150,10 +185,24 @@ def edit_batch(
     noise = ImageNoise(seeds, latents.shape[1:], model.machine.device)
     scales = Scales(one.text_cfg, one.image_cfg)
     inputs = prompts.inputs(settings, latents)
-    guidance = DualGuidance(model, inputs, scales, sigmas, rescale=one.rescale, speed=one.speed)
     start = latents * model.config.scale_factor
-    keep = [picture.keep for picture in pictures if picture.keep is not None]
-    denoiser = _Masked(guidance, start, torch.cat(keep).to(model.machine.device)) if keep else guidance
+    kept = [picture.keep for picture in pictures if picture.keep is not None]
+    keep = torch.cat(kept).to(model.machine.device) if kept else None
+    keeper = None
+    if one.keep_rest != "off":
+        free, automatic = None if keep is None else 1 - keep, one.keep_rest == "automatic"
+        keeper = Keeper(start, len(sigmas) - 1, one.keep_amount, automatic=automatic, free=free)
+    guidance = DualGuidance(
+        model,
+        inputs,
+        scales,
+        sigmas,
+        rescale=one.rescale,
+        speed=one.speed,
+        projection=Projection(one.apg_eta, one.apg_threshold, one.apg_momentum),
+        keeper=keeper,
+    )
+    denoiser = guidance if keep is None else _Masked(guidance, start, keep)
 
     def report(step: int, x: Tensor, denoised: Tensor) -> None:
         if on_step is not None:
@@ -163,10 +212,19 @@ def edit_batch(
     if one.denoise < 1:
         x = x + start
     x = sampler(denoiser, x, sigmas, noise, report)
-    images = [picture.finish(image) for picture, image in zip(pictures, to_images(model.decode(x)), strict=True)]
+    maps, insides = (None, None) if keeper is None else (keeper.map, keeper.inside)
+    images = to_images(model.decode(x))
+    made = [
+        picture.made(image, None if insides is None else insides[place])
+        for place, (picture, image) in enumerate(zip(pictures, images, strict=True))
+    ]
+    relevance = [None if maps is None else pictures[place].framed(maps[place]) for place in range(len(pictures))]
     seconds = (time.perf_counter() - began) / len(images)
     rows, precision = guidance.rows_evaluated, model.machine.precision
-    return [Edited(i, s, rows, seconds, precision) for i, s in zip(images, settings, strict=True)]
+    return [
+        Edited(each.composed(), chosen, rows, seconds, precision, each, relevant)
+        for chosen, each, relevant in zip(settings, made, relevance, strict=True)
+    ]
 
 
 def _first_step(settings: EditSettings) -> int:

@@ -9,7 +9,9 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .apg import ProjectedGuidance, Projection
 from .cached import CachedGuidance, SamplingStep
+from .relevance import Keeper
 from .rows import Row, Scales, rescale_denoised, rows, same_length
 
 Condition = TypeVar("Condition")
@@ -53,9 +55,7 @@ class RowModel(Protocol[Condition]):
         """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows."""
         ...
 
-    def __call__(
-        self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]
-    ) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]) -> Tensor:
         """x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> denoised [N, 4, h, w].
 
         `entries` [N] says for each row which entry of x, sigma and image it has.
@@ -67,7 +67,8 @@ class DualGuidance(Generic[Condition]):
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
     `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
-    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `cached.SHARES`.
+    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `cached.SHARES`;
+    `projection` tames the guidance (see `apg`); `keeper` holds the rest of the picture (see `relevance`).
     `rows_evaluated` counts the model rows of one picture so far.
     """
 
@@ -80,6 +81,8 @@ class DualGuidance(Generic[Condition]):
         *,
         rescale: float = 0.0,
         speed: str = "exact",
+        projection: Projection | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.model = model
         self.given = given
@@ -88,6 +91,8 @@ class DualGuidance(Generic[Condition]):
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
         self._cache = None if speed == "exact" else CachedGuidance(speed)
+        self._projected = None if projection in (None, Projection()) else ProjectedGuidance(projection)
+        self._keeper = keeper
         self._conditions: dict[int, tuple[object, Condition]] = {}
         self._weights: tuple[tuple[float, ...], Tensor] | None = None
 
@@ -98,9 +103,12 @@ class DualGuidance(Generic[Condition]):
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, 4, h, w], sigma [] or [B] (one level for all), best on the CPU -> denoised [B, 4, h, w]."""
         now = self._now(float(sigma.flatten()[0]))
-        needed = rows(self.scales, [prompt.weight for prompt in self.given.prompts])
+        look = self._keeper is not None and self._keeper.wants_image_only(now.step)
+        needed = rows(self.scales, [prompt.weight for prompt in self.given.prompts], look_at_image_only=look)
         full = [row for row in needed if row.prompt is not None]
-        cache = self._cache if 0 < len(full) < len(needed) else None
+        if not full:
+            return self._sum(self._evaluate(x, sigma, now.step, needed), needed)
+        cache = self._cache if len(full) < len(needed) else None
         if cache is not None and cache.serves(now, x.shape):
             own = self._evaluate(x, sigma, now.step, full).mean(dim=0)
             guided = cache.guided(own, now.level)
@@ -110,7 +118,13 @@ class DualGuidance(Generic[Condition]):
             guided = self._sum(denoised, needed)
             if cache is not None:
                 cache.keep(now, guided, own, now.level)
-        return rescale_denoised(x, guided, own, self.rescale) if self.rescale and full else guided
+            if self._keeper is not None and look:
+                self._keeper.see(now.step, own, denoised[len(full)])  # the image-only row comes after the full ones
+        if self._projected is not None:
+            guided = self._projected(guided, own, self.scales.text)
+        if self.rescale:
+            guided = rescale_denoised(x, guided, own, self.rescale)
+        return guided if self._keeper is None else self._keeper.hold(now.step, guided, own)
 
     def _now(self, level: float) -> SamplingStep:
         step = self.step_of(level)

@@ -39,12 +39,15 @@ class Row:
     weight: float
 
 
-def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,)) -> list[Row]:
-    """Return the rows of non-zero weight, full ones first. Their weights add up to 1."""
+def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,), *, look_at_image_only: bool = False) -> list[Row]:
+    """Return the rows of non-zero weight, full ones first. Their weights add up to 1.
+
+    `look_at_image_only` asks for that row whatever its weight.
+    """
     full = [Row(k, True, scales.text * weight) for k, weight in enumerate(prompt_weights)]
     image_only = Row(None, True, scales.image - math.fsum(row.weight for row in full))
     null = Row(None, False, 1.0 - scales.image)
-    return [row for row in (*full, image_only, null) if row.weight != 0.0]
+    return [row for row in (*full, image_only, null) if row.weight or (look_at_image_only and row is image_only)]
 
 
 def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
