@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo, putchunk
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from PIL.TiffTags import LONG, TAGS_V2_GROUPS
+from PIL.TiffTags import LONG
+
+from .exif import tiff_tags
 
 BAND_VALUES = 1 << 20
 """Values that are worked on at once."""
@@ -39,22 +40,25 @@ class DeepPixels:
         self._image, self._file, self._page = image, image.fp, image.tell()  # type: ignore[attr-defined]
         self._raw = _raw_modes(image)[0]
 
-    def read(self, turn: Image.Transpose | None, alpha: Image.Image | None) -> np.ndarray:
-        """Return the samples as RGB, turned, and laid on white by `alpha`: [H, W, 3] uint16, 0..65535.
+    def read(self, high: Image.Image, turn: Image.Transpose | None, alpha: Image.Image | None) -> np.ndarray:
+        """Return the samples as RGB, laid on white by `alpha` (L): [H, W, 3] uint16, 0..65535.
 
-        For when the picture is decoded; `alpha` is L and turned already. Raises what Pillow raises.
+        For when the picture is decoded: `high` is that without alpha, in 8 bits. It and `alpha` have been turned by
+        `turn` already. Raises what Pillow raises.
         """
+
+        def turned(image: Image.Image) -> Image.Image:
+            return image if turn is None else image.transpose(turn)
+
         if self._raw in _GREY:
-            parts, combine = [self._image], _grey
+            parts, combine = [turned(self._image)], _grey
         elif self._raw == _GREY_ALPHA:
-            parts, combine = [self._decoded(lambda _: "RGBA")], _grey_of_pairs  # each of the four bytes a channel
+            parts, combine = [turned(self._decoded(lambda _: "RGBA"))], _grey_of_pairs  # of each sample two bytes
         else:
-            premultiplied = self._raw.startswith("RGBa")  # which Pillow divides by alpha in 8 bits
-            high = self._decoded(lambda raw: _byte_of(raw, low=False)) if premultiplied else self._image
-            parts = [high, self._decoded(lambda raw: _byte_of(raw, low=True))]
-            combine = _divided if premultiplied else _colour
-        if turn is not None:
-            parts = [part.transpose(turn) for part in parts]
+            low, combine = turned(self._decoded(lambda raw: _byte_of(raw, low=True))), _colour
+            if self._raw.startswith("RGBa"):  # multiplied by alpha; Pillow divides by it in 8 bits
+                high, combine = turned(self._decoded(lambda raw: _byte_of(raw, low=False))), _divided
+            parts = [high, low]
         width, height = parts[0].size
         values = np.empty((height, width, 3), np.uint16)
         for top, bottom in _bands(height, 4 * width):
@@ -172,7 +176,7 @@ def deep_png(values: np.ndarray, texts: PngInfo, exif: bytes, icc: bytes | None)
     # Runs alone: in photographs zlib finds nothing longer that is worth it, and takes three times as long.
     packer = zlib.compressobj(strategy=zlib.Z_RLE)
     for top, bottom in _bands(height, channels * width):
-        row = values[top:bottom].astype(">u2").view(np.uint8).reshape(bottom - top, -1)
+        row = values[top:bottom].astype(">u2", order="C").view(np.uint8).reshape(bottom - top, -1)
         filtered = np.empty((bottom - top, 1 + row.shape[1]), np.uint8)
         step = 2 * channels
         filtered[:, 0] = 1  # filter type 'Sub' (9.2): the difference from the same byte of the pixel before
@@ -191,11 +195,7 @@ def deep_tiff(values: np.ndarray, exif: bytes, icc: bytes | None) -> bytes:
     `exif` is in its tags as Pillow puts it in a TIFF of 8 bits.
     """
     height, width, channels = values.shape
-    tags = ImageFileDirectory_v2()
-    known = Image.Exif()
-    known.load(exif)
-    for tag in known:
-        tags[tag] = known.get_ifd(tag) if tag in TAGS_V2_GROUPS else known[tag]
+    tags = tiff_tags(exif)
     tags[_WIDTH], tags[_HEIGHT], tags[_ROWS] = width, height, height
     tags[_BITS], tags[_SAMPLES] = (16,) * channels, channels
     tags[_COMPRESSION], tags[_PHOTOMETRIC], tags[_PLANES] = 1, 2, 1

@@ -21,7 +21,7 @@ from .camera_raw import is_camera_raw
 from .containers import without_broken_metadata
 from .deep_pixels import deep_pixels_of, deep_png, deep_tiff, name_planes
 from .errors import UserError
-from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
+from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of, tiff_tags
 from .files import status_of, write_whole
 from .jpeg import JpegFile
 from .pixels import eight_bit, grey_mask, is_clear, on_white, split_alpha, to_rgb, writable
@@ -45,8 +45,8 @@ MOST_ASPECT = 16
 
 SUBFILE_TYPE, MOST_PAGES = 254, 16
 
-DRAFT_PIXELS = 50_000_000
-"""Above this a JPEG is read at half size, to save memory."""
+DRAFT_PIXELS = 100_000_000
+"""Above this a JPEG is read at half size, to save memory: whole it takes eight bytes a pixel."""
 
 PARAMETERS = "parameters"
 """The web UI's name for the infotext among the texts of a PNG."""
@@ -97,10 +97,11 @@ def open_picture(
     """Read a picture from a path, from bytes, or from a binary file.
 
     PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an animation is taken.
-    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 50 megapixels
-    is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at its end:
-    `notes` says so. With `deep`, a PNG or TIFF of 16 bits a channel is decoded twice, and its samples are kept as they
-    are. Raises UserError for anything else, whose sentence calls a source without a name of its own `name`.
+    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 100
+    megapixels is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at
+    its end: `notes` says so. With `deep`, a PNG or TIFF of 16 bits a channel is decoded twice, to keep them all; it
+    takes up to 23 bytes a pixel meanwhile. Raises UserError for anything else, whose sentence calls a source without a
+    name of its own `name`.
     """
     return read_as(source, partial(_to_picture, with_deep=deep), most_pixels, name)
 
@@ -168,12 +169,13 @@ def encode_picture(
         kept = exif_bytes(exif)
         if infotext is not None:
             texts.add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
-        options["pnginfo"] = texts
+        options |= {"pnginfo": texts, "exif": kept}
     else:
         kept = exif_bytes(exif, infotext)
         if fmt == "JPEG" and len(kept) > JPEG_EXIF_BYTES:
             kept = exif_bytes(None, infotext)  # the infotext matters more than the camera
-    options |= {"exif": kept, "icc_profile": icc}
+        options |= {"tiffinfo": tiff_tags(kept)} if fmt == "TIFF" else {"exif": kept}
+    options["icc_profile"] = icc
     data = io.BytesIO()
     try:
         if isinstance(image, np.ndarray):
@@ -325,17 +327,16 @@ def _to_picture(image: Image.Image, name: str, known: tuple[str, ...], *, with_d
         notes.append(f"{name} is transparent everywhere: it was read as if it were opaque.")
     if stretched:
         notes.append(f"{name} has an unusual range of values: its darkest became black, its lightest white.")
+    turn = UPRIGHT.get(exif.get(ORIENTATION, 1)) if image.format != "TIFF" else None  # Pillow turns it while loading
+    if turn is not None:
+        base, alpha = base.transpose(turn), alpha and alpha.transpose(turn)
     profile = image.info.get("icc_profile")
     rgb, icc = to_rgb(base, profile)
     if alpha is not None:
         rgb = on_white(rgb, alpha)
-    turn = UPRIGHT.get(exif.get(ORIENTATION, 1)) if image.format != "TIFF" else None  # Pillow turns it while loading
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-        alpha = alpha and alpha.transpose(turn)
     rgb.info = {}
     kept = base.mode == "RGB" or icc == profile  # a profile of grey was applied
-    deep = samples.read(turn, alpha) if samples is not None and kept else None
+    deep = samples.read(base, turn, alpha) if samples is not None and kept else None
     if _has_frames(image):  # asked last: it may move on to the next frame
         notes.append(f"{name} has several frames: the first one is used.")
     return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes), deep)
