@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .camera_raw import is_camera_raw
 from .containers import without_broken_metadata
-from .deep_pixels import deep_pixels_of, deep_png, deep_tiff, name_planes
+from .deep_pixels import PNG_STRATEGY, deep_pixels_of, deep_png, deep_tiff, name_planes
 from .errors import UserError
 from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of, tiff_tags
 from .files import status_of, write_whole
@@ -169,7 +169,7 @@ def encode_picture(
         kept = exif_bytes(exif)
         if infotext is not None:
             texts.add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
-        options |= {"pnginfo": texts, "exif": kept}
+        options |= {"pnginfo": texts, "exif": kept, "compress_type": PNG_STRATEGY}
     else:
         kept = exif_bytes(exif, infotext)
         if fmt == "JPEG" and len(kept) > JPEG_EXIF_BYTES:

@@ -154,8 +154,9 @@ def test_planes_that_lie_apart_are_read() -> None:
             expected = on_white(values(4)) if channels == 4 else values()
             assert np.array_equal(deep_of(data), expected)
             assert np.abs(np.asarray(open_picture(data).image) - expected / 257).max() <= 2
-    packed = open_picture(tiff_of(planes[:3], planarconfig="separate", compression="zlib"), deep=True)
-    assert packed.deep is None and np.array_equal(np.asarray(packed.image), values(4)[..., :3] >> 8)
+    packed = tiff_of(np.moveaxis(values(), -1, 0), planarconfig="separate", compression="zlib")
+    picture = open_picture(packed, deep=True)
+    assert picture.deep is None and np.array_equal(np.asarray(picture.image), values() >> 8)
 
 
 def test_colours_multiplied_by_alpha_are_divided_by_it() -> None:
@@ -297,7 +298,7 @@ def test_formats_of_eight_bits_get_the_nearest() -> None:
         picture = Image.open(io.BytesIO(encode_picture(np.full((16, 16, 3), value, np.uint16), "JPEG")))
         assert np.unique(np.asarray(picture)).tolist() == [nearest]
     clear = np.full((16, 16, 4), (65535, 0, 0, 0x01FF), np.uint16)
-    assert Image.open(io.BytesIO(encode_picture(clear, "WEBP"))).convert("RGBA").getpixel((3, 3))[3] == 2
+    assert np.asarray(Image.open(io.BytesIO(encode_picture(clear, "WEBP"))))[3, 3, 3] == 2
     assert Image.open(io.BytesIO(encode_picture(clear, "JPEG"))).getpixel((3, 3)) == pytest.approx(
         (255, 253, 253), abs=1
     )
@@ -384,7 +385,7 @@ def memory_of(data: bytes, folder: Path) -> tuple[str, int]:
 
 
 def test_a_bomb_takes_memory_by_its_pixels_and_no_more(tmp_path: Path) -> None:
-    bomb = encode_picture(np.broadcast_to(np.uint16([1, 2, 3, 4]), (3000, 3000, 4)), "PNG")
+    bomb = encode_picture(np.broadcast_to(np.array([1, 2, 3, 4], np.uint16), (3000, 3000, 4)), "PNG")
     told, taken = memory_of(bomb, tmp_path)
     assert told == "3000" and taken < 30 * 3000**2
 

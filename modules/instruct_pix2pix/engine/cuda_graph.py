@@ -76,7 +76,9 @@ def _shape(x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | 
 class _Graph:
     """One call's kernels, with the tensors that they read and write."""
 
-    def __init__(self, unet: UNet, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> None:
+    def __init__(
+        self, unet: UNet, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None
+    ) -> None:
         self._x, self._t, self._condition = x.clone(), t.clone(), condition.copy()
         self._held = condition
         """The one that `_condition` has the texts of."""

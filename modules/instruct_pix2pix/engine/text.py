@@ -110,7 +110,9 @@ def _emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
         (weights == 1.0).all(1)[:, None, None], before, after * (before.mean((1, 2), keepdim=True) / mean)
     ).to(hidden.dtype)
     if before.isfinite().all() and not after.isfinite().all():
-        raise UserError("The weights in the prompt are too extreme to compute with; keep them between 0 and 2.")
+        raise UserError(
+            "The weights in the prompt are too extreme to compute with; keep them between 0 and 2."
+        )
     return after
 
 
@@ -128,6 +130,10 @@ def encode_prompt(encoder: PromptEncoder, text: str, steps: int) -> list[Prompt]
 
 
 def _encode(encoder: PromptEncoder, parts: list[tuple[str, float]], steps: int) -> list[Prompt]:
-    schedules = [([(until, shown.strip()) for until, shown in schedule(text, steps)], weight) for text, weight in parts]
+    schedules = [
+        ([(until, shown.strip()) for until, shown in schedule(text, steps)], weight) for text, weight in parts
+    ]
     embeddings = {text: encoder.encode(text) for text in dict.fromkeys(t for s, _ in schedules for _, t in s)}
-    return [Prompt(tuple((until, embeddings[t]) for until, t in stages), weight) for stages, weight in schedules]
+    return [
+        Prompt(tuple((until, embeddings[t]) for until, t in stages), weight) for stages, weight in schedules
+    ]

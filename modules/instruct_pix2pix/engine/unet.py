@@ -190,7 +190,9 @@ class SpatialTransformer(nn.Module):
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         self.linear = linear
         self.proj_in = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(TransformerBlock(channels, context_dim, heads) for _ in range(depth))
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_dim, heads) for _ in range(depth)
+        )
         self.proj_out = Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:

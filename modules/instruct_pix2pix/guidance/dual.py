@@ -53,7 +53,9 @@ class RowModel(Protocol[Condition]):
         """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows."""
         ...
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]
+    ) -> Tensor:
         """x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> denoised [N, 4, h, w].
 
         `entries` [N] says for each row which entry of x, sigma and image it has.

@@ -24,9 +24,8 @@ BLOCK = 2048
 
 
 @triton.jit(do_not_specialize=["cells", "part", "width", "shift_stride", "shifted"])
-def _sum_kernel(
-    x, shift, sums, cells, part, channels, width, shift_stride, shifted, CELLS: tl.constexpr, LANES: tl.constexpr
-):
+def _sum_kernel(x, shift, sums, cells, part, channels, width, shift_stride, shifted,
+                CELLS: tl.constexpr, LANES: tl.constexpr):
     """Sums and sums of squares of each channel over a part of the cells, relative to a number near its group's mean."""
     column, picture = tl.program_id(0) * LANES + tl.arange(0, LANES), tl.program_id(2).to(tl.int64)
     inside, first = column < channels, column // width * width
@@ -52,23 +51,8 @@ def _sum_kernel(
 
 
 @triton.jit(do_not_specialize=["cells", "parts", "width", "shift_stride", "shifted", "eps"])
-def _scale_kernel(
-    x,
-    shift,
-    sums,
-    weight,
-    bias,
-    scales,
-    cells,
-    parts,
-    channels,
-    width,
-    shift_stride,
-    shifted,
-    eps,
-    PARTS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+def _scale_kernel(x, shift, sums, weight, bias, scales, cells, parts, channels, width, shift_stride,
+                  shifted, eps, PARTS: tl.constexpr, LANES: tl.constexpr):
     """The factor and the offset of each channel of a group, [2, C] for each picture."""
     lane, row, picture = tl.arange(0, LANES), tl.arange(0, PARTS)[:, None], tl.program_id(1).to(tl.int64)
     first, inside = tl.program_id(0) * width, lane < width

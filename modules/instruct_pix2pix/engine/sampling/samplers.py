@@ -37,7 +37,9 @@ def ignore(step: int, x: Tensor, denoised: Tensor) -> None:
 class SamplerFunction(Protocol):
     """What every function below is."""
 
-    def __call__(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
+    def __call__(
+        self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore
+    ) -> Tensor:
         """Take x [B, C, H, W] from noise level sigmas[0] down to the last of sigmas [n + 1]; return it."""
         ...
 
@@ -319,7 +321,9 @@ class Sampler:
     uses_noise: bool = False
     discards_penultimate: bool = False
 
-    def __call__(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore) -> Tensor:
+    def __call__(
+        self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, callback: Callback = ignore
+    ) -> Tensor:
         """Take x [B, C, H, W] from noise level sigmas[0] down to the last of sigmas [n + 1]; return it."""
         with torch.no_grad():
             return self.function(model, x, sigmas, noise, callback)
