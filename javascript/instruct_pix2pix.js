@@ -19,26 +19,25 @@ function ip2pButton(text) {
     return { __type__: "update", visible: Boolean(text), ...(text ? { value: text } : {}) };
 }
 
-/** Offer the scales and steps that suit the model, once for each such set on this page, where others stand. */
+/** Offer the scales and steps that suit the model where others stand, until a person answers the offer. */
 function ip2pOfferDefaults(suited, textCfg, imageCfg, steps) {
-    const panel = document.querySelector("#ip2p_panel");
-    const wanted = suited ? JSON.parse(suited) : null;
-    const text = wanted && `${wanted.text_cfg} / ${wanted.image_cfg}, ${wanted.steps} steps`;
-    const stands = wanted && textCfg === wanted.text_cfg && imageCfg === wanted.image_cfg && steps === wanted.steps;
-    if (!wanted || stands || panel.dataset.offered === text) return [ip2pButton("")];
-    panel.dataset.offered = text;
-    return [ip2pButton(`Use the model's defaults: ${text}`)];
+    if (!suited || document.querySelector("#ip2p_panel").dataset.answered === suited) return [ip2pButton("")];
+    const wanted = JSON.parse(suited);
+    const stands = textCfg === wanted.text_cfg && imageCfg === wanted.image_cfg && steps === wanted.steps;
+    const values = `Text CFG ${wanted.text_cfg}, Image CFG ${wanted.image_cfg}, ${wanted.steps} steps`;
+    return [ip2pButton(stands ? "" : `Use the model's defaults: ${values}`)];
 }
 
 /** Take back the offer: a person set one of the values. */
-function ip2pWithdraw() {
+function ip2pAnswer(suited) {
+    if (suited) document.querySelector("#ip2p_panel").dataset.answered = suited;
     return [ip2pButton("")];
 }
 
-/** Text CFG, Image CFG and steps that suit the model; the offer is done. */
+/** Text CFG, Image CFG and steps that suit the model; the offer is answered. */
 function ip2pDefaults(suited) {
     const wanted = JSON.parse(suited);
-    return [wanted.text_cfg, wanted.image_cfg, wanted.steps, ip2pButton("")];
+    return [wanted.text_cfg, wanted.image_cfg, wanted.steps, ...ip2pAnswer(suited)];
 }
 
 /** Offer the model's size while the longest side is more than a quarter away from it. */

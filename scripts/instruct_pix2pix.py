@@ -121,6 +121,8 @@ class InstructPix2Pix(scripts.Script):
             image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
             controls.keep_in_step(page, self.panel.text_cfg, text_cfg)
             controls.keep_in_step(page, self.panel.image_cfg, image_cfg)
+            if steps is not None:
+                controls.offer_defaults(page, self.panel, text_cfg, image_cfg, steps)
         forge = sys.modules.get("modules_forge.main_entry")
         dropdown = checkpoint or getattr(forge, "ui_checkpoint", None)
         outputs = [self.accordion, self.panel.status, self.panel.suited]
@@ -128,8 +130,6 @@ class InstructPix2Pix(scripts.Script):
         if dropdown is not None:
             dropdown.change(fn=self.look, inputs=[dropdown], **shown)
         page.load(fn=self.look, inputs=[], **shown)
-        if steps is not None:
-            controls.offer_defaults(page, self.panel, steps)
         if width is not None and height is not None:
             controls.offer_size(page, self.panel, width, height)
 

@@ -134,15 +134,15 @@ def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
     page.load(inputs=[theirs], outputs=[ours], **same)
 
 
-def offer_defaults(page: Any, panel: Panel, steps: Any) -> None:
-    """Offer the scales and steps that suit a checkpoint when it is chosen; not after a person set one of them."""
-    values = [panel.text_cfg, panel.image_cfg, steps]
-    seen: dict[str, Any] = {"inputs": [panel.suited, *values], "outputs": [panel.defaults]}
+def offer_defaults(page: Any, panel: Panel, text_cfg: Any, image_cfg: Any, steps: Any) -> None:
+    """Offer the scales and steps that suit a checkpoint when it is chosen, until a person sets one of them."""
+    theirs = [text_cfg, image_cfg, steps]
+    seen: dict[str, Any] = {"inputs": [panel.suited, *theirs], "outputs": [panel.defaults]}
     page.load(**in_browser("ip2pOfferDefaults"), **seen)
     panel.suited.change(**in_browser("ip2pOfferDefaults"), **seen)
-    for value in values:
-        value.input(**in_browser("ip2pWithdraw"), inputs=[], outputs=[panel.defaults])
-    panel.defaults.click(**in_browser("ip2pDefaults"), inputs=[panel.suited], outputs=[*values, panel.defaults])
+    for value in (panel.text_cfg, panel.image_cfg, *theirs):
+        value.input(**in_browser("ip2pAnswer"), inputs=[panel.suited], outputs=[panel.defaults])
+    panel.defaults.click(**in_browser("ip2pDefaults"), inputs=[panel.suited], outputs=[*theirs, panel.defaults])
 
 
 def offer_size(page: Any, panel: Panel, width: Any, height: Any) -> None:
