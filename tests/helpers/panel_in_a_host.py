@@ -2,9 +2,9 @@
 
     python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT [SETTING]
 
-SETTING, one of `settings.KNOBS`, goes to the end of `hosts.job.SETTINGS` first, as an author of a new one would put it
-there. test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are written to
-HOST_FOLDER.
+SETTING, one of `settings.KNOBS`, goes to the end of `hosts.job.SETTINGS` first, as an author of a new one would put
+it there. test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are
+written to HOST_FOLDER.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ JOBS: dict[str, list[Any]] = {
     "wrong": [{"from_noise": "no"}],
     "placed": [True, False, 0.5],
     "nothing": [None],
+    "added": [{"count": 3, "from_noise": False}],
+    "added wrong": [{"count": 5000}],
 }
 """Script arguments of calls of a host's API, as a program gives them."""
 INFOTEXTS = {
     "plain": {"CFG scale": "4", "Steps": "20", "Speed": "fast"},
     "edit": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Guidance rescale": "0.25", "Edit start": "noise"},
-    "from input": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Speed": "fast", "Denoising strength": "0.6"},
+    "from input": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Speed": "fast", "count": "3"},
     "damaged": {"CFG scale": "x", "Image CFG scale": "", "Guidance rescale": "1e999", "Speed": "warp"},
 }
 """Fields of an infotext, as a host reads them."""
@@ -126,15 +128,15 @@ def main(folder: Path, edit: str, other: str, added: str | None = None) -> dict[
 
 def add(setting: str) -> None:
     """Read hosts/job.py with one more word in its list of settings."""
-    import instruct_pix2pix.hosts
-
+    sys.path.insert(0, str(Path(__file__).parents[2] / "modules"))
     spec = importlib.util.find_spec("instruct_pix2pix.hosts.job")
     assert spec and spec.origin
     source = Path(spec.origin).read_text(encoding="utf-8")
     ends = source.index(")\n", source.index("\nSETTINGS = ("))
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     exec(compile(f'{source[:ends]}, "{setting}"{source[ends:]}', spec.origin, "exec"), vars(module))
-    instruct_pix2pix.hosts.job = module
+    vars(sys.modules["instruct_pix2pix.hosts"])["job"] = module
+    sys.path.pop(0)
 
 
 def pasted(script: Any, fields: dict[str, str], names: dict[int, str]) -> dict[str, Any]:

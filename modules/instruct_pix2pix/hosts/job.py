@@ -80,7 +80,7 @@ def pasted(name: str, fields: Mapping[str, str]) -> Any:
     if name == "from_noise":
         return fields.get(START) == "noise"
     knob = CONTROLS.get(name) or KNOBS[name]
-    word = fields.get(knob.infotext or "")
+    word = fields.get(knob.infotext or name)
     try:
         return knob.default if word is None else knob.parse(word)
     except UserError:
