@@ -367,6 +367,13 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(
     assert sentence in sentence_of(refused)
 
 
+def test_a_request_without_a_picture_is_refused_by_the_host(editor: Host) -> None:
+    with pytest.raises(RefusedError) as refused:
+        editor.job(init_images=None)
+    assert refused.value.status == 404
+    assert "Init image not found" in refused.value.body
+
+
 @pytest.mark.parametrize("where", ["encode", "guide", "step"])
 def test_an_error_in_our_code_is_said_and_the_next_job_works(editor: Host, usual: Answer, where: str) -> None:
     with pytest.raises(RefusedError) as refused:
