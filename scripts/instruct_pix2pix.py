@@ -5,18 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.context import Context
-from modules import (  # pyright: ignore[reportAttributeAccessIssue]
-    infotext_utils,
-    script_callbacks,
-    scripts,
-    sd_models,
-    shared,
-)
+from modules import script_callbacks, scripts, sd_models, shared  # pyright: ignore[reportAttributeAccessIssue]
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
@@ -90,10 +85,11 @@ class InstructPix2Pix(scripts.Script):
         look = controls.look_at(selected())
         with gr.Accordion(self.heading(look), open=look.editing, elem_id="ip2p_panel") as self.accordion:
             self.panel = controls.build(look, job.CONTROLS)
+        paste_field = import_module("modules.infotext_utils").PasteField
         ours = {"text_cfg": self.panel.text_cfg, "image_cfg": self.panel.image_cfg, **self.panel.controls}
         requested = {"text_cfg": "cfg_scale", "image_cfg": "image_cfg_scale"}  # the names of the scales in an API call
         self.infotext_fields = [
-            infotext_utils.PasteField(component, partial(job.pasted, name), api=requested.get(name))
+            paste_field(component, partial(job.pasted, name), api=requested.get(name))
             for name, component in ours.items()
         ]
         return list(self.panel.controls.values())

@@ -27,11 +27,6 @@ HOST = {
         "def on_before_ui(function): called.setdefault('before_ui', []).append(function)\n"
         "def on_script_unloaded(function): called.setdefault('script_unloaded', []).append(function)\n"
     ),
-    "modules/infotext_utils.py": (
-        "class PasteField(tuple):\n"
-        "    def __new__(cls, component, target, *, api=None): return super().__new__(cls, (component, target))\n"
-        "    def __init__(self, component, target, *, api=None): self.api = api\n"
-    ),
     "modules/sd_models.py": (
         "files = {}\n"
         "class Info:\n"
@@ -56,9 +51,17 @@ INFOTEXTS = {
     "damaged": {"CFG scale": "x", "Image CFG scale": "", "Guidance rescale": "1e999", "Speed": "warp"},
 }
 """Fields of an infotext, as a host reads them."""
+BOTH = {
+    "modules/sd_samplers_cfg_denoiser.py": "",
+    "modules/infotext_utils.py": (
+        "class PasteField(tuple):\n"
+        "    def __new__(cls, component, target, *, api=None): return super().__new__(cls, (component, target))\n"
+        "    def __init__(self, component, target, *, api=None): self.api = api\n"
+    ),
+}
 OWN = {
-    "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
-    "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
+    "a1111": BOTH,
+    "forge": {**BOTH, "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
     "another": {},
 }
 
