@@ -105,7 +105,8 @@ def control(knob: Knob, elem_id: str) -> Any:
         return gr.Checkbox(**same)
     if knob.choices:
         return gr.Radio(list(knob.choices), **same)
-    return gr.Slider(minimum=knob.minimum, maximum=knob.maximum, step=knob.step, **same)
+    limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
+    return gr.Slider(**limits, **same)
 
 
 def instruction_templates() -> Any:
