@@ -25,14 +25,8 @@ finally:
 
 HOST = find_host()
 
-JOINED = (
-    "setting_sd_model_checkpoint",
-    "img2img_cfg_scale",
-    "img2img_image_cfg_scale",
-    "img2img_steps",
-    "img2img_width",
-    "img2img_height",
-)
+OF_THE_TAB = ("cfg_scale", "image_cfg_scale", "steps", "width", "height")
+JOINED = ("setting_sd_model_checkpoint", *(f"img2img_{name}" for name in OF_THE_TAB))
 """The host's components that the panel is joined to, by elem_id."""
 
 
@@ -83,7 +77,7 @@ class InstructPix2Pix(scripts.Script):
             return []
         script_callbacks.on_after_component(self.after_component)
         look = controls.look_at(selected())
-        with gr.Accordion(self.heading(look), open=look.editing, elem_id="ip2p_panel") as self.accordion:
+        with gr.Accordion(look.title, open=look.editing, elem_id="ip2p_panel") as self.accordion:
             self.panel = controls.build(look, job.CONTROLS)
         paste_field = import_module("modules.infotext_utils").PasteField
         ours = {"text_cfg": self.panel.text_cfg, "image_cfg": self.panel.image_cfg, **self.panel.controls}
@@ -93,11 +87,6 @@ class InstructPix2Pix(scripts.Script):
             for name, component in ours.items()
         ]
         return list(self.panel.controls.values())
-
-    @staticmethod
-    def heading(look: controls.Look) -> str:
-        """Return the title of the panel."""
-        return controls.TITLE if look.editing else controls.SELECT
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
         """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page.
@@ -132,11 +121,8 @@ class InstructPix2Pix(scripts.Script):
     def look(self, title: str | None = None) -> tuple[Any, Any, Any]:
         """Return what the panel shows of the checkpoint with this title, or of the selected one."""
         look = controls.look_at(selected(title))
-        return (
-            gr.update(open=look.editing, label=self.heading(look)),
-            gr.update(value=look.status),
-            gr.update(value=look.suited),
-        )
+        shown = gr.update(open=look.editing, label=look.title)
+        return shown, gr.update(value=look.status), gr.update(value=look.suited)
 
     @loud
     def process(self, p: Processing, *args: Any) -> None:

@@ -62,6 +62,11 @@ class Look:
     suited: str = ""
     """The scales, steps and size that suit it, as JSON; '' where it does not edit."""
 
+    @property
+    def title(self) -> str:
+        """Of the panel."""
+        return TITLE if self.editing else SELECT
+
 
 def build(look: Look, knobs: Mapping[str, Knob]) -> Panel:
     """Make the controls of a host's tab inside the gradio block that is open; `knobs` are those beside the scales."""
