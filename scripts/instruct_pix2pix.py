@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,18 @@ import gradio as gr
 from gradio.context import Context
 from modules import script_callbacks, scripts, sd_models, shared  # pyright: ignore[reportAttributeAccessIssue]
 
+
+def forget_package() -> None:
+    """Let the package be read anew by the next import, if there is one.
+
+    A host runs this file again when it reloads its UI: perhaps after an update, or no more.
+    """
+    for name in [name for name in sys.modules if name.partition(".")[0] == "instruct_pix2pix"]:
+        del sys.modules[name]
+    invalidate_caches()
+
+
+forget_package()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
     from instruct_pix2pix import panel as controls
@@ -136,6 +149,7 @@ class InstructPix2Pix(scripts.Script):
             job.begin_sampling(HOST, p, **kwargs)
 
 
+script_callbacks.on_script_unloaded(forget_package)
 if HOST:
     script_callbacks.on_script_unloaded(forge.pass_errors_on(sys.modules.get("modules_forge.main_thread")))
     script_callbacks.on_cfg_denoiser(a1111.on_denoiser)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -612,6 +613,40 @@ def test_what_a_callback_swallows_is_said_by_the_step(model: EditModel, picture:
         p.sampler.sampler_extra_args.clear()
         with pytest.raises(KeyError):
             denoise(draw(1), torch.ones(1), 0)
+
+
+@pytest.mark.parametrize("image_cfg", [1.0, 1.5, 7.5])
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_another_extensions_way_of_adding_up_sees_the_texts_guidance_alone(
+    model: EditModel, picture: Tensor, image_cfg: float, speed: str
+) -> None:
+    """The picture's guidance comes on top: with a function that halves the text's, it is the formula at half of it."""
+    host = A1111(model)
+    text, negative = say(model, "make it winter", "night")
+    with host.modules():
+        p = host.p([[(text, 1.0)]] * 2, negative, cfg_scale=7.5, image_cfg_scale=image_cfg)
+        host_combine = p.sampler.model_wrap_cfg.combine_denoised
+        p.sampler.model_wrap_cfg.combine_denoised = partial(
+            lambda x_out, prompts, uncond, scale, original: original(x_out, prompts, uncond, scale / 2),
+            original=host_combine,
+        )
+        denoise = host.begin(p, picture, draw(2), Controls(speed=speed))
+        x, sigma = draw(2), torch.full((2,), 2.0)
+        expected = three_rows(host, p, x, sigma, picture, 3.75, image_cfg)
+        torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_while_the_host_has_forgotten_our_callback_ends_the_job(
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        denoise = host.begin(p, picture, draw(1), Controls())
+        denoise(draw(1), torch.ones(1), 0)
+        monkeypatch.setattr("instruct_pix2pix.hosts.a1111.on_denoiser", lambda params: None)  # as its UI is reloaded
+        with pytest.raises(UserError, match="reloaded during this edit"):
+            denoise(draw(1), torch.ones(1), 1)
 
 
 def test_a_picture_that_the_host_dropped_is_missed(model: EditModel, picture: Tensor) -> None:

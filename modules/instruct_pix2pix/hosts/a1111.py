@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..guidance.cached import SamplingStep
 from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, same_length
 from .job import HostJob, fitting
 from .processing import CFGDenoiser, CFGDenoiserParams, Processing, SubPrompts
-
 
 class A1111Host:
     """AUTOMATIC1111."""
@@ -71,12 +71,16 @@ class _Guide:
     def __init__(self, job: HostJob, denoiser: CFGDenoiser) -> None:
         self.job, self.denoiser = job, denoiser
         self.host_combine = denoiser.combine_denoised
+        self.host_combine_is_replaced = self.host_combine.__module__ != type(denoiser).forward.__module__
+        """By another extension, whose way of adding up the text's guidance is kept."""
         self.cache = job.cached_guidance()
+        self.prepared = False
         self.step: _GuidedStep | None = None
         self.error: Exception | None = None
 
     def prepare(self, params: CFGDenoiserParams) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
+        self.prepared = True
         try:
             params.image_cond = fitting(params.image_cond, params.x)  # some samplers sample at other sizes in between
             if self._host_skips(params.sigma):
@@ -99,9 +103,8 @@ class _Guide:
         others = [row for one in needed for row in one if row.prompt is None]
         now = self._now(params, scales) if self.cache and others else None
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
-        if cached:
-            others = []
-        image_only, null = any(row.image for row in others), any(not row.image for row in others)
+        image_only = not cached and (self.host_combine_is_replaced or any(row.image for row in others))
+        null = not cached and any(not row.image for row in others)
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
         params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
@@ -119,6 +122,9 @@ class _Guide:
         """
         if self.error is not None:
             raise self.error
+        if not self.prepared:  # no callback ran before this step: the host forgets them while it reloads its UI
+            raise UserError("The web GUI was reloaded during this edit: start it again.")
+        self.prepared = False
         step = self.step
         if step is None:
             return self.host_combine(x_out, prompts, uncond, cond_scale)
@@ -126,22 +132,25 @@ class _Guide:
         sigma = 1.0 if self.denoiser.mask_before_denoising or step.now is None else step.now.level
         if self.cache and step.cached:
             return self._rescaled(step.x, self.cache.guided(own, sigma), own)
-        count, batch = sum(len(parts) for parts in prompts), len(prompts)
-
-        def index(picture: int, row: Row) -> int:  # in the order of `_arrange`
-            if row.prompt is not None:
-                return prompts[picture][row.prompt][0]
-            return picture + (count if row.image else len(x_out) - batch)
-
-        guided = torch.stack(
-            [
-                sum((row.weight * x_out[index(i, row)] for row in needed), torch.zeros_like(x_out[0]))
-                for i, needed in enumerate(step.rows)
-            ]
-        )
+        if self.host_combine_is_replaced:
+            guided = self._combine_by_host(x_out, prompts, uncond, cond_scale)
+        else:
+            guided = _combine(x_out, prompts, step.rows)
         if self.cache and step.now:
             self.cache.keep(step.now, guided, own, sigma)
         return self._rescaled(step.x, guided, own)
+
+    def _combine_by_host(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
+        """Return the same sum in two parts: text guidance by the function that is there, then the picture's.
+
+        `[i + s_T sum of w_k (c_k - i)] + (s_I - 1) (i - u)`: the first part is the host's plain CFG.
+        """
+        batch = len(prompts)
+        end = sum(len(parts) for parts in prompts) + batch
+        guided = self.host_combine(x_out[:end], prompts, uncond, cond_scale)
+        if len(x_out) == end:
+            return guided
+        return guided + (self.job.image_cfg - 1.0) * (x_out[end - batch : end] - x_out[end:])
 
     def _rescaled(self, x: Tensor, guided: Tensor, own: Tensor) -> Tensor:
         amount = self.job.controls.rescale
@@ -165,6 +174,23 @@ class _Guide:
             return True
         least = denoiser.sampler.sampler_extra_args["s_min_uncond"]
         return bool((denoiser.step % 2 or options.s_min_uncond_all) and least > 0 and sigma[0] < least)
+
+
+def _combine(x_out: Tensor, prompts: SubPrompts, needed: Sequence[Sequence[Row]]) -> Tensor:
+    """Return for each picture the sum of its rows by their weights; x_out is in the order of `_Guide._arrange`."""
+    count, batch = sum(len(parts) for parts in prompts), len(prompts)
+
+    def index(picture: int, row: Row) -> int:
+        if row.prompt is not None:
+            return prompts[picture][row.prompt][0]
+        return picture + (count if row.image else len(x_out) - batch)
+
+    return torch.stack(
+        [
+            sum((row.weight * x_out[index(i, row)] for row in one), torch.zeros_like(x_out[0]))
+            for i, one in enumerate(needed)
+        ]
+    )
 
 
 def _same_length(full: Any, negative: Any) -> tuple[Any, Any]:

@@ -93,6 +93,7 @@ class CFGDenoiser(Protocol):
     mask_before_denoising: bool
     """True with the samplers that work in timesteps: their rows are predicted noise, not denoised latents."""
     combine_denoised: Callable[[Tensor, SubPrompts, Any, float], Tensor]
+    forward: Callable[..., Tensor]
     instruct_pix2pix: Any
     """Ours, in a job of ours."""
 
