@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from functools import partial
 from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -528,6 +527,15 @@ def test_a_tiny_vae_without_a_posterior_gives_what_it_gives() -> None:
     assert not encoder._forward_hooks  # nothing is left on it
 
 
+@pytest.mark.parametrize("args", [("yes",), (True, "no")], ids=["from noise", "randomize"])
+def test_a_word_in_the_place_of_a_switch_is_refused(model: EditModel, picture: Tensor, args: tuple[Any, ...]) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        with pytest.raises(UserError, match="must be true or false"):
+            host.begin(p, picture, draw(1), Controls.from_args(*args))
+
+
 def test_an_argument_that_is_null_is_the_default() -> None:
     """What clients send for an argument that they leave out."""
     assert Controls.from_args(None) == Controls.from_args(None, None, None, None) == Controls()
@@ -615,24 +623,29 @@ def test_what_a_callback_swallows_is_said_by_the_step(model: EditModel, picture:
             denoise(draw(1), torch.ones(1), 0)
 
 
-@pytest.mark.parametrize("image_cfg", [1.0, 1.5, 7.5])
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.0), (7.5, 1.5), (3.0, 3.0)])
 @pytest.mark.parametrize("speed", ["exact", "fast"])
 def test_another_extensions_way_of_adding_up_sees_the_texts_guidance_alone(
-    model: EditModel, picture: Tensor, image_cfg: float, speed: str
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch, text_cfg: float, image_cfg: float, speed: str
 ) -> None:
     """The picture's guidance comes on top: with a function that halves the text's, it is the formula at half of it."""
     host = A1111(model)
     text, negative = say(model, "make it winter", "night")
     with host.modules():
-        p = host.p([[(text, 1.0)]] * 2, negative, cfg_scale=7.5, image_cfg_scale=image_cfg)
-        host_combine = p.sampler.model_wrap_cfg.combine_denoised
-        p.sampler.model_wrap_cfg.combine_denoised = partial(
-            lambda x_out, prompts, uncond, scale, original: original(x_out, prompts, uncond, scale / 2),
-            original=host_combine,
-        )
+        p = host.p([[(text, 1.0)]] * 2, negative, cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+        make_sampler = host.make_sampler
+
+        def halving_sampler(p: P) -> Any:
+            sampler = make_sampler(p)
+            denoiser = sampler.model_wrap_cfg
+            original = denoiser.combine_denoised
+            denoiser.combine_denoised = lambda x, prompts, uncond, scale: original(x, prompts, uncond, scale / 2)
+            return sampler
+
+        monkeypatch.setattr(host, "make_sampler", halving_sampler)
         denoise = host.begin(p, picture, draw(2), Controls(speed=speed))
         x, sigma = draw(2), torch.full((2,), 2.0)
-        expected = three_rows(host, p, x, sigma, picture, 3.75, image_cfg)
+        expected = three_rows(host, p, x, sigma, picture, text_cfg / 2, image_cfg)
         torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -21,6 +21,7 @@ from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, 
 from .job import HostJob, fitting
 from .processing import CFGDenoiser, CFGDenoiserParams, Processing, SubPrompts
 
+
 class A1111Host:
     """AUTOMATIC1111."""
 
@@ -74,13 +75,14 @@ class _Guide:
         self.host_combine_is_replaced = self.host_combine.__module__ != type(denoiser).forward.__module__
         """By another extension, whose way of adding up the text's guidance is kept."""
         self.cache = job.cached_guidance()
-        self.prepared = False
+        self.prepared: int | None = None
+        """The number of the step that `prepare` was called for."""
         self.step: _GuidedStep | None = None
         self.error: Exception | None = None
 
     def prepare(self, params: CFGDenoiserParams) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
-        self.prepared = True
+        self.prepared = self.denoiser.step
         try:
             params.image_cond = fitting(params.image_cond, params.x)  # some samplers sample at other sizes in between
             if self._host_skips(params.sigma):
@@ -122,9 +124,8 @@ class _Guide:
         """
         if self.error is not None:
             raise self.error
-        if not self.prepared:  # no callback ran before this step: the host forgets them while it reloads its UI
+        if self.prepared != self.denoiser.step:  # the host forgets its callbacks while it reloads its UI
             raise UserError("The web GUI was reloaded during this edit: start it again.")
-        self.prepared = False
         step = self.step
         if step is None:
             return self.host_combine(x_out, prompts, uncond, cond_scale)
