@@ -265,6 +265,9 @@ class Host:
         else:
             self.installed.symlink_to(ROOT)
         (extensions / "zz-probe").symlink_to(Path(__file__).parent / "probe")
+        if others := os.environ.get("IP2P_HOST_EXTENSIONS"):
+            for other in Path(others).iterdir():
+                (extensions / other.name).symlink_to(other.resolve())
         (self.data / "styles.csv").write_text('name,prompt,negative_prompt\nstorm,"in a storm",sun\n', encoding="utf-8")
         options = {
             "sd_model_checkpoint": f"{checkpoints.EDITS}.safetensors",

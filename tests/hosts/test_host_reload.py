@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,17 +9,6 @@ import pytest
 from tests.hosts import checkpoints
 from tests.hosts.running import Host, RefusedError
 from tests.hosts.test_host_edits import distance
-
-
-@pytest.fixture(scope="module")
-def own(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The same host beside it, with a copy of our extension."""
-    running = Host(host.name, host.folder, host.python, tmp_path_factory.mktemp("own"), copied=True)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 def ours(host: Host) -> dict[str, Any]:
