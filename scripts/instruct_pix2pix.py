@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,9 @@ from modules import script_callbacks, scripts, sd_models, shared  # pyright: ign
 
 
 def forget_package() -> None:
-    """Let the package be read anew by the next import, if there is one.
-
-    A host runs this file again when it reloads its UI: perhaps after an update, or no more.
-    """
+    """Let the next import read the package anew: when a host reloads its UI there may have been an update."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "instruct_pix2pix"]:
         del sys.modules[name]
-    invalidate_caches()
 
 
 forget_package()
@@ -105,10 +100,8 @@ class InstructPix2Pix(scripts.Script):
         return self.panel.arguments
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page.
-
-        A host calls this for the components of the tab, and as a callback for all that come after the panel.
-        """
+        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page."""
+        # A host calls this for the components of the tab, and as a callback for all that come after the panel.
         name = kwargs.get("elem_id")
         if name in ("setting_sd_model_checkpoint", "img2img_cfg_scale", "img2img_image_cfg_scale"):
             self.others[name] = component
