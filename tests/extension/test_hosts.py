@@ -22,6 +22,7 @@ from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
+from instruct_pix2pix.hosts.a1111 import on_denoiser
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.forge import ForgeHost, pass_errors_on
 from instruct_pix2pix.hosts.job import Controls
@@ -647,6 +648,37 @@ def test_another_extensions_way_of_adding_up_sees_the_texts_guidance_alone(
         x, sigma = draw(2), torch.full((2,), 2.0)
         expected = three_rows(host, p, x, sigma, picture, text_cfg / 2, image_cfg)
         torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_extension_that_puts_its_way_of_adding_up_there_at_every_step_does_not_undo_the_pictures_guidance(
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = A1111(model)
+    text, negative = say(model, "make it winter", "night")
+
+    def put_another(params: Any) -> None:
+        on_denoiser(params)
+        original = params.denoiser.combine_denoised
+        params.denoiser.combine_denoised = lambda x, prompts, uncond, scale: original(x, prompts, uncond, scale / 2)
+
+    monkeypatch.setattr("instruct_pix2pix.hosts.a1111.on_denoiser", put_another)
+    with host.modules():
+        p = host.p([[(text, 1.0)]], negative, cfg_scale=7.5, image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(1), Controls())
+        x, sigma = draw(1), torch.full((1,), 2.0)
+        expected = three_rows(host, p, x, sigma, picture, 3.75, 1.5)
+        torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_batches_of_a_job_share_a_sampler(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        denoise = host.begin(p, picture, draw(1), Controls())
+        first = denoise(draw(1), torch.ones(1), 0)
+        job.begin_sampling(host.adapter, p, draw(1), draw(1), p.negative)
+        assert torch.equal(denoise(draw(1), torch.ones(1), 0), first)
+        assert sum(host.rows) == 2 * 3
 
 
 def test_a_step_while_the_host_has_forgotten_our_callback_ends_the_job(

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..guidance.cached import SamplingStep
 from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, same_length
 from .job import HostJob, fitting
-from .processing import CFGDenoiser, CFGDenoiserParams, Processing, SubPrompts
+from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
 
 
 class A1111Host:
@@ -41,8 +41,10 @@ class A1111Host:
     def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         denoiser = p.sampler.model_wrap_cfg
-        denoiser.instruct_pix2pix = guide = _Guide(job, denoiser)
-        denoiser.combine_denoised = guide.combine
+        before = vars(denoiser).get("instruct_pix2pix")  # of the last batch, which had the same sampler
+        denoiser.instruct_pix2pix = _Guide(job, denoiser, before.host_combine if before else denoiser.combine_denoised)
+        if before is None:
+            denoiser.__class__ = _guided(type(denoiser))
 
 
 def on_denoiser(params: Any) -> None:
@@ -50,6 +52,22 @@ def on_denoiser(params: Any) -> None:
     guide = getattr(params.denoiser, "instruct_pix2pix", None)
     if guide is not None:
         guide.prepare(params)
+
+
+def _guided(kind: type) -> type:
+    """Return a class of denoisers whose `combine_denoised` is our guide's, even when an extension puts its own there.
+
+    Some do so at every step, after our callback. What they put is called by ours, for the text's guidance.
+    """
+
+    def get(denoiser: CFGDenoiser) -> Combine:
+        return denoiser.instruct_pix2pix.combine
+
+    def put(denoiser: CFGDenoiser, function: Combine) -> None:
+        ours = isinstance(getattr(function, "__self__", None), _Guide)  # which it found there, and puts back
+        denoiser.instruct_pix2pix.others_combine = None if ours else function
+
+    return type(kind.__name__, (kind,), {"combine_denoised": property(get, put)})
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class _GuidedStep:
     """[B, 4, h, w]"""
     rows: Sequence[Sequence[Row]]
     """Of each picture, with the paper's weights."""
+    has_image_only: bool
+    """Whether the row 'image only' is evaluated, be its weight zero or not."""
     now: SamplingStep | None
     """None where no guidance is cached, or the full row is the only one."""
     cached: bool
@@ -69,11 +89,11 @@ class _GuidedStep:
 class _Guide:
     """The dual guidance of one sampling."""
 
-    def __init__(self, job: HostJob, denoiser: CFGDenoiser) -> None:
-        self.job, self.denoiser = job, denoiser
-        self.host_combine = denoiser.combine_denoised
-        self.host_combine_is_replaced = self.host_combine.__module__ != type(denoiser).forward.__module__
-        """By another extension, whose way of adding up the text's guidance is kept."""
+    def __init__(self, job: HostJob, denoiser: CFGDenoiser, host_combine: Combine) -> None:
+        self.job, self.denoiser, self.host_combine = job, denoiser, host_combine
+        self.others_combine: Combine | None = None
+        """What another extension has put in place of `combine` since."""
+        self.others_run = False
         self.cache = job.cached_guidance()
         self.prepared: int | None = None
         """The number of the step that `prepare` was called for."""
@@ -105,7 +125,7 @@ class _Guide:
         others = [row for one in needed for row in one if row.prompt is None]
         now = self._now(params, scales) if self.cache and others else None
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
-        image_only = not cached and (self.host_combine_is_replaced or any(row.image for row in others))
+        image_only = not cached and (self._is_replaced() or any(row.image for row in others))
         null = not cached and any(not row.image for row in others)
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
         params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
@@ -115,13 +135,15 @@ class _Guide:
         # The denoiser takes its 'last' rows by the length of text_uncond.
         params.text_cond = _cat([full, negative]) if image_only and null else full
         params.text_uncond = negative if image_only or null else _empty(negative)
-        return _GuidedStep(x, needed, now, cached)
+        return _GuidedStep(x, needed, image_only, now, cached)
 
     def combine(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
         """Return the guided [B, 4, h, w] of the rows x_out: denoised latents, or noise with some samplers.
 
         In place of the host's `U + s (C - U)`: for each picture the paper's sum, `row.weight * x_out[index]`.
         """
+        if self.others_run:  # and call what they found in place of the host's
+            return self.host_combine(x_out, prompts, uncond, cond_scale)
         if self.error is not None:
             raise self.error
         if self.prepared != self.denoiser.step:  # the host forgets its callbacks while it reloads its UI
@@ -133,13 +155,18 @@ class _Guide:
         sigma = 1.0 if self.denoiser.mask_before_denoising or step.now is None else step.now.level
         if self.cache and step.cached:
             return self._rescaled(step.x, self.cache.guided(own, sigma), own)
-        if self.host_combine_is_replaced:
+        if step.has_image_only and self._is_replaced():
             guided = self._combine_by_host(x_out, prompts, uncond, cond_scale)
         else:
             guided = _combine(x_out, prompts, step.rows)
         if self.cache and step.now:
             self.cache.keep(step.now, guided, own, sigma)
         return self._rescaled(step.x, guided, own)
+
+    def _is_replaced(self) -> bool:
+        """Whether the host's way of adding up the rows is another extension's now; it is kept for the text."""
+        combine = self.others_combine or self.host_combine
+        return combine.__module__ != type(self.denoiser).forward.__module__
 
     def _combine_by_host(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
         """Return the same sum in two parts: text guidance by the function that is there, then the picture's.
@@ -148,7 +175,11 @@ class _Guide:
         """
         batch = len(prompts)
         end = sum(len(parts) for parts in prompts) + batch
-        guided = self.host_combine(x_out[:end], prompts, uncond, cond_scale)
+        self.others_run = True
+        try:
+            guided = (self.others_combine or self.host_combine)(x_out[:end], prompts, uncond, cond_scale)
+        finally:
+            self.others_run = False
         if len(x_out) == end:
             return guided
         return guided + (self.job.image_cfg - 1.0) * (x_out[end - batch : end] - x_out[end:])
