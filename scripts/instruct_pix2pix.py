@@ -13,6 +13,14 @@ import gradio as gr
 from gradio.context import Context
 from modules import script_callbacks, scripts, sd_models, shared  # pyright: ignore[reportAttributeAccessIssue]
 
+
+def forget_package() -> None:
+    """Let the next import read the package anew: when a host reloads its UI there may have been an update."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "instruct_pix2pix"]:
+        del sys.modules[name]
+
+
+forget_package()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
     from instruct_pix2pix import panel as controls
@@ -89,10 +97,8 @@ class InstructPix2Pix(scripts.Script):
         return list(self.panel.controls.values())
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page.
-
-        A host calls this for the components of the tab, and as a callback for all that come after the panel.
-        """
+        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page."""
+        # A host calls this for the components of the tab, and as a callback for all that come after the panel.
         name = kwargs.get("elem_id")
         if name in JOINED:
             self.others[name] = component
@@ -139,6 +145,7 @@ class InstructPix2Pix(scripts.Script):
             job.begin_sampling(HOST, p, **kwargs)
 
 
+script_callbacks.on_script_unloaded(forget_package)
 if HOST:
     script_callbacks.on_script_unloaded(forge.pass_errors_on(sys.modules.get("modules_forge.main_thread")))
     script_callbacks.on_cfg_denoiser(a1111.on_denoiser)

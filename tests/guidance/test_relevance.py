@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_a_higher_amount_keeps_more_from_all_to_nothing():
     relevant = torch.linspace(0, 1, 200).view(1, 1, 10, 20)
     shares = [float(inside(relevant, amount).mean()) for amount in (0, 0.25, 0.5, 0.75, 1)]
     assert shares[0] == 1 and shares[-1] == 0
-    assert all(more > less for more, less in zip(shares, shares[1:], strict=False))
+    assert all(more > less for more, less in itertools.pairwise(shares))
     assert float(inside(torch.tensor([[[[0.5]]]]), 0.5)) == pytest.approx(0.5)
 
 
@@ -107,7 +109,7 @@ def edited(keeper: Keeper | None, model: Edits, image_cfg: float = 1.5, text_cfg
     given = GuidanceInputs((prompt(1.0),), prompt(0.0), model.start)
     guidance = DualGuidance(model, given, Scales(text_cfg, image_cfg), SIGMAS, keeper=keeper)
     x = noise(*model.start.shape, seed=5) * float(SIGMAS[0])
-    for sigma, after in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
+    for sigma, after in itertools.pairwise(SIGMAS):
         denoised = guidance(x, sigma)
         x = denoised + (x - denoised) * float(after / sigma)
     return x

@@ -123,7 +123,7 @@ class Host(Protocol):
 def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> None:
     """Prepare a job before the host encodes its picture; does nothing on any other kind of checkpoint.
 
-    Raises UserError for txt2img, which has no picture, and for scales out of range.
+    Raises UserError for txt2img, which has no picture, for scales out of range, and for controls of the wrong kind.
     """
     last = job_of(p)
     _forget(p)
@@ -135,8 +135,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     if asked is None:  # left out of an API call, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
-    chosen = {name: _chosen(p, controls, name) for name in SETTINGS}
-    job = HostJob(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
+    controls = Controls(**{name: _chosen(p, controls, name) for name in CONTROLS})
+    job = HostJob(controls, KNOBS["image_cfg"].check(asked))
     setattr(p, JOB, job)
     # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None
@@ -167,8 +167,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
         p.refiner_checkpoint = p.refiner_checkpoint_info = p.refiner_switch_at = None
         p.comment("The refiner was left out: it cannot take over from an instruct-pix2pix checkpoint.")
-    for name, value in chosen.items():
-        label = KNOBS[name].infotext or name
+    for name in SETTINGS:
+        value, label = getattr(controls, name), KNOBS[name].infotext or name
         p.extra_generation_params.pop(label, None)  # of another cell of the plot
         if value != KNOBS[name].default:
             p.extra_generation_params[label] = value
@@ -178,7 +178,7 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
 def _chosen(p: Processing, controls: Controls, name: str) -> Any:
     """Return what an X/Y/Z plot sets for this control, or else the panel's value; raises UserError."""
     plotted = vars(p).get(f"{JOB}_{name}")
-    return KNOBS[name].check(getattr(controls, name) if plotted is None else plotted)
+    return CONTROLS[name].check(getattr(controls, name) if plotted is None else plotted)
 
 
 def _watch_sampling(p: Processing, job: HostJob) -> None:
