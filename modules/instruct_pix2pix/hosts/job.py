@@ -39,7 +39,7 @@ CONTROLS: Mapping[str, Knob] = MappingProxyType(
 )
 """The knob of each of the panel's own controls, in the order in which a host passes them. The scales are the tab's."""
 
-IMAGE_CFG, START = "Image CFG scale", "Edit start"
+IMAGE_CFG, START, DENOISE = "Image CFG scale", "Edit start", "Denoising strength"
 """Fields of an infotext: the one that tells an edit's, and the one that says 'noise' for an edit from noise."""
 
 _Values: Any = make_dataclass("_Values", [(name, Any, knob.default) for name, knob in CONTROLS.items()], frozen=True)
@@ -77,8 +77,8 @@ def pasted(name: str, fields: Mapping[str, str]) -> Any:
     """
     if IMAGE_CFG not in fields:
         return None
-    if name == "from_noise":
-        return fields.get(START) == "noise"
+    if name == "from_noise":  # a host always writes its strength; a program that does not starts from noise
+        return fields.get(START) == "noise" or DENOISE not in fields
     knob = CONTROLS.get(name) or KNOBS[name]
     word = fields.get(knob.infotext or name)
     try:
