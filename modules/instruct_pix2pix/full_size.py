@@ -145,7 +145,7 @@ def _fitted(seen: np.ndarray, after: np.ndarray, weight: np.ndarray) -> tuple[np
         return np.linalg.solve(squares.reshape(shape) + RIDGE * np.eye(3, dtype=np.float32), right).swapaxes(-1, -2)
 
     def pooled(values: np.ndarray) -> np.ndarray:
-        return (np.einsum("hwc,hw->c", values, weight) / weight.sum())[None, None]
+        return (values * weight[..., None]).mean((0, 1), keepdims=True) / weight.mean()
 
     # the map of the whole picture is that of its detail: colours of far places also differ by what stands there
     general = slope(pooled(squares), pooled(cross), np.eye(3, dtype=np.float32))
