@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -67,23 +68,19 @@ def enlarge(
     rows = max(1, STRIP_PIXELS // width)
     for start in range(0, height, rows):
         end = min(height, start + rows)
-
-        def cut(image: Image.Image, how: Image.Resampling, start: int = start, end: int = end) -> np.ndarray:
-            scale = image.height / height
-            box = (0, start * scale, image.width, min(image.height, end * scale))
-            return np.asarray(image.resize((width, end - start), how, box))
-
+        cut = partial(_strip, size=(width, height), rows=(start, end))
         share: np.ndarray | None = None
         if inside is not None and seam is not None:
-            share = cut(inside, Image.Resampling.BILINEAR).astype(np.float32) / 255
+            share = cut(inside) / np.float32(255)
             if not share.any():
                 continue
-            share *= np.clip(cut(seam, Image.Resampling.BILINEAR), 0, 1)
+            share *= cut(seam)
         strip = picture[start:end].astype(np.float32) / top
         for channel in range(3):
-            edited = cut(planes[9 + channel], Image.Resampling.BICUBIC).copy()
+            # gains and offsets are enlarged alike: colours are a sum of both
+            edited = cut(planes[9 + channel], how=Image.Resampling.BICUBIC).copy()
             for source in range(3):
-                edited += cut(planes[3 * channel + source], Image.Resampling.BILINEAR) * strip[..., source]
+                edited += cut(planes[3 * channel + source], how=Image.Resampling.BICUBIC) * strip[..., source]
             np.clip(edited, 0, 1, out=edited)
             if share is not None:
                 edited -= strip[..., channel]
@@ -100,6 +97,18 @@ def enlarge(
     return result
 
 
+def _strip(
+    image: Image.Image,
+    size: tuple[int, int],
+    rows: tuple[int, int],
+    how: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """Return those rows of an image enlarged to `size` (width, height)."""
+    scale = image.height / size[1]
+    box = (0, rows[0] * scale, image.width, min(image.height, rows[1] * scale))
+    return np.asarray(image.resize((size[0], rows[1] - rows[0]), how, box))
+
+
 def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None = None) -> Maps:
     """Read an edit, [h, w, 3] of 0..1 each, as maps of colours; with `inside` [h, w], of what is inside alone."""
     weight = np.ones(before.shape[:2], np.float32) if inside is None else np.maximum(inside, 1e-3)
@@ -111,14 +120,14 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
     # the noise of the VAE is in all that is left; what is more than noise belongs to the edit
     error = _mean(left**2, weight).mean(-1, keepdims=True)
     noise = min(float(np.median(error)), MOST_NOISE**2)
-    sure = np.clip(1 - 3 * noise / np.maximum(error, 1e-12), 0, 1)
+    sure = np.clip(1 - 2 * noise / np.maximum(error, 1e-12), 0, 1)
     new = sure * left
     new += new - _gaussian(new, blur)  # undoes a part of the blur
 
-    # the picture's own detail stays as far as it explains the edit
+    # the picture's own detail stays as far as it explains the edit: a little less of it is seen less than a ghost
     detail = _applied(gain, seen - _mean(seen, weight))
     explained = _mean(detail**2, weight).mean(-1, keepdims=True)
-    kept = explained / np.maximum(explained + np.maximum(error - 4 * noise, 0), 1e-12)
+    kept = explained / np.maximum(explained + 6 * np.maximum(error - 4 * noise, 0), 1e-12)
     kept[error <= 4 * noise] = 1
     edited = _applied(gain, before) + offset + new
     if inside is not None:
