@@ -60,7 +60,7 @@ def luma(picture: np.ndarray) -> np.ndarray:
     return (picture @ LUMA)[..., None]
 
 
-def drawn(picture: np.ndarray, draw: Callable[[ImageDraw.ImageDraw, int, int], None]) -> np.ndarray:
+def drawn(picture: np.ndarray, draw: Callable[[ImageDraw.ImageDraw, int, int], object]) -> np.ndarray:
     """Return the coverage [h, w, 1] of what `draw` fills with 255, with smooth edges."""
     h, w = picture.shape[:2]
     canvas = Image.new("L", (2 * w, 2 * h))
@@ -235,7 +235,7 @@ def through_a_vae(image: Image.Image, seed: int) -> Image.Image:
 
 def painted(region: np.ndarray) -> Image.Image:
     """Return the mask (L) that a person paints around a region: a little wider."""
-    grown = Image.fromarray(np.uint8(region[..., 0] > 0) * 255)
+    grown = Image.fromarray((region[..., 0] > 0).astype(np.uint8) * 255)
     return grown.filter(ImageFilter.MaxFilter(2 * (max(grown.size) // 100) + 1))
 
 

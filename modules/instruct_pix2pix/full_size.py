@@ -172,7 +172,7 @@ def _blur_between(before: np.ndarray, after: np.ndarray) -> float:
     target = _mean(after)
     target_spread = _mean(after * after) - target * target
 
-    def unexplained(sigma: float) -> tuple[float, np.ndarray]:
+    def unexplained(sigma: float) -> tuple[np.ndarray, np.ndarray]:
         blurred = _gaussian(before[..., None], sigma)
         mean = _mean(blurred)
         spread, shared = _mean(blurred * blurred) - mean * mean, _mean(blurred * after) - mean * target
@@ -196,7 +196,10 @@ def _drift(difference: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def _feather(inside: np.ndarray) -> np.ndarray:
     """Return a factor [h, w] that rises from 0 at the edge of `inside` to 1 within a pixel or two."""
     soft = _gaussian(inside[..., None], 0.7)[..., 0]
-    peak = np.asarray(Image.fromarray(np.uint8(np.rint(soft * 255))).filter(ImageFilter.MaxFilter(5)), np.float32) / 255
+    peak = (
+        np.asarray(Image.fromarray(np.rint(soft * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5)), np.float32)
+        / 255
+    )
     return np.clip(2 * soft / np.maximum(peak, 1 / 255) - 1, 0, 1)  # by the peak: thin strokes keep their middle
 
 
@@ -240,5 +243,7 @@ def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     for axis in (0, 1):
         padded = np.pad(values, [(reach, reach) if a == axis else (0, 0) for a in range(3)], mode="edge")
         size = values.shape[axis]
-        values = sum(k * padded.take(range(i, i + size), axis) for i, k in enumerate(kernel))
+        values = np.zeros_like(values)
+        for first, share in enumerate(kernel):
+            values += share * padded.take(range(first, first + size), axis)
     return values

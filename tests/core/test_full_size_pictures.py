@@ -24,11 +24,11 @@ def smaller(picture: np.ndarray) -> Image.Image:
 def through_a_vae(image: Image.Image) -> Image.Image:
     values = gaussian_filter(np.asarray(image, np.float32), (0.6, 0.6, 0), mode="nearest")
     values += np.random.default_rng(1).normal(0, 2, values.shape)
-    return Image.fromarray(np.uint8(np.rint(np.clip(values, 0, 255))))
+    return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
 
 
 def eight_bit(values: np.ndarray) -> np.ndarray:
-    return np.uint8(np.rint(np.clip(values, 0, 1) * 255))
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -150,7 +150,7 @@ def test_no_step_is_seen_at_the_edge_of_a_mask(drift: tuple[int, int, int]) -> N
     """A VAE changes colours by a few levels: on a smooth picture the edge of that would be seen."""
     picture = gradient(1024, 768)
     before = smaller(picture)
-    after = through_a_vae(Image.fromarray(np.uint8(np.asarray(before, np.int16) + drift)))
+    after = through_a_vae(Image.fromarray((np.asarray(before, np.int16) + drift).astype(np.uint8)))
     mask = disc_mask(1024, 768, 0.35)
     change = enlarge(picture, before, after, mask).astype(int) - picture
     for axis in (0, 1):
@@ -207,7 +207,7 @@ def test_16_bits_a_channel_keep_their_precision() -> None:
 def test_noise_of_the_sensor_on_an_even_surface_is_not_made_larger(level: int) -> None:
     """The small copy has next to none of it, so that windows there could say anything of the colours."""
     noise = np.random.default_rng(0).normal(0, 6, (512, 512, 3))
-    picture = np.uint8(np.clip(level + noise, 0, 255))
+    picture = np.clip(level + noise, 0, 255).astype(np.uint8)
     before = smaller(picture)
     after = through_a_vae(Image.new("RGB", before.size, (90, 110, 130)))
     result = enlarge(picture, before, after).astype(float)
@@ -217,7 +217,7 @@ def test_noise_of_the_sensor_on_an_even_surface_is_not_made_larger(level: int) -
 
 def test_what_a_new_object_hides_does_not_shine_through() -> None:
     picture = np.random.default_rng(0).normal(0, 1, (512, 512))
-    picture = np.uint8(np.clip(gaussian_filter(picture, 1) * 140 + 128, 0, 255))[..., None].repeat(3, 2)
+    picture = np.clip(gaussian_filter(picture, 1) * 140 + 128, 0, 255).astype(np.uint8)[..., None].repeat(3, 2)
     colour = np.array([0.9, 0.5, 0.2])
     _, before, after = edited(picture, lambda p: np.where(disc(p)[..., None] > 0, colour, p))
     result = enlarge(picture, before, after)[well_inside(512)]
@@ -238,7 +238,7 @@ def test_beside_a_new_object_the_surface_stays_even() -> None:
 def test_stripes_on_a_slope_are_not_taken_for_its_contrast() -> None:
     """Edges along a faint slope look like steep contrast: with it the noise of the sensor would grow."""
     slope = np.broadcast_to(np.linspace(60, 180, 512)[:, None], (256, 512, 3))
-    picture = np.uint8(np.rint(slope + np.random.default_rng(0).normal(0, 5, slope.shape)))
+    picture = np.rint(slope + np.random.default_rng(0).normal(0, 5, slope.shape)).astype(np.uint8)
     stripes = np.where(np.arange(512) // 64 % 2, 0.6, 0)[:, None]
     _, before, after = edited(picture, lambda p: p * 0.3 + stripes)
     result = enlarge(picture, before, after)
