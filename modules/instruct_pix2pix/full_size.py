@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -67,23 +68,19 @@ def enlarge(
     rows = max(1, STRIP_PIXELS // width)
     for start in range(0, height, rows):
         end = min(height, start + rows)
-
-        def cut(image: Image.Image, how: Image.Resampling, start: int = start, end: int = end) -> np.ndarray:
-            scale = image.height / height
-            box = (0, start * scale, image.width, min(image.height, end * scale))
-            return np.asarray(image.resize((width, end - start), how, box))
-
+        cut = partial(_strip, size=(width, height), rows=(start, end))
         share: np.ndarray | None = None
         if inside is not None and seam is not None:
-            share = cut(inside, Image.Resampling.BILINEAR).astype(np.float32) / 255
+            share = cut(inside) / np.float32(255)
             if not share.any():
                 continue
-            share *= np.clip(cut(seam, Image.Resampling.BILINEAR), 0, 1)
+            share *= cut(seam)
         strip = picture[start:end].astype(np.float32) / top
         for channel in range(3):
-            edited = cut(planes[9 + channel], Image.Resampling.BICUBIC).copy()
+            # gains and offsets are enlarged alike: colours are a sum of both
+            edited = cut(planes[9 + channel], how=Image.Resampling.BICUBIC).copy()
             for source in range(3):
-                edited += cut(planes[3 * channel + source], Image.Resampling.BILINEAR) * strip[..., source]
+                edited += cut(planes[3 * channel + source], how=Image.Resampling.BICUBIC) * strip[..., source]
             np.clip(edited, 0, 1, out=edited)
             if share is not None:
                 edited -= strip[..., channel]
@@ -100,6 +97,18 @@ def enlarge(
     return result
 
 
+def _strip(
+    image: Image.Image,
+    size: tuple[int, int],
+    rows: tuple[int, int],
+    how: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """Return those rows of an image enlarged to `size` (width, height)."""
+    scale = image.height / size[1]
+    box = (0, rows[0] * scale, image.width, min(image.height, rows[1] * scale))
+    return np.asarray(image.resize((size[0], rows[1] - rows[0]), how, box))
+
+
 def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None = None) -> Maps:
     """Read an edit, [h, w, 3] of 0..1 each, as maps of colours; with `inside` [h, w], of what is inside alone."""
     weight = np.ones(before.shape[:2], np.float32) if inside is None else np.maximum(inside, 1e-3)
@@ -111,14 +120,14 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
     # the noise of the VAE is in all that is left; what is more than noise belongs to the edit
     error = _mean(left**2, weight).mean(-1, keepdims=True)
     noise = min(float(np.median(error)), MOST_NOISE**2)
-    sure = np.clip(1 - 3 * noise / np.maximum(error, 1e-12), 0, 1)
+    sure = np.clip(1 - 2 * noise / np.maximum(error, 1e-12), 0, 1)
     new = sure * left
     new += new - _gaussian(new, blur)  # undoes a part of the blur
 
-    # the picture's own detail stays as far as it explains the edit
+    # the picture's own detail stays as far as it explains the edit: a little less of it is seen less than a ghost
     detail = _applied(gain, seen - _mean(seen, weight))
     explained = _mean(detail**2, weight).mean(-1, keepdims=True)
-    kept = explained / np.maximum(explained + np.maximum(error - 4 * noise, 0), 1e-12)
+    kept = explained / np.maximum(explained + 6 * np.maximum(error - 4 * noise, 0), 1e-12)
     kept[error <= 4 * noise] = 1
     edited = _applied(gain, before) + offset + new
     if inside is not None:
@@ -145,7 +154,7 @@ def _fitted(seen: np.ndarray, after: np.ndarray, weight: np.ndarray) -> tuple[np
         return np.linalg.solve(squares.reshape(shape) + RIDGE * np.eye(3, dtype=np.float32), right).swapaxes(-1, -2)
 
     def pooled(values: np.ndarray) -> np.ndarray:
-        return (np.einsum("hwc,hw->c", values, weight) / weight.sum())[None, None]
+        return (values * weight[..., None]).mean((0, 1), keepdims=True) / weight.mean()
 
     # the map of the whole picture is that of its detail: colours of far places also differ by what stands there
     general = slope(pooled(squares), pooled(cross), np.eye(3, dtype=np.float32))
@@ -163,7 +172,7 @@ def _blur_between(before: np.ndarray, after: np.ndarray) -> float:
     target = _mean(after)
     target_spread = _mean(after * after) - target * target
 
-    def unexplained(sigma: float) -> tuple[float, np.ndarray]:
+    def unexplained(sigma: float) -> tuple[np.ndarray, np.ndarray]:
         blurred = _gaussian(before[..., None], sigma)
         mean = _mean(blurred)
         spread, shared = _mean(blurred * blurred) - mean * mean, _mean(blurred * after) - mean * target
@@ -187,7 +196,10 @@ def _drift(difference: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def _feather(inside: np.ndarray) -> np.ndarray:
     """Return a factor [h, w] that rises from 0 at the edge of `inside` to 1 within a pixel or two."""
     soft = _gaussian(inside[..., None], 0.7)[..., 0]
-    peak = np.asarray(Image.fromarray(np.uint8(np.rint(soft * 255))).filter(ImageFilter.MaxFilter(5)), np.float32) / 255
+    peak = (
+        np.asarray(Image.fromarray(np.rint(soft * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5)), np.float32)
+        / 255
+    )
     return np.clip(2 * soft / np.maximum(peak, 1 / 255) - 1, 0, 1)  # by the peak: thin strokes keep their middle
 
 
@@ -231,5 +243,7 @@ def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     for axis in (0, 1):
         padded = np.pad(values, [(reach, reach) if a == axis else (0, 0) for a in range(3)], mode="edge")
         size = values.shape[axis]
-        values = sum(k * padded.take(range(i, i + size), axis) for i, k in enumerate(kernel))
+        values = np.zeros_like(values)
+        for first, share in enumerate(kernel):
+            values += share * padded.take(range(first, first + size), axis)
     return values
