@@ -1,5 +1,6 @@
 """The worker as its callers see it: the queue, progress, results, stopping, and what can go wrong."""
 
+import io
 import shutil
 import time
 from dataclasses import replace
@@ -59,6 +60,10 @@ def follow(task: EditTask, until: Any = lambda status: False) -> list[EditStatus
     return seen
 
 
+def picture_of(result: EditResult) -> Image.Image:
+    return Image.open(io.BytesIO(result.png))
+
+
 def pixels(image: Image.Image) -> bytes:
     return image.tobytes()
 
@@ -68,12 +73,12 @@ def test_a_job_makes_the_engines_own_pictures_with_their_settings(worker, model)
     status = task.wait(END, 120)
     expected = list(edit(model, PICTURE.image, task.settings))
     assert status.state is TaskState.FINISHED
-    assert [pixels(r.image) for r in status.results] == [pixels(e.image) for e in expected]
+    assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
     assert task.seeds == (3, 4, 5)
     for result, seed in zip(status.results, task.seeds, strict=True):
         read, left_out = settings_from(result.infotext)
         assert not left_out and read.seed == seed == result.settings.seed and read.instruction == "make it winter"
-        assert open_picture(result.png()).infotext == result.infotext
+        assert open_picture(result.png).infotext == result.infotext
 
 
 def test_progress_counts_the_steps_of_all_pictures_and_the_seconds_left(worker):
@@ -110,7 +115,7 @@ def test_an_interrupted_job_stops_within_a_step_and_keeps_what_is_finished(worke
     assert status.state is TaskState.INTERRUPTED and status.interrupted
     assert len(status.results) == at.batch == 1 and status.step <= at.step + 1
     (first,) = edit(model, PICTURE.image, EditSettings(instruction="make it winter", steps=8, seed=3, size="64"))
-    assert pixels(status.results[0].image) == pixels(first.image)
+    assert pixels(picture_of(status.results[0])) == pixels(first.image)
 
 
 def test_a_job_that_is_interrupted_in_the_line_never_begins_and_the_others_go_on(worker):
@@ -129,7 +134,7 @@ def test_skip_gives_up_one_batch_and_goes_on_with_the_next_seeds(worker, model):
     assert status.state is TaskState.FINISHED and status.step == status.steps == 20
     assert [result.settings.seed for result in status.results] == [5, 6, 7]
     expected = list(edit(model, PICTURE.image, task.settings))[2:]
-    assert [pixels(r.image) for r in status.results] == [pixels(e.image) for e in expected]
+    assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
 
 
 def test_a_reloaded_page_finds_its_job_again(worker):
@@ -229,7 +234,7 @@ def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
     shown = []
     follow(task, lambda status: shown.append(task.preview()) or False)
     seen = [np.asarray(image, np.float32) for image in shown if image is not None]
-    final = np.asarray(task.status().results[0].image, np.float32)
+    final = np.asarray(picture_of(task.status().results[0]), np.float32)
     assert seen and seen[0].shape == final.shape
     assert np.abs(seen[-1] - final).mean() < np.abs(seen[0] - final).mean()
     assert np.abs(seen[-1] - final).mean() < 8
@@ -280,7 +285,7 @@ def test_a_transparent_picture_stays_transparent(worker):
     alpha = Image.new("L", PICTURE.image.size, 255)
     alpha.paste(0, (0, 0, 40, 40))
     status = worker.submit(request(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 120)
-    made = np.asarray(status.results[0].image)
+    made = np.asarray(picture_of(status.results[0]))
     assert made.shape[2] == 4 and made[10, 10, 3] == 0 and made[60, 60, 3] == 255
 
 
@@ -293,15 +298,7 @@ def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(wor
     saved = sorted((tmp_path / "outputs" / status.saved).iterdir())
     assert len(saved) == len(status.results) < 50
     for file, result in zip(saved, status.results, strict=True):
-        assert file.read_bytes() == result.png()
-
-
-def test_a_result_is_encoded_once_when_it_is_first_asked_for(monkeypatch):
-    encoded = []
-    monkeypatch.setattr(edit_task, "encode_picture", lambda *args, **_: encoded.append(args) or b"PNG")
-    result = EditResult(PICTURE.image, EditSettings(), "make it winter", 0.0)
-    assert encoded == []
-    assert result.png() is result.png() and len(encoded) == 1
+        assert file.read_bytes() == result.png
 
 
 def test_a_result_that_cannot_be_saved_is_not_lost_and_the_reason_is_told(worker, tmp_path):
