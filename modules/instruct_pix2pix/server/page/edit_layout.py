@@ -380,6 +380,7 @@ def build_results() -> ResultsPane:
             kept_text = gr.HTML("", elem_id="ip2p_kept_text")
             kept = gr.Image(
                 label="In grey: kept from the input",
+                height=340,
                 type="filepath",
                 interactive=False,
                 buttons=["fullscreen"],
