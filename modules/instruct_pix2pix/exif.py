@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 # EXIF tags. Those kept of IFD0 say who made the picture, with what and when; the others describe the layout of
 # the file (in a TIFF) or are no longer true after an edit (orientation, resolution, thumbnail).
@@ -76,6 +77,17 @@ def exif_bytes(source: Image.Exif | bytes | None, comment: str | None = None) ->
         if not kept.get(ifd):
             kept.pop(ifd, None)
     return kept.tobytes() if len(kept) else b""
+
+
+def tiff_tags(exif: bytes) -> ImageFileDirectory_v2:
+    """Return the EXIF that `exif_bytes` returned as the tags of a TIFF."""
+    known, tags = Image.Exif(), ImageFileDirectory_v2()
+    known.load(exif)
+    for tag, value in known.items():
+        tags[tag] = known.get_ifd(tag) if tag in (EXIF_IFD, GPS_IFD) else value
+    if EXIF_IFD in tags:
+        tags[EXIF_IFD] = {tag: _undefined(value) for tag, value in tags[EXIF_IFD].items()}
+    return tags
 
 
 def _undefined(value: Any) -> Any:  # noqa: ANN401 - whatever Pillow read

@@ -9,19 +9,22 @@ import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .camera_raw import is_camera_raw
 from .containers import without_broken_metadata
+from .deep_pixels import PNG_STRATEGY, deep_pixels_of, deep_png, deep_tiff, name_planes
 from .errors import UserError
-from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of
+from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of, tiff_tags
 from .files import status_of, write_whole
 from .jpeg import JpegFile
-from .pixels import grey_mask, is_clear, on_white, split_alpha, to_rgb, writable
+from .pixels import eight_bit, grey_mask, is_clear, on_white, split_alpha, to_rgb, writable
 from .text import printable, reason_of
 
 READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -42,8 +45,8 @@ MOST_ASPECT = 16
 
 SUBFILE_TYPE, MOST_PAGES = 254, 16
 
-DRAFT_PIXELS = 50_000_000
-"""Above this a JPEG is read at half size, to save memory."""
+DRAFT_PIXELS = 100_000_000
+"""Above this a JPEG is read at half size, to save memory: whole it takes eight bytes a pixel."""
 
 PARAMETERS = "parameters"
 """The web UI's name for the infotext among the texts of a PNG."""
@@ -71,6 +74,11 @@ class Picture:
     """The texts in the file; the infotext, wherever the format keeps it, is under 'parameters'."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the file was read, a sentence each."""
+    deep: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """What `image` shows in the 16 bits a channel of its file, exactly: [H, W, 3] uint16, 0..65535.
+
+    None for a file of 8 bits, where it was not asked for, and where the numbers of `image` are not the file's own.
+    """
 
     @property
     def infotext(self) -> str | None:
@@ -83,15 +91,19 @@ class Picture:
         return grey_mask(self.image) if self.alpha is None else self.alpha
 
 
-def open_picture(source: Source, *, most_pixels: int = MOST_PIXELS, name: str = "The picture") -> Picture:
+def open_picture(
+    source: Source, *, most_pixels: int = MOST_PIXELS, name: str = "The picture", deep: bool = False
+) -> Picture:
     """Read a picture from a path, from bytes, or from a binary file.
 
     PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an animation is taken.
-    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 50 megapixels
-    is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at its end:
-    `notes` says so. Raises UserError for anything else, whose sentence calls a source without a name of its own `name`.
+    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 100
+    megapixels is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at
+    its end: `notes` says so. With `deep`, a PNG or TIFF of 16 bits a channel is decoded twice, to keep them all; it
+    takes up to 23 bytes a pixel meanwhile. Raises UserError for anything else, whose sentence calls a source without a
+    name of its own `name`.
     """
-    return read_as(source, _to_picture, most_pixels, name)
+    return read_as(source, partial(_to_picture, with_deep=deep), most_pixels, name)
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
@@ -111,7 +123,7 @@ def read_texts(source: Source, name: str = "The picture") -> Mapping[str, str]:
 
 
 def save_picture(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     path: str | os.PathLike[str],
     infotext: str | None = None,
     *,
@@ -124,7 +136,8 @@ def save_picture(
 
     The format follows the ending of the name unless `fmt` ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF') is
     given. The infotext goes where the web UI looks for it: the 'parameters' text of a PNG, the EXIF
-    UserComment of the others. `exif` and `icc` are those of a Picture. Raises UserError.
+    UserComment of the others. `exif` and `icc` are those of a Picture. An array is RGB or RGBA, [H, W, 3 or 4]
+    uint16, and keeps its 16 bits a channel in a PNG or TIFF; the other formats have 8. Raises UserError.
     """
     path = Path(path)
     chosen = format_of(path, fmt)
@@ -133,7 +146,7 @@ def save_picture(
 
 
 def encode_picture(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     fmt: str,
     infotext: str | None = None,
     *,
@@ -144,24 +157,33 @@ def encode_picture(
 ) -> bytes:
     """Return the bytes that `save_picture` writes, in one of its formats; `name` is for sentences. Raises UserError."""
     name = printable(name)
+    if isinstance(image, np.ndarray) and (image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] not in (3, 4)):
+        raise ValueError(f"not [H, W, 3 or 4] of uint16: {image.shape} of {image.dtype}")
     if not 1 <= quality <= 100:
         raise UserError(f"Quality is {quality}, but must lie between 1 and 100: choose one in that range.")
     if infotext is not None:
         infotext = infotext.encode("utf-8", "replace").decode().replace("\0", " ")
     options: dict[str, Any] = {"quality": quality} if fmt in ("JPEG", "WEBP", "AVIF") else {}
+    texts = PngInfo()
     if fmt == "PNG":
-        options["exif"] = exif_bytes(exif)
-        options["pnginfo"] = PngInfo()
+        kept = exif_bytes(exif)
         if infotext is not None:
-            options["pnginfo"].add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
+            texts.add_text(PARAMETERS, infotext)  # tEXt, or iTXt where Latin-1 does not suffice
+        options |= {"pnginfo": texts, "exif": kept, "compress_type": PNG_STRATEGY}
     else:
-        options["exif"] = exif_bytes(exif, infotext)
-        if fmt == "JPEG" and len(options["exif"]) > JPEG_EXIF_BYTES:
-            options["exif"] = exif_bytes(None, infotext)  # the infotext matters more than the camera
-    if icc:
-        options["icc_profile"] = icc
+        kept = exif_bytes(exif, infotext)
+        if fmt == "JPEG" and len(kept) > JPEG_EXIF_BYTES:
+            kept = exif_bytes(None, infotext)  # the infotext matters more than the camera
+        options |= {"tiffinfo": tiff_tags(kept)} if fmt == "TIFF" else {"exif": kept}
+    options["icc_profile"] = icc
     data = io.BytesIO()
     try:
+        if isinstance(image, np.ndarray):
+            if fmt == "PNG":
+                return deep_png(image, texts, kept, icc)
+            if fmt == "TIFF":
+                return deep_tiff(image, kept, icc)
+            image = Image.fromarray(eight_bit(image)[0])
         writable(image, fmt).save(data, fmt, **{key: value for key, value in options.items() if value})
     except Exception as error:
         raise UserError(f"{name} cannot be saved as {fmt} ({reason_of(error)}): save it as PNG.") from error
@@ -232,6 +254,7 @@ def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | N
         with openers[fmt][0](file, "") as image:
             if fmt == "TIFF":
                 _go_to_full_size(image)
+                name_planes(image)
             if most_pixels is not None:
                 _check_size(image.size, name, most_pixels)
             return use(image, name, notes)
@@ -285,8 +308,9 @@ def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
         )
 
 
-def _to_picture(image: Image.Image, name: str, known: tuple[str, ...]) -> Picture:
+def _to_picture(image: Image.Image, name: str, known: tuple[str, ...], *, with_deep: bool) -> Picture:
     notes = list(known)
+    samples = deep_pixels_of(image) if with_deep else None
     width, height = image.size
     if image.format in ("JPEG", "MPO") and width * height > DRAFT_PIXELS:
         image.draft(None, (width // 2, height // 2))
@@ -303,17 +327,19 @@ def _to_picture(image: Image.Image, name: str, known: tuple[str, ...]) -> Pictur
         notes.append(f"{name} is transparent everywhere: it was read as if it were opaque.")
     if stretched:
         notes.append(f"{name} has an unusual range of values: its darkest became black, its lightest white.")
-    rgb, icc = to_rgb(base, image.info.get("icc_profile"))
+    turn = UPRIGHT.get(exif.get(ORIENTATION, 1)) if image.format != "TIFF" else None  # Pillow turns it while loading
+    if turn is not None:
+        base, alpha = base.transpose(turn), alpha and alpha.transpose(turn)
+    profile = image.info.get("icc_profile")
+    rgb, icc = to_rgb(base, profile)
     if alpha is not None:
         rgb = on_white(rgb, alpha)
-    turn = UPRIGHT.get(exif.get(ORIENTATION, 1))
-    if turn is not None and image.format != "TIFF":  # which Pillow turns itself while loading
-        rgb = rgb.transpose(turn)
-        alpha = alpha and alpha.transpose(turn)
     rgb.info = {}
+    kept = base.mode == "RGB" or icc == profile  # a profile of grey was applied
+    deep = samples.read(base, turn, alpha) if samples is not None and kept else None
     if _has_frames(image):  # asked last: it may move on to the next frame
         notes.append(f"{name} has several frames: the first one is used.")
-    return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes))
+    return Picture(rgb, name, alpha, exif_bytes(exif) or None, icc, texts, tuple(notes), deep)
 
 
 def texts_of(image: Image.Image) -> dict[str, str]:

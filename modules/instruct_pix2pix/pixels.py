@@ -14,7 +14,7 @@ BAND_VALUES = 1 << 20
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bool]:
     """Return the picture as 8 bits without alpha, its alpha (L; None if opaque), and whether it was stretched.
 
-    A picture is stretched when the range of its deep grey values had to be fitted (see `_eight_bit`).
+    A picture is stretched when the range of its deep grey values had to be fitted (see `eight_bit`).
     """
     alpha = None
     stretched = False
@@ -23,7 +23,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bo
         clear = image.info.get("transparency")
         if isinstance(clear, int):
             alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
-        eight, stretched = _eight_bit(values)
+        eight, stretched = eight_bit(values)
         image = Image.fromarray(eight)
     elif image.mode == "LA":
         image, alpha = image.split()
@@ -53,8 +53,8 @@ def is_clear(alpha: Image.Image) -> bool:
     return alpha.getextrema() == (0, 0)
 
 
-def _eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Scale deep grey values [h, w] to uint8; True if their range had to be stretched to fit.
+def eight_bit(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Scale deep values, [h, w] or [h, w, channels], to uint8; True if their range had to be stretched to fit.
 
     Integers are 16-bit, 0..65535; floats are 0..1, or 0..255, or 0..65535, whichever first holds them.
     """

@@ -422,6 +422,12 @@ class EditSettings:
         sides = [int(side) for side in self.size.split("x")]
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
+    @property
+    def target_longest(self) -> int | None:
+        """The longest side of the size, in pixels; None for 'auto'."""
+        size = self.target_size
+        return max(size) if isinstance(size, tuple) else size
+
     def require_instruction(self) -> EditSettings:
         """Return these settings, or raise UserError when the instruction is blank."""
         if not self.instruction.strip():

@@ -312,11 +312,17 @@ def test_a_picture_of_impossible_size_is_refused_by_its_header(size: tuple[int, 
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_a_photo_of_many_megapixels_is_read_at_half_size(tmp_path: Path):
-    Image.new("L", (8000, 6300), 77).save(tmp_path / "huge.jpg")
+def test_a_photo_of_a_hundred_megapixels_is_read_whole(tmp_path: Path):
+    Image.new("L", (11_600, 8600), 77).save(tmp_path / "large.jpg")
+    picture = open_picture(tmp_path / "large.jpg")
+    assert (picture.image.size, picture.notes) == ((11_600, 8600), ())
+
+
+def test_a_photo_of_still_more_megapixels_is_read_at_half_size(tmp_path: Path):
+    Image.new("L", (12_000, 8400), 77).save(tmp_path / "huge.jpg")
     picture = open_picture(tmp_path / "huge.jpg")
-    assert picture.image.size == (4000, 3150)
-    assert picture.notes == ("huge.jpg is 8000 x 6300 pixels: it was read at half size.",)
+    assert picture.image.size == (6000, 4200)
+    assert picture.notes == ("huge.jpg is 12000 x 8400 pixels: it was read at half size.",)
     assert np.abs(np.asarray(picture.image.crop((0, 0, 9, 9))).astype(int) - 77).max() <= 1
 
 
@@ -426,7 +432,7 @@ def test_latin_text_in_a_png_is_a_plain_text_chunk_as_the_web_ui_writes_it(tmp_p
     assert b"iTXtparameters\0\0\0\0\0" + "☃\nSteps: 1".encode() in wide
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif"])
 def test_elsewhere_it_is_the_user_comment_that_the_web_ui_reads(suffix: str, tmp_path: Path):
     data = save_picture(noise(), tmp_path / f"a{suffix}", INFOTEXT).read_bytes()
     comment = b"UNICODE\0" + INFOTEXT.encode("utf-16-be")

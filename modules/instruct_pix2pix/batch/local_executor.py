@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from ..engine.edit import fitted
 from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, edit_batch, encode_pictures
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
+from ..engine.region import edit_region
+from ..engine.result_size import at_size, framed, size_of
 from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
 from ..images import encode_picture, open_picture
@@ -51,6 +53,7 @@ class PreparedUnit:
 
     unit: Unit
     pictures: tuple[PreparedPicture | UserError, ...]
+    files: SentFiles = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class UnitRunner:
                     pictures[item.name] = self._picture(item, files or {})
             except Exception as error:
                 pictures[item.name] = problem_of(error)
-        return PreparedUnit(unit, tuple(pictures[request.item.name] for request in unit.requests))
+        return PreparedUnit(unit, tuple(pictures[request.item.name] for request in unit.requests), files or {})
 
     @SharedCores()
     def edit(self, prepared: PreparedUnit, control: Control | None = None) -> EditedUnit:
@@ -100,6 +103,8 @@ class UnitRunner:
         for place, (request, picture) in enumerate(zip(requests, prepared.pictures, strict=True)):
             if isinstance(picture, UserError):
                 edits.append(picture)
+            elif request.settings.zoom and picture.frames[0].whole is not None:
+                edits.append(self._edit_region(picture.frames[0], request.settings, on_step))
             elif request.item.frames > 1:
                 edits.append(self._edit_animation(request, picture, prepared.unit.batch_size, on_step))
             else:
@@ -126,7 +131,8 @@ class UnitRunner:
                 results.append(Result(request.item.name, request.index, None, frames))
             else:
                 try:
-                    results.append(self._file(request, picture, frames))
+                    with self._admit(2 * request.item.size[0] * request.item.size[1]):
+                        results.append(self._file(request, picture, frames, edited.prepared.files))
                 except Exception as error:
                     results.append(Result(request.item.name, request.index, None, problem_of(error)))
         return results
@@ -135,14 +141,11 @@ class UnitRunner:
         read = None if item.mask is None else open_picture(_source(item.mask, files))
         mask, mask_notes = (None, ()) if read is None else (read.mask, read.notes)
 
-        def framed(alpha: Image.Image | None, frame: FittedPicture) -> Image.Image | None:
-            return None if alpha is None else frame.plan.framed(alpha)
-
         if item.frames > 1:
 
             def use(frame: Frame) -> tuple[FittedPicture, Image.Image | None]:
                 one = fitted(self.model, frame.image, item.settings, mask)
-                return one, framed(frame.alpha, one)
+                return replace(one, whole=None), frame.alpha and framed(frame.alpha, one.plan, item.settings)
 
             pairs, timing = read_frames(_source(item.source, files), use)
             frames, alphas = tuple(one for one, _ in pairs), tuple(alpha for _, alpha in pairs)
@@ -150,7 +153,10 @@ class UnitRunner:
         picture = open_picture(_source(item.source, files))
         frame = fitted(self.model, picture.image, item.settings, mask)
         timing = Timing((), None, picture.exif, picture.icc)
-        return PreparedPicture((frame,), (framed(picture.alpha, frame),), timing, picture.notes + mask_notes)
+        alpha = picture.alpha and framed(picture.alpha, frame.plan, item.settings)
+        if not item.settings.zoom:
+            frame = replace(frame, whole=None)  # read again when the results are made: units wait in memory
+        return PreparedPicture((frame,), (alpha,), timing, picture.notes + mask_notes)
 
     def _edit_animation(
         self, request: ResultRequest, picture: PreparedPicture, batch_size: int, on_step: Callable[[Progress], None]
@@ -163,6 +169,16 @@ class UnitRunner:
                     return edited
                 edits.append(edited)
         return edits
+
+    def _edit_region(
+        self, frame: FittedPicture, settings: EditSettings, on_step: Callable[[Progress], None]
+    ) -> list[Edited] | UserError:
+        try:
+            return [edit_region(self.model, frame, settings, self.texts, on_step)]
+        except Interrupted:
+            raise
+        except Exception as error:
+            return problem_of(error)
 
     def _edit_together(
         self, frames: Sequence[FittedPicture], settings: Sequence[EditSettings], on_step: Callable[[Progress], None]
@@ -186,8 +202,23 @@ class UnitRunner:
         first = self._edit_together(frames[:half], settings[:half], on_step)
         return first + self._edit_together(frames[half:], settings[half:], on_step)
 
-    def _file(self, request: ResultRequest, picture: PreparedPicture, frames: Sequence[Edited]) -> Result:
+    def _at_size(
+        self, item: Item, picture: PreparedPicture, frames: Sequence[Edited], files: SentFiles
+    ) -> Sequence[Edited]:
+        """Return edits at the size that is asked for, from the file read again where that is not the model's."""
+        plan = picture.frames[0].plan
+        if picture.frames[0].whole is not None or size_of(plan, item.settings) == plan.size:
+            return frames
+        if item.frames == 1:
+            return [at_size(frames[0], open_picture(_source(item.source, files)).image, plan)]
+        left = iter(frames)
+        return read_frames(_source(item.source, files), lambda frame: at_size(next(left), frame.image, plan))[0]
+
+    def _file(
+        self, request: ResultRequest, picture: PreparedPicture, frames: Sequence[Edited], files: SentFiles
+    ) -> Result:
         item, timing = request.item, picture.timing
+        frames = self._at_size(item, picture, frames, files)
         images = [_with_alpha(one.image, alpha) for one, alpha in zip(frames, picture.alphas, strict=True)]
         text = frames[0].infotext(self.model.name, self.hash)
         if item.frames > 1:

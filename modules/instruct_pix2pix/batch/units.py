@@ -236,6 +236,8 @@ def _padded(item: Item, size: int, factor: int) -> tuple[int, int]:
 
 
 def _batch_size(item: Item, size: int, factor: int, asked: int | None) -> int:
+    if item.settings.zoom and item.frames == 1:
+        return 1  # its second edit has a shape of its own
     if asked is not None:
         return asked
     width, height = _padded(item, size, factor)

@@ -16,6 +16,8 @@ from ..text import number_text, say
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
 
+MAP_HELP = "write here where the instruction means to change the picture (white), as --keep-rest found it"
+
 Options = TypeVar("Options")
 
 
@@ -94,6 +96,11 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
         if one.flag is None or name in leave:
             continue
         about = one.help.replace("%", "%%")
+        if name == "keep_rest":
+            about = f"{about} A number from 0 to 1 is always, with this --keep-amount (default off; alone, automatic)"
+            kinds = {"nargs": "?", "const": "automatic", "type": _keep_rest, "metavar": "AMOUNT"}
+            parser.add_argument(one.flag, dest=name, default=None, help=about, **kinds)
+            continue
         if isinstance(one.default, bool):
             parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
             continue
@@ -113,10 +120,20 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
 
 def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -> EditSettings:
     """Return the settings in parsed arguments, without those to `leave`. Raises UserError."""
-    settings = EditSettings.from_mapping({name: getattr(namespace, name, None) for name in KNOBS if name not in leave})
+    values = {name: getattr(namespace, name, None) for name in KNOBS if name not in leave}
+    if isinstance(values.get("keep_rest"), float):
+        values |= {"keep_rest": "always", "keep_amount": values["keep_rest"]}
+    settings = EditSettings.from_mapping(values)
     for note in network_notes(settings.instruction):
         say(note)
     return settings
+
+
+def _keep_rest(text: str) -> str | float:
+    try:
+        return KNOBS["keep_amount"].parse(text) if text[:1].isdigit() else KNOBS["keep_rest"].parse(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _argument_reader(name: str) -> Callable[[str], object]:

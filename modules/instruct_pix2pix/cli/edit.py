@@ -6,9 +6,19 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
 from ..settings import EditSettings
 from ..text import printable, say
-from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import (
+    MAP_HELP,
+    MASK_HELP,
+    Command,
+    ModelOptions,
+    add_model,
+    add_settings,
+    model_options_of,
+    settings_of,
+)
 from .huge_pages import use_huge_pages
 
 
@@ -21,6 +31,8 @@ class EditOptions:
     output: Path | None
     """A file or a folder; None is a new name after the picture's."""
     mask: Path | None
+    save_map: Path | None
+    """Where to write the relevance map; with several results, their numbers follow the name."""
     model: ModelOptions
     as_json: bool
 
@@ -31,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
+    parser.add_argument("--save-map", type=Path, metavar="FILE", help=MAP_HELP)
     parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
@@ -43,6 +56,7 @@ def options_of(args: argparse.Namespace) -> EditOptions:
         settings=settings_of(args).require_instruction(),
         output=args.output,
         mask=args.mask,
+        save_map=args.save_map,
         model=model_options_of(args),
         as_json=args.json,
     )
@@ -58,6 +72,7 @@ def run(options: EditOptions) -> int:
     from ..engine.edit import edit_each, fitted, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
+    from ..engine.result_size import framed
     from ..images import open_picture, save_picture
     from .loading import load
     from .output import output_names, print_result, step_bar
@@ -67,6 +82,9 @@ def run(options: EditOptions) -> int:
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.count)
+    maps = output_names(options.image, options.save_map, settings.count) if options.save_map else [None] * len(outputs)
+    if options.save_map and settings.keep_rest == "off" and not settings.zoom:
+        raise UserError("There is no map without keeping the rest: add --keep-rest.")
     machine = choose_machine(options.model.device, options.model.precision)
     path = options.model.find()
     for note in picture.notes + (mask.notes if mask else ()):
@@ -74,20 +92,23 @@ def run(options: EditOptions) -> int:
 
     model, hash_ = load(path, machine)
     fit = fitted(model, picture.image, settings, mask and mask.mask)
-    alpha = picture.alpha and fit.plan.framed(picture.alpha)
+    alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:
         results = edit_each(model, fit, chosen, show)
-        for result, output in zip(results, outputs, strict=True):
+        for result, output, map_ in zip(results, outputs, maps, strict=True):
             image, seed = result.image, result.settings.seed
             if alpha is not None and output.suffix.lower() in (".png", ".webp"):
                 image.putalpha(alpha)
             text = result.infotext(model.name, hash_)
             written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
             facts = {"path": str(written), "seed": seed, "size": list(image.size), "rows": result.rows}
+            if map_ is not None and result.relevance is not None:
+                facts["map"] = str(save_picture(result.relevance, map_))
+            kept = "" if result.relevance is None else f", {result.kept:.0%} kept"
             print_result(
-                {**facts, "seconds": round(result.seconds, 3)},
-                f"{printable(str(written))}  (seed {seed}, {result.seconds:.1f} s)",
+                {**facts, "seconds": round(result.seconds, 3), "kept": round(result.kept, 3)},
+                f"{printable(str(written))}  (seed {seed}, {result.seconds:.1f} s{kept})",
                 as_json=options.as_json,
             )
     return 0

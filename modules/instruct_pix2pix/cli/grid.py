@@ -83,7 +83,7 @@ def run(options: GridOptions) -> int:
         say(note)
     model, hash_ = load(options.model.find(), machine)
 
-    one = replace(settings, seed=settings.seeds()[0])
+    one = replace(settings, seed=settings.seeds()[0], result_size="model", zoom=False)
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
     fit = fitted(model, picture.image, one, mask and mask.mask)
     source = fit.plan.framed(picture.image)

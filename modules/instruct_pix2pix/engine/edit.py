@@ -15,6 +15,8 @@ from ..prompts import split_and
 from ..settings import KNOBS, EditSettings
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
+from .region import edit_region
+from .result_size import at_size
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 from .shared_cores import SharedCores
@@ -47,12 +49,17 @@ def edit_each(
 
     They may differ in seed and scales; those of the same scales that follow each other share batches.
     """
+    prompts = PromptCache(model)
     with SharedCores():
+        if picture.whole is not None and settings[0].zoom:
+            for one in settings:
+                yield edit_region(model, picture, one, prompts, on_step)
+            return
         latent = encode_pictures(model, [picture])
-        prompts = PromptCache(model)
         for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
             for batch in _batches(list(same), settings[0].batch_size):
-                yield from edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step)
+                for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step):
+                    yield edited if picture.whole is None else at_size(edited, picture.whole, picture.plan)
 
 
 def resolved(settings: EditSettings) -> EditSettings:

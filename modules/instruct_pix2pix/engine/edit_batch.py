@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -41,6 +41,8 @@ class Progress:
     """The pictures of the batch."""
     denoised: Tensor
     """What the model now expects the pictures to become: scaled latents [B, 4, h, w]."""
+    plan: Fit
+    """How the pictures of the batch were fitted to the model."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,21 @@ class FittedPicture:
     """At the size and framing of the result (L: white is edited, black is kept)."""
     keep: Tensor | None
     """What the mask keeps, [1, 1, h, w] in 0..1, at the latent's resolution."""
+    factor: int
+    """Pixels a latent cell."""
+    whole: Image.Image | None = field(default=None, repr=False)
+    """The picture as it came (RGB), for a result at its own size; None: results have the model's size."""
 
     @classmethod
     def by(cls, plan: Fit, image: Image.Image, mask: Image.Image | None, factor: int) -> FittedPicture:
         """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell."""
         if mask is None:
-            return cls(plan, plan.apply(image), None, None)
+            return cls(plan, plan.apply(image), None, None, factor, image)
         padded = plan.apply(grey_mask(mask).resize(plan.whole, Image.Resampling.BILINEAR))
         cells = reduce(np.asarray(padded.convert("L")), "(h a) (w b) -> h w", "max", a=factor, b=factor)
         keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
-        return cls(plan, plan.apply(image), plan.undo(padded), torch.from_numpy(keep)[None, None])
+        kept = torch.from_numpy(keep)[None, None]
+        return cls(plan, plan.apply(image), plan.undo(padded), kept, factor, image)
 
     def made(self, after: Image.Image, inside: Tensor | None = None) -> MadePicture:
         """Return what the model made, in the framing of the input, with the part that the result takes of it.
@@ -206,7 +213,7 @@ def edit_batch(
 
     def report(step: int, x: Tensor, denoised: Tensor) -> None:
         if on_step is not None:
-            on_step(Progress(step + 1, len(sigmas) - 1, seeds, denoised))
+            on_step(Progress(step + 1, len(sigmas) - 1, seeds, denoised, pictures[0].plan))
 
     x = noise.draw() * float(sigmas[0])
     if one.denoise < 1:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..conditioning import join
 from ..errors import UserError
 from ..guidance.dual import Prompt
-from .cuda_graph import GraphedUNet
 from .free_memory import PIXEL, ROW, is_room_for
+from .kernels.cuda_graph import GraphedUNet
 from .layers import prepare
 from .loader import Networks, load_networks
 from .precision import Machine

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAP_SHARE, DECISION_SHARE = 0.2, 0.4
-"""The shares of the steps after which the map is made, and after which `automatic` decides."""
+MAP_SHARE, HOLD_SHARE = 0.2, 0.4
+"""The shares of the steps that the map is made of, and after which the rest is held."""
 
 SMOOTH = 0.8
 """The deviation, in latent cells, by which a map is smoothed; a 64th of the longest side where that is more."""
@@ -22,9 +22,13 @@ SMOOTH = 0.8
 RAMP = 0.1
 """The part of the map's range in which the edit fades out."""
 
-WHOLE_PICTURE = 0.11
-"""An edit of the whole picture moves the rest of it by more than this, the mean over scaled latents (their deviation
-is about 1). Measured on the demo model: edits of one thing at most 0.105, of season or time of day at least 0.128."""
+GROWTH = 0.15
+"""The map grows over places beside it that change by more than this share of what its own do."""
+
+MOVED, WHOLE_PICTURE = 0.2, 0.2
+"""An edit of the whole picture moves more than this share of the rest by more than `MOVED`, the mean over the channels
+of scaled latents (whose deviation is about 1). On the demo model edits of one thing moved at most 0.14 of the rest so
+far, those of season or time of day at least 0.27."""
 
 
 def map_steps(steps: int) -> int:
@@ -55,6 +59,23 @@ def inside(relevant: Tensor, amount: float) -> Tensor:
     return ((relevant - edge) / RAMP + 1).clamp(0, 1)
 
 
+def grown(edited: Tensor, change: Tensor) -> Tensor:
+    """Let what is edited [B, 1, h, w] grow over the places beside it that change too, so that nothing is cut in two.
+
+    `change` [B, 1, h, w] says by how much each place changes.
+    """
+    seed, change = (edited >= 0.5).to(change), _smoothed(change, 0.5)
+    pairs = zip(change, seed, strict=True)
+    own = torch.stack([torch.quantile(each[at > 0], 0.9) if at.any() else each.max() for each, at in pairs])
+    may = torch.maximum((change >= GROWTH * own.view(-1, 1, 1, 1)).to(seed), seed)
+    for _ in range(sum(seed.shape[-2:])):
+        larger = F.max_pool2d(seed, 3, 1, 1) * may
+        if torch.equal(larger, seed):
+            break
+        seed = larger
+    return torch.maximum(edited, seed)
+
+
 class Keeper:
     """Holds the rest of the pictures of one sampling at the input, once it is known what the rest is.
 
@@ -70,7 +91,7 @@ class Keeper:
         self.amount = amount
         self._free = free
         self._map_steps = map_steps(steps)
-        self._held_from = min(math.ceil(steps * DECISION_SHARE) if automatic else self._map_steps, steps - 1)
+        self._held_from = min(math.ceil(steps * HOLD_SHARE), steps - 1)
         self._automatic = automatic
         self._differences: dict[int, Tensor] = {}
         self.map: Tensor | None = None
@@ -93,16 +114,17 @@ class Keeper:
             return guided
         if self.inside is None:
             self.map = relevance(list(self._differences.values()))
-            self.inside = self._decided(inside(self.map, self.amount), full)
+            self.inside = self._decided(inside(self.map, self.amount), (full - self.start).abs().mean(1, keepdim=True))
         return torch.lerp(self.start.to(guided).expand_as(guided), guided, self.inside.to(guided))
 
-    def _decided(self, edited: Tensor, full: Tensor) -> Tensor:
+    def _decided(self, edited: Tensor, change: Tensor) -> Tensor:
+        larger = grown(edited, change)
         if not self._automatic:
-            return edited
+            return larger
         rest = 1 - edited if self._free is None else (1 - edited) * self._free.to(edited)
-        moved = (full - self.start).abs().mean(dim=1, keepdim=True) * rest
-        distance = moved.sum(dim=(1, 2, 3), keepdim=True) / rest.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-        return torch.where(distance > WHOLE_PICTURE, torch.ones_like(edited), edited)
+        moved = (rest * (change > MOVED)).sum(dim=(1, 2, 3), keepdim=True)
+        share = moved / rest.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        return torch.where(share > WHOLE_PICTURE, torch.ones_like(larger), larger)
 
 
 def _stretched(values: Tensor) -> Tensor:

@@ -84,12 +84,13 @@ def pixels_of(path: Path) -> int:
 def check_size(path: Path, name: str) -> None:
     """Raise UserError for a file that is a picture of more pixels than may be decoded for a visitor.
 
-    A JPEG may have more where it is read at half size: a progressive one is held in memory as a whole even then.
+    A JPEG may have more: it takes eight bytes a pixel up to 100 megapixels, and above them it is read at half size. A
+    progressive one is held in memory as a whole even then.
     """
 
     def too_large(image: Image.Image, *_: object) -> bool:
-        halved = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
-        return image.width * image.height > MOST_PIXELS and not halved
+        frugal = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+        return image.width * image.height > MOST_PIXELS and not frugal
 
     try:
         refused = read_as(path, too_large, MOST_PIXELS_READ)

@@ -1,0 +1,126 @@
+"""Only the region: the part that an edit means, cut out, edited at the model's full size, and put back.
+
+A face in a photograph of a group has 60 pixels of the model's 512 when the whole is edited, and all of them like this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from ..conditioning import Fit, fit
+from ..settings import EditSettings
+from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
+from .model import EditModel
+from .result_size import put_back, size_of
+
+MARGIN = 0.5
+"""What is cut out beside the region on each side, as a share of the region's: the model needs to see what it is in."""
+LEAST_MARGIN = 1 / 32
+"""The same as a share of the picture, for small regions."""
+LEAST_GAIN = 1.25
+"""Below this many times as many pixels a side, the region is not worth an edit of its own."""
+
+
+def edit_region(
+    model: EditModel, picture: FittedPicture, settings: EditSettings, prompts: PromptCache, on_step: OnStep | None
+) -> Edited:
+    """Edit the region of a picture that its mask covers, or else that a first edit of the whole shows.
+
+    The second edit keeps to the map of the first. Where there is no region, or it is most of the picture, the first
+    edit of the whole is the result. `picture` has its `whole`; settings are resolved and of one picture.
+    """
+    assert picture.whole is not None
+    halves = [*_halves(on_step)]
+    first: Edited | None = None
+    inside = picture.mask
+    if inside is None:
+        first = _edit(model, picture, _with_map(settings), prompts, halves[0])
+        inside = first.made.inside
+    box = None if inside is None else region_of(inside, picture.plan)
+    if inside is None or box is None or _gain(box, picture.plan) < LEAST_GAIN:
+        return first or _edit(model, picture, settings, prompts, on_step)
+    mask = Image.new("L", picture.plan.whole)
+    mask.paste(inside.resize(_size(picture.plan.crop), Image.Resampling.BILINEAR), picture.plan.crop[:2])
+    part = fit(*_size(box), settings.target_longest or model.config.size, model.config.vae.factor)
+    close = FittedPicture.by(replace(part, whole=picture.plan.whole, crop=box), picture.whole, mask, picture.factor)
+    chosen = settings if first is None else replace(settings, keep_rest="off")
+    second = _edit(model, close, chosen, prompts, halves[1] if first else on_step)
+    return _joined(picture, box, settings, second, first)
+
+
+def region_of(inside: Image.Image, plan: Fit) -> tuple[int, int, int, int] | None:
+    """Return the box, in the whole picture's pixels, of what is edited by more than a half and its surroundings.
+
+    `inside` (L) has the framing of the results. None where nothing is.
+    """
+    box = inside.point(lambda value: 255 if value >= 128 else 0).getbbox()
+    if box is None:
+        return None
+    left, top, right, bottom = plan.crop
+    across, down = (right - left) / inside.width, (bottom - top) / inside.height
+    sides = [(box[0] * across, box[2] * across, right - left), (box[1] * down, box[3] * down, bottom - top)]
+    spans = []
+    for start, end, length in sides:
+        margin = max(MARGIN * (end - start), LEAST_MARGIN * max(right - left, bottom - top))
+        spans.append((int(max(0, start - margin)), int(min(length, np.ceil(end + margin)))))
+    (x0, x1), (y0, y1) = spans
+    return left + x0, top + y0, left + x1, top + y1
+
+
+def _edit(
+    model: EditModel, picture: FittedPicture, settings: EditSettings, prompts: PromptCache, on_step: OnStep | None
+) -> Edited:
+    [edited] = edit_batch(model, [picture], encode_pictures(model, [picture]), [settings], prompts, on_step)
+    return edited
+
+
+def _with_map(settings: EditSettings) -> EditSettings:
+    return replace(settings, keep_rest="automatic") if settings.keep_rest == "off" else settings
+
+
+def _joined(
+    picture: FittedPicture,
+    box: tuple[int, int, int, int],
+    settings: EditSettings,
+    second: Edited,
+    first: Edited | None,
+) -> Edited:
+    """Return the edit of the box put back into the whole, at the size that the settings ask for."""
+    assert picture.whole is not None
+    image = picture.whole.crop(picture.plan.crop)
+    made = put_back(picture.whole.crop(box), second.made)
+    image.paste(made, (box[0] - picture.plan.crop[0], box[1] - picture.plan.crop[1]))
+    size = size_of(picture.plan, settings)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    if first is None:
+        return replace(second, image=image, settings=settings)
+    rows, seconds = first.rows + second.rows, first.seconds + second.seconds
+    return replace(first, image=image, settings=settings, rows=rows, seconds=seconds)
+
+
+def _size(box: tuple[int, int, int, int]) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _gain(box: tuple[int, int, int, int], plan: Fit) -> float:
+    return max(_size(plan.crop)) / max(_size(box))
+
+
+def _halves(on_step: OnStep | None) -> tuple[OnStep | None, OnStep | None]:
+    """Return what to call in the first and in the second of two edits of as many steps, as if they were one."""
+    if on_step is None:
+        return None, None
+
+    def told(offset: int) -> Callable[[Progress], None]:
+        def tell(progress: Progress) -> None:
+            steps = progress.steps
+            on_step(replace(progress, step=offset * steps + progress.step, steps=2 * steps))
+
+        return tell
+
+    return told(0), told(1)
