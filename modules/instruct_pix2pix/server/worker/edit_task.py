@@ -9,11 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...conditioning import Fit
 from ...engine.edit import Edited, Progress, edit_each, plan_for
 from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
-from ...engine.result_size import size_of
+from ...engine.result_size import framed, size_of
 from ...errors import Interrupted, UserError
 from ...files import write_whole
 from ...images import Picture, encode_picture
@@ -165,16 +164,14 @@ class EditTask(Task[EditStatus]):
         most = MOST_RESULT_PIXELS // (size[0] * size[1])
         if settings.count > most:
             raise UserError(_too_many(settings.count, size, most))
-        alpha = request.picture.alpha
-        if alpha is not None:
-            alpha = alpha.resize(size, Image.Resampling.LANCZOS, box=plan.crop)
+        alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
         picture = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
         chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
-            self._on_step(progress, plan, model)
+            self._on_step(progress, model)
 
         while (passed := self._status.batch) < settings.count:
             try:
@@ -188,7 +185,7 @@ class EditTask(Task[EditStatus]):
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
-    def _on_step(self, progress: Progress, plan: Fit, model: EditModel) -> None:
+    def _on_step(self, progress: Progress, model: EditModel) -> None:
         size = len(progress.seeds)
         with self._changed:
             status = self._status
@@ -209,14 +206,14 @@ class EditTask(Task[EditStatus]):
             )
             wanted = self._preview_wanted
         if wanted:
-            self._show(progress, plan, model)
+            self._show(progress, model)
 
-    def _show(self, progress: Progress, plan: Fit, model: EditModel) -> None:
+    def _show(self, progress: Progress, model: EditModel) -> None:
         """Make a preview, here: networks that run in two threads at once halve each other's speed, and more."""
         began = time.monotonic()
         image = None
         with contextlib.suppress(UserError, RuntimeError):  # of bounds or of memory: the edit itself will say so
-            image = preview(model, progress.denoised, plan)
+            image = preview(model, progress.denoised, progress.plan)
         now = time.monotonic()
         with self._changed:
             self._preview, self._preview_wanted = image, False
