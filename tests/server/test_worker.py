@@ -34,10 +34,10 @@ from instruct_pix2pix.server.worker.queue import QueueFull, TaskQueue
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.server.worker.worker import Worker
 from instruct_pix2pix.settings import EditSettings
-from tests.helpers.serving import HOUSE
+from tests.helpers.serving import EXAMPLES, HOUSE
 
 MACHINE = choose_machine("cpu", "fp32")
-PICTURE = open_picture(HOUSE)
+PICTURE, BALL = open_picture(HOUSE), open_picture(EXAMPLES / "ball.png")
 END = 10**9
 
 
@@ -48,7 +48,14 @@ def worker():
 
 
 def request(checkpoint: Path = DEMO, picture: Picture = PICTURE, **settings: Any) -> EditRequest:
-    values: dict[str, Any] = {"instruction": "make it winter", "steps": 3, "seed": 3, "size": "64", **settings}
+    values: dict[str, Any] = {
+        "instruction": "make it winter",
+        "steps": 3,
+        "seed": 3,
+        "size": "64",
+        "result_size": "model",
+    }
+    values |= settings
     return EditRequest(checkpoint, picture, EditSettings(**values))
 
 
@@ -114,7 +121,7 @@ def test_an_interrupted_job_stops_within_a_step_and_keeps_what_is_finished(worke
     status = task.wait(END, 120)
     assert status.state is TaskState.INTERRUPTED and status.interrupted
     assert len(status.results) == at.batch == 1 and status.step <= at.step + 1
-    (first,) = edit(model, PICTURE.image, EditSettings(instruction="make it winter", steps=8, seed=3, size="64"))
+    (first,) = edit(model, PICTURE.image, replace(task.settings, count=1))
     assert pixels(picture_of(status.results[0])) == pixels(first.image)
 
 
@@ -287,6 +294,45 @@ def test_a_transparent_picture_stays_transparent(worker):
     status = worker.submit(request(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 120)
     made = np.asarray(picture_of(status.results[0]))
     assert made.shape[2] == 4 and made[10, 10, 3] == 0 and made[60, 60, 3] == 255
+
+
+def test_a_result_of_many_pixels_has_the_size_that_was_asked_for_and_a_small_copy_to_look_at(worker):
+    alpha = Image.new("L", PICTURE.image.size, 255)
+    alpha.paste(0, (0, 0, 48, 96))
+    picture = Picture(PICTURE.image, "x", alpha)
+    (result,) = worker.submit(request(picture=picture, steps=1, result_size="2600")).wait(END, 120).results
+    whole, small = open_picture(result.png), Image.open(io.BytesIO(result.small or b""))
+    assert result.size == whole.image.size == (2600, 2600) and small.size == (2048, 2048)
+    assert "Size: 2600x2600" in str(whole.infotext)
+    shrunk = np.asarray(Image.open(io.BytesIO(result.png)).resize(small.size), int)
+    assert np.abs(shrunk - np.asarray(small, int))[:, 1100:].mean() < 3
+    assert whole.alpha is not None and whole.alpha.getpixel((1200, 9)) == 0 and whole.alpha.getpixel((1400, 9)) == 255
+
+
+def test_what_ended_tasks_hold_is_what_their_files_take(worker):
+    task = worker.submit(request(steps=1, result_size="2600"))
+    status = task.wait(END, 120)
+    assert 4 * task.pixels <= sum(len(r.png) + len(r.small) for r in status.results) < 4 * 2600 * 2600
+
+
+def test_results_that_do_not_fit_into_memory_are_counted_at_their_own_size(worker):
+    for count, said in ((1000, "make 48 at most"), (1, "")):
+        status = worker.submit(request(count=count, steps=1, result_size="2500")).wait(END, 120)
+        assert said in status.error and bool(status.error) == bool(said)
+    status = worker.submit(request(result_size="32768")).wait(END, 120)
+    assert "32768x32768 pixels does not fit" in status.error and not status.unexpected
+
+
+def test_a_result_tells_how_much_is_the_inputs_own_and_where(worker, model):
+    asked = request(picture=BALL, instruction="remove the ball", steps=8, size="auto", keep_rest="always")
+    (result,) = worker.submit(asked).wait(END, 120).results
+    (edited,) = edit(model, BALL.image, asked.settings)
+    assert result.kept == edited.kept and 0.3 < result.kept < 1
+    assert result.relevance is not None and edited.relevance is not None
+    assert pixels(result.relevance) == pixels(edited.relevance)
+    kept = np.asarray(result.inside) == 0
+    made, before = np.asarray(picture_of(result), int), np.asarray(BALL.image, int)
+    assert kept.mean() > 0.2 and (made == before)[kept].all() and (made != before)[~kept].any()
 
 
 def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(worker, tmp_path):
