@@ -45,6 +45,7 @@
         sent = null;
         fit();
         send();
+        part(".ip2p-easel").scrollIntoView({ block: "center" }); // from the result, which may lie far below
     }
 
     /** Return a mask as paint: as opaque as it is white. */
