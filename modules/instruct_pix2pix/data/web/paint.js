@@ -139,7 +139,7 @@
             pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
             pen.lineWidth = width;
             pen.beginPath();
-            pen.moveTo(...points[0]);
+            pen.moveTo(points[0][0] - 0.01, points[0][1]); // a line of no length, from a mere click, is not drawn
             for (const to of points) pen.lineTo(...to);
             pen.stroke();
         }
