@@ -384,7 +384,7 @@ def test_the_rest_is_kept_and_the_answer_tells_how_much_and_where(server, model)
     assert info["kept"] == [round(one.kept, 4) for one in expected] and 0 < min(info["kept"]) < 1
     shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in maps]
     assert [one.mode for one in shown] == ["L", "L"]
-    assert all(map(same, shown, [one.relevance for one in expected]))
+    assert all(one.relevance and same(map_, one.relevance) for map_, one in zip(shown, expected, strict=True))
     assert info["extra_generation_params"] == {"Image CFG scale": 1.5, "Keep the rest": "always", "Keep amount": 0.4}
 
 

@@ -101,8 +101,10 @@ class EditHandlers:
         if status.results or status.state.ended:
             captions = [html.caption(result.settings) for result in status.results]
             # The gallery's own download would give the small copies of large results.
-            buttons = ["download_all"] if shown.results == shown.files else []
-            updates[self.pane.gallery] = gr.Gallery(list(zip(shown.results, captions, strict=False)), buttons=buttons)
+            whole = shown.results == shown.files
+            updates[self.pane.gallery] = gr.Gallery(
+                list(zip(shown.results, captions, strict=False)), buttons=["download_all"] if whole else []
+            )
         if status.results and selected is None:
             updates |= self._details(status, shown, 0)
         return {self.pane.selected: selected, **updates}
