@@ -22,7 +22,7 @@ from ..worker.edit_task import EditResult, EditStatus
 
 MOST_REMEMBERED = 64
 
-KEPT_TINT, KEPT_STRENGTH = (128, 132, 140), 0.72
+KEPT_TINT, KEPT_STRENGTH = (128, 132, 140), 0.6
 """The colour, RGB, over what was kept, and how much it covers."""
 
 
