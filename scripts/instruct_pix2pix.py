@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import gradio as gr
 from gradio.context import Context
 from modules import script_callbacks, scripts, sd_models, shared  # pyright: ignore[reportAttributeAccessIssue]
 
+
+def forget_package() -> None:
+    """Let the next import read the package anew: when a host reloads its UI there may have been an update."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "instruct_pix2pix"]:
+        del sys.modules[name]
+
+
+forget_package()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
     from instruct_pix2pix import panel as controls
@@ -24,16 +33,15 @@ finally:
 
 HOST = find_host()
 
+OF_THE_TAB = ("cfg_scale", "image_cfg_scale", "steps", "width", "height")
+JOINED = ("setting_sd_model_checkpoint", *(f"img2img_{name}" for name in OF_THE_TAB))
+"""The host's components that the panel is joined to, by elem_id."""
+
 
 def selected(title: str | None = None) -> Path | None:
     """Return the file of the checkpoint with this title, or of the one that the host's settings name."""
     found = sd_models.get_closet_checkpoint_match(title or shared.opts.sd_model_checkpoint or "")
     return Path(found.filename) if found else None
-
-
-def from_edit(read: Callable[[dict[str, str]], object]) -> Callable[[dict[str, str]], object]:
-    """Let a pasted infotext set a control only when it is the infotext of an edit."""
-    return lambda fields: read(fields) if "Image CFG scale" in fields else gr.update()
 
 
 def loud(hook: Callable[..., None]) -> Callable[..., None]:
@@ -76,50 +84,51 @@ class InstructPix2Pix(scripts.Script):
                 gr.HTML(controls.line(UNSUPPORTED), elem_id="ip2p_status")
             return []
         script_callbacks.on_after_component(self.after_component)
-        editing, status = controls.describe(selected())
-        title = controls.TITLE if editing else controls.SELECT
-        with gr.Accordion(title, open=editing, elem_id="ip2p_panel") as self.accordion:
-            self.panel = controls.build(status)
+        look = controls.look_at(selected())
+        with gr.Accordion(look.title, open=look.editing, elem_id="ip2p_panel") as self.accordion:
+            self.panel = controls.build(look, job.CONTROLS)
+        paste_field = import_module("modules.infotext_utils").PasteField
+        ours = {"text_cfg": self.panel.text_cfg, "image_cfg": self.panel.image_cfg, **self.panel.controls}
+        requested = {"text_cfg": "cfg_scale", "image_cfg": "image_cfg_scale"}  # the names of the scales in an API call
         self.infotext_fields = [
-            (self.panel.text_cfg, "CFG scale"),
-            (self.panel.image_cfg, "Image CFG scale"),
-            (self.panel.rescale, from_edit(lambda fields: fields.get("Guidance rescale", 0.0))),
-            (self.panel.speed, from_edit(lambda fields: fields.get("Speed", "exact"))),
-            (self.panel.from_noise, from_edit(lambda fields: fields.get("Edit start") == "noise")),
-            (self.panel.randomize, from_edit(lambda fields: False)),
+            paste_field(component, partial(job.pasted, name), api=requested.get(name))
+            for name, component in ours.items()
         ]
-        self.paste_field_names = ["Image CFG scale", "Guidance rescale", "Speed", "Edit start"]
-        return self.panel.arguments
+        return list(self.panel.controls.values())
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
-        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page.
-
-        A host calls this for the components of the tab, and as a callback for all that come after the panel.
-        """
+        """Keep the components that the panel is joined to, and join them at the footer, which comes last on a page."""
+        # A host calls this for the components of the tab, and as a callback for all that come after the panel.
         name = kwargs.get("elem_id")
-        if name in ("setting_sd_model_checkpoint", "img2img_cfg_scale", "img2img_image_cfg_scale"):
+        if name in JOINED:
             self.others[name] = component
         if name == "footer":
             self._join(Context.root_block)
 
     def _join(self, page: Any) -> None:
-        """Keep the panel's scales and the tab's in step, and describe every checkpoint that is chosen."""
-        text_cfg, image_cfg = self.others.get("img2img_cfg_scale"), self.others.get("img2img_image_cfg_scale")
+        """Keep the scales in step with the tab's, describe each checkpoint that is chosen, and offer its values."""
+        checkpoint, text_cfg, image_cfg, steps, width, height = map(self.others.get, JOINED)
         if text_cfg is not None and image_cfg is not None:
             image_cfg.maximum = max(image_cfg.maximum, self.panel.image_cfg.maximum)
             controls.keep_in_step(page, self.panel.text_cfg, text_cfg)
             controls.keep_in_step(page, self.panel.image_cfg, image_cfg)
+            if steps is not None:
+                controls.offer_defaults(page, self.panel, text_cfg, image_cfg, steps)
         forge = sys.modules.get("modules_forge.main_entry")
-        dropdown = self.others.get("setting_sd_model_checkpoint") or getattr(forge, "ui_checkpoint", None)
-        shown = {"outputs": [self.accordion, self.panel.status], "show_progress": False, "queue": False}
+        dropdown = checkpoint or getattr(forge, "ui_checkpoint", None)
+        outputs = [self.accordion, self.panel.status, self.panel.suited]
+        shown = {"outputs": outputs, "show_progress": False, "queue": False}
         if dropdown is not None:
             dropdown.change(fn=self.look, inputs=[dropdown], **shown)
         page.load(fn=self.look, inputs=[], **shown)
+        if width is not None and height is not None:
+            controls.offer_size(page, self.panel, width, height)
 
-    def look(self, title: str | None = None) -> tuple[Any, Any]:
+    def look(self, title: str | None = None) -> tuple[Any, Any, Any]:
         """Return what the panel shows of the checkpoint with this title, or of the selected one."""
-        editing, status = controls.describe(selected(title))
-        return gr.update(open=editing, label=controls.TITLE if editing else controls.SELECT), gr.update(value=status)
+        look = controls.look_at(selected(title))
+        shown = gr.update(open=look.editing, label=look.title)
+        return shown, gr.update(value=look.status), gr.update(value=look.suited)
 
     @loud
     def process(self, p: Processing, *args: Any) -> None:
@@ -136,6 +145,7 @@ class InstructPix2Pix(scripts.Script):
             job.begin_sampling(HOST, p, **kwargs)
 
 
+script_callbacks.on_script_unloaded(forget_package)
 if HOST:
     script_callbacks.on_script_unloaded(forge.pass_errors_on(sys.modules.get("modules_forge.main_thread")))
     script_callbacks.on_cfg_denoiser(a1111.on_denoiser)

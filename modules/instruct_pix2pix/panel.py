@@ -5,15 +5,17 @@ Runs on gradio 3.41 and later: a name that differs between versions is looked up
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from .errors import UserError
-from .models.checkpoints import EDIT_KINDS, inspect
-from .settings import KNOBS, Knob
+from .models.checkpoints import EDIT_KINDS, Checkpoint, inspect
+from .settings import FROM_NOISE, KNOBS, Knob
 from .templates import TEMPLATES
 from .text import escape
 
@@ -25,62 +27,91 @@ TITLE = "Instruct Pix2Pix"
 SELECT = f"{TITLE} – select an instruct-pix2pix checkpoint to edit pictures"
 """The title of the closed panel."""
 
+MORE: Mapping[str, Knob] = {
+    "from_noise": FROM_NOISE,
+    "randomize": KNOBS["randomize_cfg"],
+    "rescale": KNOBS["rescale"],
+    "speed": KNOBS["speed"],
+}
+"""The knobs of the controls that our own page changes less often."""
+
 
 @dataclass(frozen=True)
 class Panel:
     """The components that `build` made."""
 
     status: Any
+    suited: Any
+    """Hidden; its text is what `Look.suited` says."""
+    defaults: Any
+    size: Any
     text_cfg: Any
     image_cfg: Any
-    from_noise: Any
-    randomize: Any
-    rescale: Any
-    speed: Any
     templates: Any
+    controls: Mapping[str, Any]
+    """By name, in the order in which a host passes their values."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a panel shows of a checkpoint."""
+
+    editing: bool
+    status: str
+    """HTML."""
+    suited: str = ""
+    """The scales, steps and size that suit it, as JSON; '' where it does not edit."""
 
     @property
-    def arguments(self) -> list[Any]:
-        """From noise, randomize, rescale, speed: new ones go to the end, so that old API calls keep their meaning."""
-        return [self.from_noise, self.randomize, self.rescale, self.speed]
+    def title(self) -> str:
+        """Of the panel."""
+        return TITLE if self.editing else SELECT
 
 
-def build(status_html: str) -> Panel:
-    """Make the controls inside the gradio block that is open."""
-    status = gr.HTML(status_html, elem_id="ip2p_status")
+def build(look: Look, knobs: Mapping[str, Knob]) -> Panel:
+    """Make the controls of a host's tab inside the gradio block that is open; `knobs` are those beside the scales."""
+    status = gr.HTML(look.status, elem_id="ip2p_status")
+    suited = gr.Textbox(look.suited, visible=False, elem_id="ip2p_suited")
+    with gr.Row(elem_id="ip2p_offers"):
+        defaults = gr.Button("", visible=False, size="sm", elem_id="ip2p_defaults")
+        size = gr.Button("", visible=False, size="sm", elem_id="ip2p_size")
     text_cfg, image_cfg = scales()
-    return Panel(status, text_cfg, image_cfg, *more(), instruction_templates())
+    templates = instruction_templates()
+    with gr.Accordion("Advanced", open=False, elem_id="ip2p_advanced"):
+        controls = dict(zip(knobs, more("batch", knobs), strict=True))
+    return Panel(status, suited, defaults, size, text_cfg, image_cfg, templates, controls)
 
 
 def scales() -> tuple[Any, Any]:
     """Make the two sliders that steer an edit."""
     with gr.Row(elem_id="ip2p_scales"):
-        text_cfg = slider(KNOBS["text_cfg"], "ip2p_text_cfg")
-        image_cfg = slider(KNOBS["image_cfg"], "ip2p_image_cfg")
+        text_cfg = control(KNOBS["text_cfg"], "ip2p_text_cfg")
+        image_cfg = control(KNOBS["image_cfg"], "ip2p_image_cfg")
     return text_cfg, image_cfg
 
 
-def more(drawn_for_each: str = "batch") -> tuple[Any, Any, Any, Any]:
-    """Make the controls that are changed less often: from noise, randomize, rescale, speed.
+def more(drawn_for_each: str = "picture", knobs: Mapping[str, Knob] = MORE) -> tuple[Any, ...]:
+    """Make a control for each knob, in order, in rows of one kind.
 
     `drawn_for_each` says what gets random scales of its own: a batch or a picture.
     """
+    made = {}
     with gr.Row(elem_id="ip2p_more"):
-        from_noise = gr.Checkbox(
-            True,
-            label="Start from noise",
-            info="As in the paper. Off: start from the noised input, by the denoising strength.",
-            elem_id="ip2p_from_noise",
-        )
-        randomize = gr.Checkbox(
-            KNOBS["randomize_cfg"].default,
-            label=KNOBS["randomize_cfg"].label,
-            info=f"Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each {drawn_for_each}, from its seed.",
-            elem_id="ip2p_randomize",
-        )
-        rescale = slider(KNOBS["rescale"], "ip2p_rescale")
-        speed = radio(KNOBS["speed"], "ip2p_speed")
-    return from_noise, randomize, rescale, speed
+        for name, knob in knobs.items():
+            told = replace(knob, help=knob.help.replace("each picture", f"each {drawn_for_each}"))
+            made[name] = control(told, f"ip2p_{name}")
+    return tuple(made.values())
+
+
+def control(knob: Knob, elem_id: str) -> Any:
+    """Make the component for a knob: a checkbox, a choice of one word, or a slider."""
+    same: dict[str, Any] = {"value": knob.default, "label": knob.label, "info": knob.help, "elem_id": elem_id}
+    if isinstance(knob.default, bool):
+        return gr.Checkbox(**same)
+    if knob.choices:
+        return gr.Radio(list(knob.choices), **same)
+    limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
+    return gr.Slider(**limits, **same)
 
 
 def instruction_templates() -> Any:
@@ -92,21 +123,13 @@ def instruction_templates() -> Any:
         info="Choose one and type over the part that is marked.",
         elem_id="ip2p_templates",
     )
-    use: dict[str, Any] = {"fn": None, IN_BROWSER: "(text) => ip2pUseTemplate(text)"}
-    templates.input(inputs=[templates], outputs=[], **use)
+    templates.input(**in_browser("ip2pUseTemplate"), inputs=[templates], outputs=[])
     return templates
 
 
-def slider(knob: Knob, elem_id: str) -> Any:
-    """Make a slider with the knob's label, help, range and default."""
-    limits: dict[str, Any] = {"minimum": knob.minimum, "maximum": knob.maximum, "step": knob.step}
-    return gr.Slider(value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id, **limits)
-
-
-def radio(knob: Knob, elem_id: str) -> Any:
-    """Make a choice of one of the knob's words."""
-    words = list(knob.choices or ())
-    return gr.Radio(words, value=knob.default, label=knob.label, info=knob.help, elem_id=elem_id)
+def in_browser(function: str) -> dict[str, Any]:
+    """Return the arguments of an event that calls this function of JavaScript and nothing else."""
+    return {"fn": None, IN_BROWSER: f"(...values) => {function}(...values)"}
 
 
 def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
@@ -117,17 +140,43 @@ def keep_in_step(page: Any, ours: Any, theirs: Any) -> None:
     page.load(inputs=[theirs], outputs=[ours], **same)
 
 
-def describe(path: Path | None) -> tuple[bool, str]:
-    """Return whether the selected checkpoint edits, and a line of HTML for the status that says what it is."""
+def offer_defaults(page: Any, panel: Panel, text_cfg: Any, image_cfg: Any, steps: Any) -> None:
+    """Offer the scales and steps that suit a checkpoint when it is chosen, until a person sets one of them."""
+    theirs = [text_cfg, image_cfg, steps]
+    seen: dict[str, Any] = {"inputs": [panel.suited, *theirs], "outputs": [panel.defaults]}
+    page.load(**in_browser("ip2pOfferDefaults"), **seen)
+    panel.suited.change(**in_browser("ip2pOfferDefaults"), **seen)
+    for value in (panel.text_cfg, panel.image_cfg, *theirs):
+        value.input(**in_browser("ip2pAnswer"), inputs=[panel.suited], outputs=[panel.defaults])
+    panel.defaults.click(**in_browser("ip2pDefaults"), inputs=[panel.suited], outputs=[*theirs, panel.defaults])
+
+
+def offer_size(page: Any, panel: Panel, width: Any, height: Any) -> None:
+    """Offer the size that suits a checkpoint while the tab's is far from it."""
+    seen: dict[str, Any] = {"inputs": [panel.suited, width, height], "outputs": [panel.size]}
+    for event in (page.load, panel.suited.change, width.change, height.change):
+        event(**in_browser("ip2pOfferSize"), **seen)
+    panel.size.click(**in_browser("ip2pSize"), inputs=[panel.suited, width, height], outputs=[width, height])
+
+
+def look_at(path: Path | None) -> Look:
+    """Return what the panel shows of the selected checkpoint."""
     if path is None:
-        return False, line("No checkpoint is selected: select an instruct-pix2pix checkpoint.")
+        return Look(False, line("No checkpoint is selected: select an instruct-pix2pix checkpoint."))
     try:
         checkpoint = inspect(path)
     except UserError as error:
-        return False, line(str(error))
+        return Look(False, line(str(error)))
     if checkpoint.kind in EDIT_KINDS:  # a host has parts of its own for what the file lacks
-        return True, line(f"{path.stem}: {checkpoint.label}", found=True)
-    return False, line(f"{path.stem}: {checkpoint.label}. {checkpoint.advice}")
+        return Look(True, line(f"{path.stem}: {checkpoint.label}", found=True), json.dumps(suited_to(checkpoint)))
+    return Look(False, line(f"{path.stem}: {checkpoint.label}. {checkpoint.advice}"))
+
+
+def suited_to(checkpoint: Checkpoint) -> dict[str, float]:
+    """Return the scales and steps that suit a model that edits, and the longest side in pixels where that is known."""
+    suited = {name: KNOBS[name].default for name in ("text_cfg", "image_cfg", "steps")}
+    size = 1024 if checkpoint.kind == "CosXL-Edit" else {"sd1": 512, "sdxl": 768}.get(checkpoint.family)
+    return {**suited, "size": size} if size else suited
 
 
 def line(text: str, *, found: bool = False) -> str:

@@ -456,3 +456,10 @@ def random_scales(seed: int) -> tuple[float, float]:
 
 KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})
 """The knob of each field of EditSettings, in order."""
+
+FROM_NOISE = Knob(
+    True,
+    label="Start from noise",
+    help="As in the paper. Off: start from the noised input, by the denoising strength.",
+)
+"""The switch of a form that has a denoising strength of its own: on is a strength of 1."""

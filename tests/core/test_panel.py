@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from instruct_pix2pix.hosts.job import CONTROLS
+from instruct_pix2pix.settings import KNOBS
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.safetensors"
@@ -28,17 +32,17 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The page that a host with its own gradio builds, in an environment of its own."""
     folder = tmp_path_factory.mktemp("hosts")
     python = environment(folder / "venv", HOSTS[request.param])
-    return build(python, folder / request.param)
+    return {**build(python, folder / request.param), "wider": build(python, folder / "wider" / request.param, "count")}
 
 
-def build(python: Path, folder: Path) -> dict[str, Any]:
-    """Build the page of the host that the folder is named after, and return what is on it."""
-    folder.mkdir()
+def build(python: Path, folder: Path, *added: str) -> dict[str, Any]:
+    """Build the page of the host that the folder is named after, and return what is on it; see panel_in_a_host.py."""
+    folder.mkdir(parents=True)
     plain = load_file(DEMO)
     plain[FIRST] = plain[FIRST][:, :4].contiguous()
     save_file(plain, folder / "plain.safetensors")
     program = [python, ROOT / "tests" / "helpers" / "panel_in_a_host.py", folder, DEMO, folder / "plain.safetensors"]
-    done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*map(str, program), *added], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "wanted": folder.name}
 
@@ -72,16 +76,18 @@ def test_the_panel_is_open_and_names_an_edit_model_at_once(page: dict[str, Any])
 
 
 def test_another_checkpoint_closes_it_and_says_what_to_select(page: dict[str, Any]) -> None:
-    accordion, status = page["looks"]["other"]
+    accordion, status, suited = page["looks"]["other"]
     assert accordion["open"] is False
     assert "select an instruct-pix2pix checkpoint" in accordion["label"]
     assert "pick an instruct-pix2pix checkpoint" in status["value"]
-    accordion, status = page["looks"]["edit"]
+    assert suited["value"] == ""  # nothing is offered
+    accordion, status, suited = page["looks"]["edit"]
     assert accordion["open"] is True and "select" not in accordion["label"]
+    assert json.loads(suited["value"]) == {"text_cfg": 7.5, "image_cfg": 1.5, "steps": 20}  # no size: no known family
 
 
 def test_no_checkpoint_at_all_is_a_sentence(page: dict[str, Any]) -> None:
-    accordion, status = page["looks"]["none"]
+    accordion, status, _ = page["looks"]["none"]
     assert accordion["open"] is False
     assert "No checkpoint is selected" in status["value"]
 
@@ -90,7 +96,7 @@ def test_no_checkpoint_at_all_is_a_sentence(page: dict[str, Any]) -> None:
     ("ours", "theirs"), [("ip2p_text_cfg", "img2img_cfg_scale"), ("ip2p_image_cfg", "img2img_image_cfg_scale")]
 )
 def test_the_scales_are_kept_in_step_in_the_browser(page: dict[str, Any], ours: str, theirs: str) -> None:
-    steps = [event for event in page["events"] if {*event["in"], *event["out"]} == {ours, theirs}]
+    steps = [event for event in page["events"] if sorted([*event["in"], *event["out"]]) == sorted([ours, theirs])]
     directions = sorted((event["in"], event["out"]) for event in steps)
     assert directions == sorted([([ours], [theirs]), ([theirs], [ours]), ([theirs], [ours])])  # once when it opens
     assert all(event["js"] for event in steps)
@@ -98,7 +104,7 @@ def test_the_scales_are_kept_in_step_in_the_browser(page: dict[str, Any], ours: 
 
 
 def test_choosing_a_checkpoint_and_opening_the_page_look_at_it(page: dict[str, Any]) -> None:
-    looks = [event["in"] for event in page["events"] if event["out"] == ["ip2p_panel", "ip2p_status"]]
+    looks = [event["in"] for event in page["events"] if event["out"] == ["ip2p_panel", "ip2p_status", "ip2p_suited"]]
     assert sorted(looks) == [[], ["setting_sd_model_checkpoint"]]
 
 
@@ -108,9 +114,64 @@ def test_a_template_goes_to_the_browser(page: dict[str, Any]) -> None:
     assert "function ip2pUseTemplate(" in (ROOT / "javascript" / "instruct_pix2pix.js").read_text()
 
 
+def test_every_function_that_an_event_calls_in_the_browser_is_there(page: dict[str, Any]) -> None:
+    script = (ROOT / "javascript" / "instruct_pix2pix.js").read_text()
+    called = {name for event in page["events"] for name in re.findall(r"\bip2p\w+", event["js"] or "")}
+    assert called == {"ip2pUseTemplate", "ip2pOfferDefaults", "ip2pOfferSize", "ip2pAnswer", "ip2pDefaults", "ip2pSize"}
+    assert all(f"function {name}(" in script for name in called)
+
+
 def test_an_api_call_names_its_arguments_by_place(page: dict[str, Any]) -> None:
     """A change of this order would change the meaning of every program that calls the extension."""
     assert page["arguments"] == ["ip2p_from_noise", "ip2p_randomize", "ip2p_rescale", "ip2p_speed"]
+
+
+def test_a_new_setting_is_one_word_in_one_list(page: dict[str, Any]) -> None:
+    """And is then a control, the last argument, a name of an API call, a field of an infotext and an axis of a plot."""
+    wider, knob = page["wider"], KNOBS["count"]
+    assert wider["arguments"] == [*page["arguments"], "ip2p_count"]
+    shown = wider["props"]["ip2p_count"]
+    assert [shown[key] for key in ("value", "label", "maximum")] == [knob.default, knob.label, knob.maximum]
+    assert wider["jobs"]["added"] == {
+        "ends": None,
+        "infotext": {"count": 3, "Image CFG scale": 1.5},
+        "strength": 0.6,
+    }
+    assert wider["jobs"]["added wrong"]["ends"].startswith("Count is 5000, but must lie between 1 and 1000")
+    assert wider["pasted"]["edit"] == {**page["pasted"]["edit"], "ip2p_count": 1}
+    assert wider["pasted"]["from input"]["ip2p_count"] == 3
+    assert wider["axes"] == [*page["axes"], "instruct_pix2pix_count"]
+
+
+def test_every_control_is_in_the_table_for_programs() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert documented == list(CONTROLS)
+
+
+def test_an_infotext_of_an_edit_sets_every_control(page: dict[str, Any]) -> None:
+    """What it does not name was at its default, but for the start, which it names when it was from noise."""
+    assert page["pasted"]["edit"] == {
+        "ip2p_text_cfg": 4.5,
+        "ip2p_image_cfg": 1.9,
+        "ip2p_from_noise": True,
+        "ip2p_randomize": False,
+        "ip2p_rescale": 0.25,
+        "ip2p_speed": "exact",
+    }
+    told = page["pasted"]["from input"]
+    assert (told["ip2p_from_noise"], told["ip2p_speed"], told["ip2p_rescale"]) == (False, "fast", 0.0)
+
+
+def test_another_infotext_leaves_the_controls_as_they_are(page: dict[str, Any]) -> None:
+    """Hosts take None for that: on the page, and in a call of the API."""
+    assert set(page["pasted"]["plain"].values()) == {None}
+    damaged = page["pasted"]["damaged"]
+    assert [damaged[f"ip2p_{name}"] for name in ("text_cfg", "image_cfg", "rescale", "speed")] == [None] * 4
+
+
+def test_a_call_of_the_api_takes_the_scales_from_its_infotext(page: dict[str, Any]) -> None:
+    named = {name: api for name, api in page["requested"].items() if api}
+    assert named == {"ip2p_text_cfg": "cfg_scale", "ip2p_image_cfg": "image_cfg_scale"}
 
 
 def test_an_api_call_may_give_them_by_name(page: dict[str, Any]) -> None:
@@ -130,6 +191,14 @@ def test_by_place_they_mean_what_they_meant(page: dict[str, Any]) -> None:
     assert answer["ends"] is None
     assert answer["infotext"] == {"Edit start": "noise", "Guidance rescale": 0.5, "Image CFG scale": 1.5}
     assert answer["strength"] == 1.0
+
+
+def test_null_by_place_means_the_default(page: dict[str, Any]) -> None:
+    assert page["jobs"]["nothing"] == {
+        "ends": None,
+        "infotext": {"Edit start": "noise", "Image CFG scale": 1.5},
+        "strength": 1.0,
+    }
 
 
 def test_txt2img_gets_no_panel(page: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
+from instruct_pix2pix.hosts.a1111 import on_denoiser
 from instruct_pix2pix.hosts.axes import add_axes
 from instruct_pix2pix.hosts.forge import ForgeHost, pass_errors_on
 from instruct_pix2pix.hosts.job import Controls
@@ -527,6 +528,15 @@ def test_a_tiny_vae_without_a_posterior_gives_what_it_gives() -> None:
     assert not encoder._forward_hooks  # nothing is left on it
 
 
+@pytest.mark.parametrize("args", [("yes",), (True, "no")], ids=["from noise", "randomize"])
+def test_a_word_in_the_place_of_a_switch_is_refused(model: EditModel, picture: Tensor, args: tuple[Any, ...]) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        with pytest.raises(UserError, match="must be true or false"):
+            host.begin(p, picture, draw(1), Controls.from_args(*args))
+
+
 def test_an_argument_that_is_null_is_the_default() -> None:
     """What clients send for an argument that they leave out."""
     assert Controls.from_args(None) == Controls.from_args(None, None, None, None) == Controls()
@@ -612,6 +622,76 @@ def test_what_a_callback_swallows_is_said_by_the_step(model: EditModel, picture:
         p.sampler.sampler_extra_args.clear()
         with pytest.raises(KeyError):
             denoise(draw(1), torch.ones(1), 0)
+
+
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(7.5, 1.0), (7.5, 1.5), (3.0, 3.0)])
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_another_extensions_way_of_adding_up_sees_the_texts_guidance_alone(
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch, text_cfg: float, image_cfg: float, speed: str
+) -> None:
+    """The picture's guidance comes on top: with a function that halves the text's, it is the formula at half of it."""
+    host = A1111(model)
+    text, negative = say(model, "make it winter", "night")
+    with host.modules():
+        p = host.p([[(text, 1.0)]] * 2, negative, cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+        make_sampler = host.make_sampler
+
+        def halving_sampler(p: P) -> Any:
+            sampler = make_sampler(p)
+            denoiser = sampler.model_wrap_cfg
+            original = denoiser.combine_denoised
+            denoiser.combine_denoised = lambda x, prompts, uncond, scale: original(x, prompts, uncond, scale / 2)
+            return sampler
+
+        monkeypatch.setattr(host, "make_sampler", halving_sampler)
+        denoise = host.begin(p, picture, draw(2), Controls(speed=speed))
+        x, sigma = draw(2), torch.full((2,), 2.0)
+        expected = three_rows(host, p, x, sigma, picture, text_cfg / 2, image_cfg)
+        torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_extension_that_puts_its_way_of_adding_up_there_at_every_step_does_not_undo_the_pictures_guidance(
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = A1111(model)
+    text, negative = say(model, "make it winter", "night")
+
+    def put_another(params: Any) -> None:
+        on_denoiser(params)
+        original = params.denoiser.combine_denoised
+        params.denoiser.combine_denoised = lambda x, prompts, uncond, scale: original(x, prompts, uncond, scale / 2)
+
+    monkeypatch.setattr("instruct_pix2pix.hosts.a1111.on_denoiser", put_another)
+    with host.modules():
+        p = host.p([[(text, 1.0)]], negative, cfg_scale=7.5, image_cfg_scale=1.5)
+        denoise = host.begin(p, picture, draw(1), Controls())
+        x, sigma = draw(1), torch.full((1,), 2.0)
+        expected = three_rows(host, p, x, sigma, picture, 3.75, 1.5)
+        torch.testing.assert_close(denoise(x, sigma, 0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_batches_of_a_job_share_a_sampler(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        denoise = host.begin(p, picture, draw(1), Controls())
+        first = denoise(draw(1), torch.ones(1), 0)
+        job.begin_sampling(host.adapter, p, draw(1), draw(1), p.negative)
+        assert torch.equal(denoise(draw(1), torch.ones(1), 0), first)
+        assert sum(host.rows) == 2 * 3
+
+
+def test_a_step_while_the_host_has_forgotten_our_callback_ends_the_job(
+    model: EditModel, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(empty(model), 1.0)]], empty(model))
+        denoise = host.begin(p, picture, draw(1), Controls())
+        denoise(draw(1), torch.ones(1), 0)
+        monkeypatch.setattr("instruct_pix2pix.hosts.a1111.on_denoiser", lambda params: None)  # as its UI is reloaded
+        with pytest.raises(UserError, match="reloaded during this edit"):
+            denoise(draw(1), torch.ones(1), 1)
 
 
 def test_a_picture_that_the_host_dropped_is_missed(model: EditModel, picture: Tensor) -> None:

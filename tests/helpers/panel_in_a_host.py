@@ -1,9 +1,10 @@
 """Builds a page as a host does, with the extension's script in its img2img tab, and prints what is on it as JSON.
 
-    python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT
+    python panel_in_a_host.py HOST_FOLDER CHECKPOINT OTHER_CHECKPOINT [SETTING]
 
-test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are written to
-HOST_FOLDER.
+SETTING, one of `settings.KNOBS`, goes to the end of `hosts.job.SETTINGS` first, as an author of a new one would put
+it there. test_panel.py runs it under each version of gradio. The few modules of a host that the script imports are
+written to HOST_FOLDER.
 """
 
 from __future__ import annotations
@@ -38,17 +39,37 @@ JOBS: dict[str, list[Any]] = {
     "misnamed": [{"sped": "fast"}],
     "wrong": [{"from_noise": "no"}],
     "placed": [True, False, 0.5],
+    "nothing": [None],
+    "added": [{"count": 3, "from_noise": False}],
+    "added wrong": [{"count": 5000}],
 }
 """Script arguments of calls of a host's API, as a program gives them."""
+INFOTEXTS = {
+    "plain": {"CFG scale": "4", "Steps": "20", "Speed": "fast"},
+    "edit": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Guidance rescale": "0.25", "Edit start": "noise"},
+    "from input": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Speed": "fast", "count": "3"},
+    "damaged": {"CFG scale": "x", "Image CFG scale": "", "Guidance rescale": "1e999", "Speed": "warp"},
+}
+"""Fields of an infotext, as a host reads them."""
+BOTH = {
+    "modules/sd_samplers_cfg_denoiser.py": "",
+    "modules/infotext_utils.py": (
+        "class PasteField(tuple):\n"
+        "    def __new__(cls, component, target, *, api=None): return super().__new__(cls, (component, target))\n"
+        "    def __init__(self, component, target, *, api=None): self.api = api\n"
+    ),
+}
 OWN = {
-    "a1111": {"modules/sd_samplers_cfg_denoiser.py": ""},
-    "forge": {"modules/sd_samplers_cfg_denoiser.py": "", "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
+    "a1111": BOTH,
+    "forge": {**BOTH, "modules_forge/main_entry.py": "ui_checkpoint = None\n"},
     "another": {},
 }
 
 
-def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
+def main(folder: Path, edit: str, other: str, added: str | None = None) -> dict[str, Any]:
     """Write the host, load the script as a host does, build the page, and run the script's first hook."""
+    if added:
+        add(added)
     for name, text in {**HOST, **OWN[folder.name]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -77,6 +98,8 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         show(gr.Slider(1, 30, 7, elem_id="img2img_cfg_scale"), "img2img_cfg_scale", everywhere=False)
         native = gr.Slider(0, 3, 1.5, elem_id="img2img_image_cfg_scale", visible=False)
         show(native, "img2img_image_cfg_scale", everywhere=False)
+        for name, value in (("steps", 25), ("width", 1024), ("height", 1024)):
+            show(gr.Slider(1, 2048, value, elem_id=f"img2img_{name}"), f"img2img_{name}", everywhere=False)
         arguments = script.ui(True)
     with gr.Blocks() as page:
         checkpoint = gr.Dropdown(["edit", "other"], elem_id="setting_sd_model_checkpoint")
@@ -99,8 +122,29 @@ def main(folder: Path, edit: str, other: str) -> dict[str, Any]:
         "path": sys.path == path,
         "looks": {title: list(script.look(title)) for title in ("edit", "other", "none")} if module.HOST else {},
         "jobs": {name: process(script, given, arguments) for name, given in JOBS.items()} if module.HOST else {},
+        "pasted": {name: pasted(script, fields, names) for name, fields in INFOTEXTS.items()} if module.HOST else {},
+        "requested": {names[field[0]._id]: field.api for field in getattr(script, "infotext_fields", [])},
+        "axes": [attribute for attribute, _ in sys.modules["instruct_pix2pix.hosts.axes"].AXES],
         "txt2img": script.ui(False),
     }
+
+
+def add(setting: str) -> None:
+    """Read hosts/job.py with one more word in its list of settings."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "modules"))
+    spec = importlib.util.find_spec("instruct_pix2pix.hosts.job")
+    assert spec and spec.origin
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    ends = source.index(")\n", source.index("\nSETTINGS = ("))
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    exec(compile(f'{source[:ends]}, "{setting}"{source[ends:]}', spec.origin, "exec"), vars(module))
+    vars(sys.modules["instruct_pix2pix.hosts"])["job"] = module
+    sys.path.pop(0)
+
+
+def pasted(script: Any, fields: dict[str, str], names: dict[int, str]) -> dict[str, Any]:
+    """Return what a host sets for each component when this infotext is pasted, or named in a call of its API."""
+    return {names[component._id]: read(dict(fields)) for component, read in script.infotext_fields}
 
 
 def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "host" in metafunc.fixturenames:
-        given = metafunc.config.getoption("--host", default=None) or []
-        none = pytest.mark.skip(reason="no host is given: --host NAME=PATH")
+    given = metafunc.config.getoption("--host", default=None) or []
+    none = pytest.mark.skip(reason="no host is given: --host NAME=PATH")
+    for fixture in {"host", "own"}.intersection(metafunc.fixturenames):
         metafunc.parametrize(
-            "host",
+            fixture,
             given or [pytest.param("", marks=none)],
             ids=[one.split("=")[0] for one in given] or ["none"],
             indirect=True,
@@ -60,6 +60,19 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     running = Host(name, folder, python, tmp_path_factory.mktemp(name))
     running.start()
     request.config.stash.setdefault(SEEN, {}).setdefault(name, {})["commit"] = running.commit
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running host for the tests of one file, with a copy of our folder that they may change."""
+    checkpoints.make(checkpoints.folder())
+    name, folder, python = parsed(request.param)
+    running = Host(name, folder, python, tmp_path_factory.mktemp(name), copied=True)
+    running.start()
     try:
         yield running
     finally:

@@ -8,6 +8,7 @@ import ctypes
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,6 +45,9 @@ FLAGS = {
     "ersatz": ["--always-cpu", "--skip-google-blockly"],
 }
 """What makes each host run on the CPU in float32, and without a network."""
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses of this machine whatever proxy is set."""
 
 STARTUP_SECONDS = 900
 JOB_SECONDS = 400
@@ -85,6 +89,8 @@ class Host:
     python: Path
     data: Path
     extension: bool = True
+    copied: bool = False
+    """Whether our extension is a copy, `installed`, that a test may change."""
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -154,6 +160,11 @@ class Host:
         return self.data / "log.txt"
 
     @property
+    def installed(self) -> Path:
+        """Our extension, among the host's."""
+        return self.data / "extensions" / "instruct-pix2pix"
+
+    @property
     def records_file(self) -> Path:
         """What the probe writes."""
         return self.data / "probe.jsonl"
@@ -171,6 +182,14 @@ class Host:
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Tell its API; raises RefusedError."""
         return self._ask(path, json.dumps(body or {}).encode())
+
+    def page(self) -> str:
+        """Return its page as a browser gets it, with the components."""
+        parts = []
+        for path in ("/", "/config"):
+            with DIRECT.open(self.url + path, timeout=JOB_SECONDS) as answer:
+                parts.append(answer.read().decode())
+        return "\n".join(parts)
 
     def select(self, checkpoint: str) -> None:
         """Choose a checkpoint as a person does."""
@@ -204,6 +223,18 @@ class Host:
         self.records_file.unlink()
         return [json.loads(line) for line in lines]
 
+    def reload(self) -> None:
+        """Let it reload its UI, and wait until that is done."""
+        before = self._starts()
+        self.job(alwayson_scripts={"Probe": {"args": ['{"reload": true}']}})
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while self._starts() == before and time.monotonic() < deadline:
+            time.sleep(0.5)
+        self.wait()
+
+    def _starts(self) -> int:
+        return self.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
+
     def wait(self) -> None:
         """Wait until its page and its API answer, as after a reload of its UI."""
         deadline = time.monotonic() + STARTUP_SECONDS
@@ -226,8 +257,17 @@ class Host:
             checkpoints.write_embedding(self.data / place / "tinyword.safetensors")
         extensions = self.data / "extensions"
         extensions.mkdir()
-        (extensions / "instruct-pix2pix").symlink_to(ROOT)
+        if self.copied:
+            for part in ("scripts", "modules", "javascript", "style.css", "install.py"):
+                copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+                self.installed.mkdir(exist_ok=True)
+                copy(ROOT / part, self.installed / part)
+        else:
+            self.installed.symlink_to(ROOT)
         (extensions / "zz-probe").symlink_to(Path(__file__).parent / "probe")
+        if others := os.environ.get("IP2P_HOST_EXTENSIONS"):
+            for other in Path(others).iterdir():
+                (extensions / other.name).symlink_to(other.resolve())
         (self.data / "styles.csv").write_text('name,prompt,negative_prompt\nstorm,"in a storm",sun\n', encoding="utf-8")
         options = {
             "sd_model_checkpoint": f"{checkpoints.EDITS}.safetensors",
@@ -250,7 +290,7 @@ class Host:
         while time.monotonic() < deadline:
             # The routes are there before the scripts' default arguments are known.
             if self.process and self.process.poll() is None:
-                if "Startup time:" in self.log.read_text(encoding="utf-8", errors="replace"):
+                if self._starts():
                     try:
                         self.get("options")  # ersatzForge's own sd-models ends in status 500
                         return
@@ -264,9 +304,8 @@ class Host:
 
     def _ask(self, path: str, body: bytes | None) -> Any:
         request = urllib.request.Request(f"{self.url}/sdapi/v1/{path}", body, {"Content-Type": "application/json"})
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(request, timeout=JOB_SECONDS) as answer:
+            with DIRECT.open(request, timeout=JOB_SECONDS) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise RefusedError(error.code, error.read().decode(errors="replace")) from None

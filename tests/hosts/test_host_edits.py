@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,13 +111,11 @@ def test_only_masked_edits_the_masked_part(editor: Host) -> None:
 
 
 def test_whatever_masked_content_is_asked_for_the_edit_sees_the_picture(editor: Host) -> None:
-    editor.job(**masked())
-    wanted = editor.job(**masked()).picture
-    assert [distance(editor.job(**masked(inpainting_fill=fill)).picture, wanted) <= 1 for fill in (0, 2, 3)] == [
-        True,
-        True,
-        True,
-    ]
+    # All of it masked: what a host keeps enters each step as latents, which ersatzForge's VAE draws anew for each job.
+    everything = masked(mask=encoded(Image.new("L", (64, 64), 255)))
+    wanted = editor.job(**everything).picture
+    others = [editor.job(**{**everything, "inpainting_fill": fill}).picture for fill in (0, 2, 3)]
+    assert [distance(other, wanted) <= 1 for other in others] == [True, True, True]
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])
@@ -196,6 +195,40 @@ def test_the_infotext_says_how_the_edit_was_made(editor: Host) -> None:
     answer = editor.job(alwayson_scripts={OURS: {"args": [False]}}, denoising_strength=0.6)
     assert "Edit start" not in answer.infotext
     assert "Denoising strength: 0.6" in answer.infotext
+
+
+INFOTEXT = (
+    "make it rain\nSteps: 3, Sampler: Euler a, CFG scale: 4.5, Image CFG scale: 1.9, Seed: 5, Size: 64x64, "
+    "Guidance rescale: 0.25"
+)
+
+
+def from_infotext(host: Host, infotext: str, **changes: object) -> str:
+    """Return the infotext of a job whose request has this one and names no scale, except by `changes`."""
+    body = {"init_images": [encoded(picture())], "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler a"}
+    said = host.post("img2img", {**body, "prompt": "", "save_images": False, "infotext": infotext, **changes})
+    return json.loads(said["info"])["infotexts"][0]
+
+
+def test_a_request_takes_from_its_infotext_what_it_does_not_name(editor: Host) -> None:
+    made = from_infotext(editor, f"{INFOTEXT}, Edit start: noise")
+    for words in ("CFG scale: 4.5", "Image CFG scale: 1.9", "Guidance rescale: 0.25", "Edit start: noise"):
+        assert words in made
+    assert "Edit start" not in from_infotext(editor, INFOTEXT)
+    named = from_infotext(editor, INFOTEXT, cfg_scale=3.0, alwayson_scripts={OURS: {"args": [{"rescale": 0.5}]}})
+    for words in ("CFG scale: 3", "Image CFG scale: 1.9", "Guidance rescale: 0.5"):
+        assert words in named
+
+
+def test_the_infotext_of_no_edit_sets_nothing(editor: Host) -> None:
+    made = from_infotext(editor, "a house\nSteps: 3, Sampler: Euler a, CFG scale: 4.5, Seed: 5, Size: 64x64")
+    for words in ("Image CFG scale: 1.5", "Edit start: noise"):
+        assert words in made
+    assert "Image CFG scale: 1.5" in from_infotext(editor, INFOTEXT.replace("1.9", "many"))
+
+
+def test_null_by_place_is_the_default(editor: Host, usual: Answer) -> None:
+    assert distance(editor.job(alwayson_scripts={OURS: {"args": [None]}}).picture, usual.picture) <= 1
 
 
 def test_without_an_image_cfg_the_usual_one_is_used(editor: Host) -> None:
@@ -330,6 +363,13 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(
     with pytest.raises(RefusedError) as refused:
         job(editor)
     assert sentence in sentence_of(refused)
+
+
+def test_a_request_without_a_picture_is_refused_by_the_host(editor: Host) -> None:
+    with pytest.raises(RefusedError) as refused:
+        editor.job(init_images=None)
+    assert refused.value.status == 404
+    assert "Init image not found" in refused.value.body
 
 
 @pytest.mark.parametrize("where", ["encode", "guide", "step"])

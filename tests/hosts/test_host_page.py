@@ -86,7 +86,21 @@ class Page:
         )
 
     def is_open(self, wanted: bool) -> None:
-        self.page.locator("#ip2p_text_cfg").wait_for(state="visible" if wanted else "hidden", timeout=20_000)
+        self.sees("ip2p_text_cfg", wanted)
+
+    def advanced(self) -> None:
+        """Open the part of the panel with what is changed less often."""
+        self.page.locator("#ip2p_advanced > .label-wrap").click()
+        self.page.locator("#ip2p_rescale").wait_for(state="visible")
+
+    def sees(self, elem_id: str, wanted: bool) -> None:
+        """Wait for an element to be in sight, or not."""
+        self.page.locator(f"#{elem_id}").wait_for(state="visible" if wanted else "hidden", timeout=20_000)
+
+    def note(self) -> str:
+        """What stands below the tab's denoising strength."""
+        said = "getComputedStyle(document.querySelector('#img2img_denoising_strength'), '::after').content"
+        return self.page.evaluate(said)
 
     def choose_checkpoint(self, name: str) -> None:
         self.page.locator(CHECKPOINT).first.click()
@@ -154,13 +168,82 @@ def test_the_panel_follows_the_checkpoint_that_is_chosen(page: Page, editor: Hos
     page.is_open(True)
 
 
-def test_a_scale_never_stands_twice(page: Page) -> None:
+def test_a_scale_stands_once_and_its_hidden_twin_keeps_its_value(page: Page, editor: Host) -> None:
     page.set("ip2p_text_cfg", 9)
-    page.shows("img2img_cfg_scale", 9)
-    page.set("img2img_cfg_scale", 5)
-    page.shows("ip2p_text_cfg", 5)
     page.set("ip2p_image_cfg", 2.2)
+    page.sees("img2img_cfg_scale", False)
+    page.sees("img2img_image_cfg_scale", False)
+    page.page.locator("#ip2p_panel > .label-wrap").click()  # with the panel closed the tab's own is there
+    page.is_open(False)
+    page.sees("img2img_cfg_scale", True)
+    page.shows("img2img_cfg_scale", 9)
     page.shows("img2img_image_cfg_scale", 2.2)
+    page.set("img2img_cfg_scale", 5)
+    page.page.locator("#ip2p_panel > .label-wrap").click()
+    page.shows("ip2p_text_cfg", 5)
+    page.choose_checkpoint(checkpoints.PLAIN)
+    page.status("4 channels")
+    page.sees("img2img_cfg_scale", True)
+    page.settle(editor)
+
+
+def test_the_denoising_strength_says_when_it_plays_no_part(page: Page, editor: Host) -> None:
+    assert "Start from noise" in page.note()
+    page.advanced()
+    page.page.locator("#ip2p_from_noise input").uncheck()
+    assert page.note() == "none"
+    page.page.locator("#ip2p_from_noise input").check()
+    assert "Start from noise" in page.note()
+    page.choose_checkpoint(checkpoints.PLAIN)
+    page.status("4 channels")
+    assert page.note() == "none"
+    page.settle(editor)
+
+
+@pytest.mark.parametrize("elem_id", ["ip2p_from_noise", "ip2p_randomize"])
+def test_the_help_of_a_checkbox_stands_below_it(page: Page, elem_id: str) -> None:
+    page.advanced()
+    box = page.page.locator(f"#{elem_id} input").bounding_box()
+    told = page.page.locator(f"#{elem_id}").get_by_text(re.compile("As in the paper|Draw Text CFG")).bounding_box()
+    assert box and told
+    assert told["y"] >= box["y"] + box["height"]
+
+
+def test_the_models_scales_and_steps_are_offered_and_never_set_unasked(page: Page) -> None:
+    offer = page.page.locator("#ip2p_defaults")
+    page.set("img2img_steps", 31)  # a person's own, before anything is pressed
+    offer.wait_for(state="hidden")
+    page.shows("img2img_steps", 31)
+    page.page.reload(wait_until="domcontentloaded")
+    page.ready()
+    offer.wait_for(state="visible")  # no host's tab begins with all of them
+    offer.click()
+    for elem_id, value in (("ip2p_text_cfg", 7.5), ("ip2p_image_cfg", 1.5), ("img2img_steps", 20)):
+        page.shows(elem_id, value)
+    page.shows("img2img_cfg_scale", 7.5)
+    page.shows("img2img_image_cfg_scale", 1.5)
+    offer.wait_for(state="hidden")
+
+
+def test_a_size_far_from_the_models_can_be_left_for_it_in_the_shape_of_the_picture(page: Page, tmp_path: Path) -> None:
+    offer = page.page.locator("#ip2p_size")
+    for elem_id in ("img2img_width", "img2img_height"):
+        page.set(elem_id, 512)
+    offer.wait_for(state="hidden")
+    page.set("img2img_width", 1024)
+    offer.wait_for(state="visible")
+    offer.click()  # no picture: the shape that stands there
+    page.shows("img2img_width", 512)
+    page.shows("img2img_height", 256)
+    offer.wait_for(state="hidden")
+    picture(300, 900).save(tmp_path / "tall.png")
+    page.upload(tmp_path / "tall.png")
+    page.set("img2img_width", 1024)
+    offer.click()
+    step = int(page.page.locator("#img2img_width input[type=range]").get_attribute("step") or 0)
+    least = int(page.page.locator("#img2img_width input[type=range]").get_attribute("min") or 0)
+    page.shows("img2img_width", max(round(512 / 3 / step) * step, least))
+    page.shows("img2img_height", 512)
 
 
 def test_a_template_fills_the_prompt_with_its_first_blank_selected(page: Page) -> None:
@@ -184,6 +267,7 @@ def test_generate_edits_the_picture_and_its_infotext_can_be_pasted_back(page: Pa
     page.small()
     page.set("ip2p_image_cfg", 1.7)
     page.set("ip2p_text_cfg", 6)
+    page.advanced()
     page.set("ip2p_rescale", 0.5)
     page.generate()
     infotext = page.said("#html_info_img2img", "Image CFG scale: 1.7")
@@ -235,7 +319,7 @@ def test_the_batch_tab_keeps_names_and_metadata(page: Page, editor: Host, tmp_pa
         page.page.wait_for_timeout(2000)
     finally:
         editor.post("options", {"samples_save": False})
-    names = [re.sub(r"^\d+-", "", file.stem) for file in made.rglob("*.png")]  # some hosts put a number before
+    names = [re.sub(r"^\d+-|-\d+$", "", file.stem) for file in made.rglob("*.png")]  # some hosts add a number
     assert sorted(names) == ["one", "three", "two"]
     for file in made.rglob("*.png"):
         with Image.open(file) as image:

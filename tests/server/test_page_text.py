@@ -122,6 +122,6 @@ def test_what_a_table_says_is_text(at_page: Visit, tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_model_is_text_in_a_host(tmp_path: Path) -> None:
-    _, shown = panel.describe(tmp_path / f"{MODEL}.safetensors")
+    shown = panel.look_at(tmp_path / f"{MODEL}.safetensors").status
     inside = shown.partition(">")[2].removesuffix("</p>")
     assert "hostile-model" in inside and not any(mark in inside for mark in "<>{`")

@@ -18,7 +18,7 @@ from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, ed
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
 from ..engine.region import edit_region
-from ..engine.result_size import at_size, framed, size_of
+from ..engine.result_size import DEEP_FORMATS, at_size, framed, size_of, to_write, with_transparency
 from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
 from ..images import encode_picture, open_picture
@@ -209,31 +209,38 @@ class UnitRunner:
         plan = picture.frames[0].plan
         if picture.frames[0].whole is not None or size_of(plan, item.settings) == plan.size:
             return frames
+        mask = None if item.mask is None else open_picture(_source(item.mask, files)).mask
         if item.frames == 1:
-            return [at_size(frames[0], open_picture(_source(item.source, files)).image, plan)]
+            whole = open_picture(_source(item.source, files), deep=item.fmt in DEEP_FORMATS)
+            return [at_size(frames[0], whole.image, plan, mask=mask, deep=whole.deep)]
         left = iter(frames)
-        return read_frames(_source(item.source, files), lambda frame: at_size(next(left), frame.image, plan))[0]
+
+        def use(frame: Frame) -> Edited:
+            return at_size(next(left), frame.image, plan, mask=mask)
+
+        return read_frames(_source(item.source, files), use)[0]
 
     def _file(
         self, request: ResultRequest, picture: PreparedPicture, frames: Sequence[Edited], files: SentFiles
     ) -> Result:
         item, timing = request.item, picture.timing
         frames = self._at_size(item, picture, frames, files)
-        images = [_with_alpha(one.image, alpha) for one, alpha in zip(frames, picture.alphas, strict=True)]
         text = frames[0].infotext(self.model.name, self.hash)
         if item.frames > 1:
+            pairs = zip(frames, picture.alphas, strict=True)
+            images = [with_transparency(one.image, alpha) for one, alpha in pairs]
             data = encode_animation(images, item.fmt, timing, text, quality=item.quality)
         else:
-            image = frames[0].image if item.fmt == "JPEG" else images[0]
+            pixels = to_write(frames[0], picture.alphas[0], item.fmt)
             data = encode_picture(
-                image, item.fmt, text, exif=timing.exif, icc=timing.icc, quality=item.quality, name=item.source.name
+                pixels, item.fmt, text, exif=timing.exif, icc=timing.icc, quality=item.quality, name=item.source.name
             )
         return Result(
             item.name,
             request.index,
             data,
             seed=frames[0].settings.seed,
-            size=images[0].size,
+            size=frames[0].image.size,
             rows=sum(one.rows for one in frames),
             seconds=sum(one.seconds for one in frames),
             notes=picture.notes,
@@ -306,11 +313,3 @@ def _source(path: Path, files: SentFiles) -> Path | io.BytesIO:
     stream = io.BytesIO(files[path])
     stream.name = str(path)  # for sentences
     return stream
-
-
-def _with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    if alpha is None:
-        return image
-    image = image.copy()
-    image.putalpha(alpha)
-    return image

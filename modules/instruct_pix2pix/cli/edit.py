@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
@@ -72,14 +72,14 @@ def run(options: EditOptions) -> int:
     from ..engine.edit import edit_each, fitted, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
-    from ..engine.result_size import framed
-    from ..images import open_picture, save_picture
+    from ..engine.result_size import framed, to_write
+    from ..images import format_of, open_picture, save_picture
     from .loading import load
     from .output import output_names, print_result, step_bar
 
     tune_memory()
     settings = resolved(options.settings)
-    picture = open_picture(options.image)
+    picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.count)
     maps = output_names(options.image, options.save_map, settings.count) if options.save_map else [None] * len(outputs)
@@ -91,18 +91,16 @@ def run(options: EditOptions) -> int:
         say(note)
 
     model, hash_ = load(path, machine)
-    fit = fitted(model, picture.image, settings, mask and mask.mask)
+    fit = replace(fitted(model, picture.image, settings, mask and mask.mask), deep=picture.deep)
     alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:
         results = edit_each(model, fit, chosen, show)
         for result, output, map_ in zip(results, outputs, maps, strict=True):
-            image, seed = result.image, result.settings.seed
-            if alpha is not None and output.suffix.lower() in (".png", ".webp"):
-                image.putalpha(alpha)
-            text = result.infotext(model.name, hash_)
-            written = save_picture(image, output, text, exif=picture.exif, icc=picture.icc)
-            facts = {"path": str(written), "seed": seed, "size": list(image.size), "rows": result.rows}
+            seed, text = result.settings.seed, result.infotext(model.name, hash_)
+            pixels = to_write(result, alpha, format_of(output))
+            written = save_picture(pixels, output, text, exif=picture.exif, icc=picture.icc)
+            facts = {"path": str(written), "seed": seed, "size": list(result.image.size), "rows": result.rows}
             if map_ is not None and result.relevance is not None:
                 facts["map"] = str(save_picture(result.relevance, map_))
             kept = "" if result.relevance is None else f", {result.kept:.0%} kept"

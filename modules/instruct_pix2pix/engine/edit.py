@@ -16,7 +16,7 @@ from ..settings import KNOBS, EditSettings
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
 from .region import edit_region
-from .result_size import at_size
+from .result_size import sized
 from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 from .shared_cores import SharedCores
@@ -59,7 +59,7 @@ def edit_each(
         for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
             for batch in _batches(list(same), settings[0].batch_size):
                 for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step):
-                    yield edited if picture.whole is None else at_size(edited, picture.whole, picture.plan)
+                    yield sized(edited, picture)
 
 
 def resolved(settings: EditSettings) -> EditSettings:

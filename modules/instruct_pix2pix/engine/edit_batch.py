@@ -76,6 +76,8 @@ class Edited:
     """The number format it was computed in, such as 'fp32': in another one the same seed gives other pixels."""
     made: MadePicture
     """What the model made, for a result at another size."""
+    deep: np.ndarray | None = None
+    """`image` with 16 bits a channel, [H, W, 3] uint16, where it has the size of an input that has them."""
     relevance: Image.Image | None = None
     """Where the instruction means to change the picture (L, the size of `image`), where the rest was to be kept."""
 
@@ -116,17 +118,22 @@ class FittedPicture:
     """Pixels a latent cell."""
     whole: Image.Image | None = field(default=None, repr=False)
     """The picture as it came (RGB), for a result at its own size; None: results have the model's size."""
+    whole_mask: Image.Image | None = field(default=None, repr=False)
+    """The mask as it came (L, any size)."""
+    deep: np.ndarray | None = field(default=None, repr=False)
+    """`whole` with 16 bits a channel, [H, W, 3] uint16, where it has them."""
 
     @classmethod
     def by(cls, plan: Fit, image: Image.Image, mask: Image.Image | None, factor: int) -> FittedPicture:
         """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell."""
         if mask is None:
             return cls(plan, plan.apply(image), None, None, factor, image)
-        padded = plan.apply(grey_mask(mask).resize(plan.whole, Image.Resampling.BILINEAR))
+        mask = grey_mask(mask)
+        padded = plan.apply(mask.resize(plan.whole, Image.Resampling.BILINEAR))
         cells = reduce(np.asarray(padded.convert("L")), "(h a) (w b) -> h w", "max", a=factor, b=factor)
         keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
         kept = torch.from_numpy(keep)[None, None]
-        return cls(plan, plan.apply(image), plan.undo(padded), kept, factor, image)
+        return cls(plan, plan.apply(image), plan.undo(padded), kept, factor, image, mask)
 
     def made(self, after: Image.Image, inside: Tensor | None = None) -> MadePicture:
         """Return what the model made, in the framing of the input, with the part that the result takes of it.
@@ -137,8 +144,9 @@ class FittedPicture:
         if self.mask is not None:
             soft = self.mask.filter(ImageFilter.GaussianBlur(max(self.plan.size) / 128))  # a soft edge inside the mask
             parts.append(Image.composite(soft, Image.new("L", soft.size), self.mask.point(lambda v: 255 if v else 0)))
-        both = ImageChops.multiply(*parts) if len(parts) == 2 else None
-        return MadePicture(self.plan.undo(self.source), self.plan.undo(after), both or next(iter(parts), None))
+        share = ImageChops.multiply(*parts) if len(parts) == 2 else next(iter(parts), None)
+        everywhere = share is None or share.getextrema() == (255, 255)
+        return MadePicture(self.plan.undo(self.source), self.plan.undo(after), None if everywhere else share)
 
     def framed(self, cells: Tensor) -> Image.Image:
         """Cells [1, h, w] in 0..1 at the latent's resolution -> a picture (L) in the framing of the result."""
@@ -229,7 +237,7 @@ def edit_batch(
     seconds = (time.perf_counter() - began) / len(images)
     rows, precision = guidance.rows_evaluated, model.machine.precision
     return [
-        Edited(each.composed(), chosen, rows, seconds, precision, each, relevant)
+        Edited(each.composed(), chosen, rows, seconds, precision, each, relevance=relevant)
         for chosen, each, relevant in zip(settings, made, relevance, strict=True)
     ]
 

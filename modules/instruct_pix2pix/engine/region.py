@@ -15,9 +15,9 @@ from ..conditioning import Fit, fit
 from ..settings import EditSettings
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
-from .result_size import put_back, size_of
+from .result_size import size_of, sized
 
-MARGIN = 0.5
+MARGIN = 0.25
 """What is cut out beside the region on each side, as a share of the region's: the model needs to see what it is in."""
 LEAST_MARGIN = 1 / 32
 """The same as a share of the picture, for small regions."""
@@ -42,13 +42,13 @@ def edit_region(
         inside = first.made.inside
     box = None if inside is None else region_of(inside, picture.plan)
     if inside is None or box is None or _gain(box, picture.plan) < LEAST_GAIN:
-        return first or _edit(model, picture, settings, prompts, on_step)
-    mask = Image.new("L", picture.plan.whole)
-    mask.paste(inside.resize(_size(picture.plan.crop), Image.Resampling.BILINEAR), picture.plan.crop[:2])
+        return sized(first or _edit(model, picture, settings, prompts, on_step), picture)
+    mask = picture.whole_mask or _in_the_whole(inside, picture.plan)
     part = fit(*_size(box), settings.target_longest or model.config.size, model.config.vae.factor)
     close = FittedPicture.by(replace(part, whole=picture.plan.whole, crop=box), picture.whole, mask, picture.factor)
     chosen = settings if first is None else replace(settings, keep_rest="off")
     second = _edit(model, close, chosen, prompts, halves[1] if first else on_step)
+    second = sized(replace(second, settings=replace(chosen, result_size="own")), close)
     return _joined(picture, box, settings, second, first)
 
 
@@ -57,7 +57,7 @@ def region_of(inside: Image.Image, plan: Fit) -> tuple[int, int, int, int] | Non
 
     `inside` (L) has the framing of the results. None where nothing is.
     """
-    box = inside.point(lambda value: 255 if value >= 128 else 0).getbbox()
+    box = inside.point([0] * 128 + [255] * 128).getbbox()
     if box is None:
         return None
     left, top, right, bottom = plan.crop
@@ -92,8 +92,7 @@ def _joined(
     """Return the edit of the box put back into the whole, at the size that the settings ask for."""
     assert picture.whole is not None
     image = picture.whole.crop(picture.plan.crop)
-    made = put_back(picture.whole.crop(box), second.made)
-    image.paste(made, (box[0] - picture.plan.crop[0], box[1] - picture.plan.crop[1]))
+    image.paste(second.image, (box[0] - picture.plan.crop[0], box[1] - picture.plan.crop[1]))
     size = size_of(picture.plan, settings)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -101,6 +100,13 @@ def _joined(
         return replace(second, image=image, settings=settings)
     rows, seconds = first.rows + second.rows, first.seconds + second.seconds
     return replace(first, image=image, settings=settings, rows=rows, seconds=seconds)
+
+
+def _in_the_whole(inside: Image.Image, plan: Fit) -> Image.Image:
+    """Return a picture (L) in the framing of the results in that of the whole input."""
+    whole = Image.new("L", plan.whole)
+    whole.paste(inside.resize(_size(plan.crop), Image.Resampling.BILINEAR), plan.crop[:2])
+    return whole
 
 
 def _size(box: tuple[int, int, int, int]) -> tuple[int, int]:

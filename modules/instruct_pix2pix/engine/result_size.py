@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from ..conditioning import Fit, fit
+from ..deep_pixels import with_alpha
 from ..full_size import Advance, enlarge
 from ..settings import EditSettings
-from .edit_batch import Edited, MadePicture
+from .edit_batch import Edited, FittedPicture, MadePicture
+
+DEEP_FORMATS = ("PNG", "TIFF")
 
 
 def size_of(plan: Fit, settings: EditSettings) -> tuple[int, int]:
@@ -29,24 +32,72 @@ def framed(image: Image.Image, plan: Fit, settings: EditSettings) -> Image.Image
     return image.resize(size_of(plan, settings), Image.Resampling.LANCZOS, box=plan.crop)
 
 
-def at_size(edited: Edited, picture: Image.Image, plan: Fit, advance: Advance | None = None) -> Edited:
+def at_size(
+    edited: Edited,
+    picture: Image.Image,
+    plan: Fit,
+    *,
+    mask: Image.Image | None = None,
+    deep: np.ndarray | None = None,
+    advance: Advance | None = None,
+) -> Edited:
     """Return an edit at the size that its settings ask for; `picture` (RGB) is the whole input.
 
-    Where nothing was edited the result has the input's own pixels, at its own size bit for bit. `advance` is told how
-    far it is, and may end it by what it raises.
+    Where nothing was edited the result has the input's own pixels, at its own size bit for bit, in 16 bits too where
+    `deep` [H, W, 3] uint16 has them. `mask` (L, any size) is that of the edit, at its best. `advance` is told how far
+    it is, and may end it by what it raises.
     """
     size = size_of(plan, edited.settings)
     if size == plan.size:
         return edited
-    own = picture.crop(plan.crop)
+    own, made = picture.crop(plan.crop), edited.made
+    if mask is not None and made.inside is not None:
+        within = mask.resize(picture.size, Image.Resampling.BILINEAR).crop(plan.crop).point([0] + [255] * 255)
+        inside = made.inside.resize(own.size, Image.Resampling.BILINEAR)
+        made = replace(made, inside=ImageChops.multiply(inside, within))
     if size != own.size:
-        own = own.resize(size, Image.Resampling.LANCZOS)
-    return replace(edited, image=put_back(own, edited.made, advance))
+        return replace(edited, image=put_back(own.resize(size, Image.Resampling.LANCZOS), made, advance))
+    if deep is None or not _is_larger(own, made):
+        return replace(edited, image=put_back(own, made, advance))
+    left, top, right, bottom = plan.crop
+    values = enlarge(deep[top:bottom, left:right], made.before, made.after, made.inside, advance)
+    return replace(edited, image=Image.fromarray((values >> 8).astype(np.uint8)), deep=values)
+
+
+def sized(edited: Edited, picture: FittedPicture) -> Edited:
+    """Return an edit of this picture at the size that its settings ask for, where it has its `whole`: see `at_size`."""
+    if picture.whole is None:
+        return edited
+    return at_size(edited, picture.whole, picture.plan, mask=picture.whole_mask, deep=picture.deep)
+
+
+def to_write(edited: Edited, alpha: Image.Image | None, fmt: str) -> Image.Image | np.ndarray:
+    """Return the pixels of an edit for a file of this format: 'PNG', 'JPEG', …
+
+    With 16 bits a channel where both have them, with `alpha` (L, the result's size) where the format has it.
+    """
+    alpha = None if fmt == "JPEG" else alpha
+    if edited.deep is not None and fmt in DEEP_FORMATS:
+        return edited.deep if alpha is None else with_alpha(edited.deep, alpha)
+    return with_transparency(edited.image, alpha)
+
+
+def with_transparency(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Return an RGB picture with this alpha (L, the same size), or as it is where there is none."""
+    if alpha is None:
+        return image
+    image = image.copy()
+    image.putalpha(alpha)
+    return image
 
 
 def put_back(own: Image.Image, made: MadePicture, advance: Advance | None = None) -> Image.Image:
     """Return an edit of a picture (RGB, any size) at the picture's size."""
-    if own.width > made.after.width or own.height > made.after.height:
+    if _is_larger(own, made):
         return Image.fromarray(enlarge(np.asarray(own), made.before, made.after, made.inside, advance))
     after = made.after.resize(own.size, Image.Resampling.LANCZOS)
     return after if made.inside is None else Image.composite(after, own, made.inside.resize(own.size))
+
+
+def _is_larger(own: Image.Image, made: MadePicture) -> bool:
+    return own.width > made.after.width or own.height > made.after.height

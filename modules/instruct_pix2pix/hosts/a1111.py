@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..guidance.cached import SamplingStep
 from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, same_length
 from .job import HostJob, fitting
-from .processing import CFGDenoiser, CFGDenoiserParams, Processing, SubPrompts
+from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
 
 
 class A1111Host:
@@ -40,8 +41,10 @@ class A1111Host:
     def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         denoiser = p.sampler.model_wrap_cfg
-        denoiser.instruct_pix2pix = guide = _Guide(job, denoiser)
-        denoiser.combine_denoised = guide.combine
+        before = vars(denoiser).get("instruct_pix2pix")  # of the last batch, which had the same sampler
+        denoiser.instruct_pix2pix = _Guide(job, denoiser, before.host_combine if before else denoiser.combine_denoised)
+        if before is None:
+            denoiser.__class__ = _guided(type(denoiser))
 
 
 def on_denoiser(params: Any) -> None:
@@ -49,6 +52,22 @@ def on_denoiser(params: Any) -> None:
     guide = getattr(params.denoiser, "instruct_pix2pix", None)
     if guide is not None:
         guide.prepare(params)
+
+
+def _guided(kind: type) -> type:
+    """Return a class of denoisers whose `combine_denoised` is our guide's, even when an extension puts its own there.
+
+    Some do so at every step, after our callback. What they put is called by ours, for the text's guidance.
+    """
+
+    def get(denoiser: CFGDenoiser) -> Combine:
+        return denoiser.instruct_pix2pix.combine
+
+    def put(denoiser: CFGDenoiser, function: Combine) -> None:
+        ours = isinstance(getattr(function, "__self__", None), _Guide)  # which it found there, and puts back
+        denoiser.instruct_pix2pix.others_combine = None if ours else function
+
+    return type(kind.__name__, (kind,), {"combine_denoised": property(get, put)})
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,8 @@ class _GuidedStep:
     """[B, 4, h, w]"""
     rows: Sequence[Sequence[Row]]
     """Of each picture, with the paper's weights."""
+    has_image_only: bool
+    """Whether the row 'image only' is evaluated, be its weight zero or not."""
     now: SamplingStep | None
     """None where no guidance is cached, or the full row is the only one."""
     cached: bool
@@ -68,15 +89,20 @@ class _GuidedStep:
 class _Guide:
     """The dual guidance of one sampling."""
 
-    def __init__(self, job: HostJob, denoiser: CFGDenoiser) -> None:
-        self.job, self.denoiser = job, denoiser
-        self.host_combine = denoiser.combine_denoised
+    def __init__(self, job: HostJob, denoiser: CFGDenoiser, host_combine: Combine) -> None:
+        self.job, self.denoiser, self.host_combine = job, denoiser, host_combine
+        self.others_combine: Combine | None = None
+        """What another extension has put in place of `combine` since."""
+        self.others_run = False
         self.cache = job.cached_guidance()
+        self.prepared: int | None = None
+        """The number of the step that `prepare` was called for."""
         self.step: _GuidedStep | None = None
         self.error: Exception | None = None
 
     def prepare(self, params: CFGDenoiserParams) -> None:
         """Give the step its rows. The host swallows what a callback raises, so `combine` raises it again."""
+        self.prepared = self.denoiser.step
         try:
             params.image_cond = fitting(params.image_cond, params.x)  # some samplers sample at other sizes in between
             if self._host_skips(params.sigma):
@@ -99,9 +125,8 @@ class _Guide:
         others = [row for one in needed for row in one if row.prompt is None]
         now = self._now(params, scales) if self.cache and others else None
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
-        if cached:
-            others = []
-        image_only, null = any(row.image for row in others), any(not row.image for row in others)
+        image_only = not cached and (self._is_replaced() or any(row.image for row in others))
+        null = not cached and any(not row.image for row in others)
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
         params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
@@ -110,15 +135,19 @@ class _Guide:
         # The denoiser takes its 'last' rows by the length of text_uncond.
         params.text_cond = _cat([full, negative]) if image_only and null else full
         params.text_uncond = negative if image_only or null else _empty(negative)
-        return _GuidedStep(x, needed, now, cached)
+        return _GuidedStep(x, needed, image_only, now, cached)
 
     def combine(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
         """Return the guided [B, 4, h, w] of the rows x_out: denoised latents, or noise with some samplers.
 
         In place of the host's `U + s (C - U)`: for each picture the paper's sum, `row.weight * x_out[index]`.
         """
+        if self.others_run:  # and call what they found in place of the host's
+            return self.host_combine(x_out, prompts, uncond, cond_scale)
         if self.error is not None:
             raise self.error
+        if self.prepared != self.denoiser.step:  # the host forgets its callbacks while it reloads its UI
+            raise UserError("The web GUI was reloaded during this edit: start it again.")
         step = self.step
         if step is None:
             return self.host_combine(x_out, prompts, uncond, cond_scale)
@@ -126,22 +155,34 @@ class _Guide:
         sigma = 1.0 if self.denoiser.mask_before_denoising or step.now is None else step.now.level
         if self.cache and step.cached:
             return self._rescaled(step.x, self.cache.guided(own, sigma), own)
-        count, batch = sum(len(parts) for parts in prompts), len(prompts)
-
-        def index(picture: int, row: Row) -> int:  # in the order of `_arrange`
-            if row.prompt is not None:
-                return prompts[picture][row.prompt][0]
-            return picture + (count if row.image else len(x_out) - batch)
-
-        guided = torch.stack(
-            [
-                sum((row.weight * x_out[index(i, row)] for row in needed), torch.zeros_like(x_out[0]))
-                for i, needed in enumerate(step.rows)
-            ]
-        )
+        if step.has_image_only and self._is_replaced():
+            guided = self._combine_by_host(x_out, prompts, uncond, cond_scale)
+        else:
+            guided = _combine(x_out, prompts, step.rows)
         if self.cache and step.now:
             self.cache.keep(step.now, guided, own, sigma)
         return self._rescaled(step.x, guided, own)
+
+    def _is_replaced(self) -> bool:
+        """Whether the host's way of adding up the rows is another extension's now; it is kept for the text."""
+        combine = self.others_combine or self.host_combine
+        return combine.__module__ != type(self.denoiser).forward.__module__
+
+    def _combine_by_host(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
+        """Return the same sum in two parts: text guidance by the function that is there, then the picture's.
+
+        `[i + s_T sum of w_k (c_k - i)] + (s_I - 1) (i - u)`: the first part is the host's plain CFG.
+        """
+        batch = len(prompts)
+        end = sum(len(parts) for parts in prompts) + batch
+        self.others_run = True
+        try:
+            guided = (self.others_combine or self.host_combine)(x_out[:end], prompts, uncond, cond_scale)
+        finally:
+            self.others_run = False
+        if len(x_out) == end:
+            return guided
+        return guided + (self.job.image_cfg - 1.0) * (x_out[end - batch : end] - x_out[end:])
 
     def _rescaled(self, x: Tensor, guided: Tensor, own: Tensor) -> Tensor:
         amount = self.job.controls.rescale
@@ -165,6 +206,23 @@ class _Guide:
             return True
         least = denoiser.sampler.sampler_extra_args["s_min_uncond"]
         return bool((denoiser.step % 2 or options.s_min_uncond_all) and least > 0 and sigma[0] < least)
+
+
+def _combine(x_out: Tensor, prompts: SubPrompts, needed: Sequence[Sequence[Row]]) -> Tensor:
+    """Return for each picture the sum of its rows by their weights; x_out is in the order of `_Guide._arrange`."""
+    count, batch = sum(len(parts) for parts in prompts), len(prompts)
+
+    def index(picture: int, row: Row) -> int:
+        if row.prompt is not None:
+            return prompts[picture][row.prompt][0]
+        return picture + (count if row.image else len(x_out) - batch)
+
+    return torch.stack(
+        [
+            sum((row.weight * x_out[index(i, row)] for row in one), torch.zeros_like(x_out[0]))
+            for i, one in enumerate(needed)
+        ]
+    )
 
 
 def _same_length(full: Any, negative: Any) -> tuple[Any, Any]:

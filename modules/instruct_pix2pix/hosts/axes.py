@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..settings import KNOBS, Knob
+from .job import JOB, SETTINGS
 from .processing import Processing
 
 AXES = (
-    ("Text CFG", "cfg_scale", KNOBS["text_cfg"]),
-    ("Image CFG", "image_cfg_scale", KNOBS["image_cfg"]),
-    ("Guidance rescale", "instruct_pix2pix_rescale", KNOBS["rescale"]),
-    ("Speed", "instruct_pix2pix_speed", KNOBS["speed"]),
+    ("cfg_scale", KNOBS["text_cfg"]),
+    ("image_cfg_scale", KNOBS["image_cfg"]),
+    *((f"{JOB}_{name}", KNOBS[name]) for name in SETTINGS),
 )
-"""Name of each axis, the attribute of the host's `p` that it sets, and the knob that says what its values may be."""
+"""The attribute of the host's `p` that each axis sets, and the knob that says its name and what its values may be."""
 
 
 def add_axes(scripts_data: Iterable[Any]) -> None:
@@ -24,8 +24,8 @@ def add_axes(scripts_data: Iterable[Any]) -> None:
         if options is None or option is None:
             continue
         present = {one.label for one in options}
-        for name, attribute, knob in AXES:
-            label = f"[Instruct Pix2Pix] {name}"
+        for attribute, knob in AXES:
+            label = f"[Instruct Pix2Pix] {knob.label}"
             if label not in present:
                 kind = str if knob.choices else float
                 options.append(option(label, kind, _setter(attribute), confirm=_checker(knob), choices=_lister(knob)))

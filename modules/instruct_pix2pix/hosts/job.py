@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import make_dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance
 from ..prompts import for_host, negative_for_host
-from ..settings import KNOBS, SEEDS, Knob, random_scales
+from ..settings import FROM_NOISE, KNOBS, SEEDS, Knob, random_scales
 from .processing import Processing
 
 EDIT_CHANNELS = 8
@@ -30,25 +30,23 @@ EDIT_CHANNELS = 8
 JOB = "instruct_pix2pix"
 """The attribute of `p` that holds its job."""
 
+SETTINGS = ("rescale", "speed")
+"""Settings of an edit with a control of their own in the panel. A new one goes to the end, and all else follows: its
+control, its place and name among a script's arguments, its field of an infotext, its axis of a plot, its check."""
+
 CONTROLS: Mapping[str, Knob] = MappingProxyType(
-    {
-        "from_noise": Knob(True, "Start from noise", "As in the paper. Off: start from the noised input."),
-        "randomize": KNOBS["randomize_cfg"],
-        "rescale": KNOBS["rescale"],
-        "speed": KNOBS["speed"],
-    }
+    {"from_noise": FROM_NOISE, "randomize": KNOBS["randomize_cfg"], **{name: KNOBS[name] for name in SETTINGS}}
 )
-"""The knob of each of the panel's own controls. The two scales are the tab's."""
+"""The knob of each of the panel's own controls, in the order in which a host passes them. The scales are the tab's."""
+
+IMAGE_CFG, START = "Image CFG scale", "Edit start"
+"""Fields of an infotext: the one that tells an edit's, and the one that says 'noise' for an edit from noise."""
+
+_Values: Any = make_dataclass("_Values", [(name, Any, knob.default) for name, knob in CONTROLS.items()], frozen=True)
 
 
-@dataclass(frozen=True)
-class Controls:
-    """Values of the panel's own controls, in the order in which a host passes them."""
-
-    from_noise: bool = CONTROLS["from_noise"].default
-    randomize: bool = CONTROLS["randomize"].default
-    rescale: float = CONTROLS["rescale"].default
-    speed: str = CONTROLS["speed"].default
+class Controls(_Values):
+    """A value for each of CONTROLS, by attribute."""
 
     @classmethod
     def from_args(cls, *args: Any) -> Controls:
@@ -70,6 +68,23 @@ class Controls:
                 raise UserError(f"There is no control '{str(name)[:60]}': {advice}")
         said = {name: CONTROLS[name].check(value) for name, value in named.items() if value is not None}
         return replace(cls(cls.from_noise, *others), **said)
+
+
+def pasted(name: str, fields: Mapping[str, str]) -> Any:
+    """Return the value of a control, or of a scale, in the fields of an infotext, which say only what is not default.
+
+    None, which leaves a control as it is, where it is no infotext of an edit, or the value cannot be used.
+    """
+    if IMAGE_CFG not in fields:
+        return None
+    if name == "from_noise":
+        return fields.get(START) == "noise"
+    knob = CONTROLS.get(name) or KNOBS[name]
+    word = fields.get(knob.infotext or name)
+    try:
+        return knob.default if word is None else knob.parse(word)
+    except UserError:
+        return None
 
 
 class HostJob:
@@ -108,7 +123,7 @@ class Host(Protocol):
 def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> None:
     """Prepare a job before the host encodes its picture; does nothing on any other kind of checkpoint.
 
-    Raises UserError for txt2img, which has no picture, and for scales out of range.
+    Raises UserError for txt2img, which has no picture, for scales out of range, and for controls of the wrong kind.
     """
     last = job_of(p)
     _forget(p)
@@ -120,8 +135,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     if asked is None:  # left out of an API call, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
-    chosen = {name: _chosen(p, controls, name) for name in ("rescale", "speed")}
-    job = HostJob(replace(controls, **chosen), KNOBS["image_cfg"].check(asked))
+    controls = Controls(**{name: _chosen(p, controls, name) for name in CONTROLS})
+    job = HostJob(controls, KNOBS["image_cfg"].check(asked))
     setattr(p, JOB, job)
     # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None
@@ -145,15 +160,15 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     _watch_sampling(p, job)
     if controls.from_noise:
         p.denoising_strength = 1.0
-        p.extra_generation_params["Edit start"] = "noise"
+        p.extra_generation_params[START] = "noise"
     if getattr(p, "image_mask", None) is not None and p.inpainting_fill != 1:
         p.inpainting_fill = 1
         p.comment("Masked content 'original' was used: an edit needs to see what it changes.")
     if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
         p.refiner_checkpoint = p.refiner_checkpoint_info = p.refiner_switch_at = None
         p.comment("The refiner was left out: it cannot take over from an instruct-pix2pix checkpoint.")
-    for name, value in chosen.items():
-        label = KNOBS[name].infotext or name
+    for name in SETTINGS:
+        value, label = getattr(controls, name), KNOBS[name].infotext or name
         p.extra_generation_params.pop(label, None)  # of another cell of the plot
         if value != KNOBS[name].default:
             p.extra_generation_params[label] = value
@@ -162,8 +177,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
 
 def _chosen(p: Processing, controls: Controls, name: str) -> Any:
     """Return what an X/Y/Z plot sets for this control, or else the panel's value; raises UserError."""
-    plotted = vars(p).get(f"instruct_pix2pix_{name}")
-    return KNOBS[name].check(getattr(controls, name) if plotted is None else plotted)
+    plotted = vars(p).get(f"{JOB}_{name}")
+    return CONTROLS[name].check(getattr(controls, name) if plotted is None else plotted)
 
 
 def _watch_sampling(p: Processing, job: HostJob) -> None:
@@ -279,7 +294,7 @@ def _forget(p: Processing) -> None:
 
 
 def _note_scale(p: Processing, job: HostJob) -> None:
-    p.extra_generation_params["Image CFG scale"] = job.image_cfg
+    p.extra_generation_params[IMAGE_CFG] = job.image_cfg
 
 
 def fitting(condition: Tensor, latent: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor
 SubPrompts = Sequence[Sequence[tuple[int, float]]]
 """For each picture of a batch: index among the denoiser's rows, and weight, of each sub-prompt of its AND."""
 
+Combine = Callable[[Tensor, SubPrompts, Any, float], Tensor]
+"""Rows [N + B, 4, h, w], the sub-prompts, the conditioning of the negative prompt, the CFG scale -> [B, 4, h, w]."""
+
 
 class Processing(Protocol):
     """One job of a host: what was asked for, and its state while it runs.
@@ -92,7 +95,8 @@ class CFGDenoiser(Protocol):
     cond_scale_miltiplier: float  # sic
     mask_before_denoising: bool
     """True with the samplers that work in timesteps: their rows are predicted noise, not denoised latents."""
-    combine_denoised: Callable[[Tensor, SubPrompts, Any, float], Tensor]
+    combine_denoised: Combine
+    forward: Callable[..., Tensor]
     instruct_pix2pix: Any
     """Ours, in a job of ours."""
 

@@ -3,7 +3,8 @@
 Its one argument is JSON: {} does nothing; {"text": 7.5, "image": 1.5} are the scales that a job was asked for, by
 which the reference is made, and {"whole": [0, 6, 11]} the steps at which all rows shall be evaluated, where between
 them the noise is that of the full row and what the guidance added to it at the last of them; {"fail": "encode"} lets
-our code fail there, for one job; {"time": true} adds up the seconds spent in our hooks. Records go to the file that
+our code fail there, for one job; {"time": true} adds up the seconds spent in our hooks; {"look": true} notes what our
+extension has put into the host; {"reload": true} reloads the host's UI after the job. Records go to the file that
 IP2P_PROBE_FILE names, one line of JSON each.
 """
 # Runs in a host, whose modules and gradio are not here.
@@ -14,12 +15,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import gradio as gr
 import torch
-from modules import prompt_parser, scripts
+from modules import prompt_parser, script_callbacks, scripts, shared
 
 RECORDS = Path(os.environ.get("IP2P_PROBE_FILE", os.devnull))
 
@@ -57,6 +59,34 @@ class Probe(scripts.Script):
     def postprocess(self, p, processed, asked="{}"):
         if hasattr(p, "probe_seconds"):
             write(hooks_seconds=p.probe_seconds)
+        asked = json.loads(asked or "{}")
+        if asked.get("look"):
+            write(**ours_in_the_host())
+        if asked.get("reload"):
+            threading.Timer(1, shared.state.request_restart).start()  # when the answer is out
+
+
+def ours_in_the_host():
+    """Return what is ours of: callbacks, axes of the plot, modules, and what host modules and their classes hold."""
+    callbacks = [one for several in script_callbacks.callback_map.values() for one in several]
+    plots = [data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")]
+    held = []
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("modules", "modules_forge", "backend", "ldm_patched"):
+            for key, value in list(vars(module).items()):
+                inside = list(vars(value).items()) if isinstance(value, type) else []
+                held += [f"{name}.{key}.{attribute}" for attribute, one in [("", value), *inside] if is_ours(one)]
+    return {
+        "callbacks": [one.callback.__name__ for one in callbacks if "instruct_pix2pix" in one.script],
+        "axes": [one.label for plot in plots for one in plot.axis_options if is_ours(one.apply)],
+        "modules": [name for name in sys.modules if name.startswith("instruct_pix2pix")],
+        "path": [one for one in sys.path if one.endswith("instruct-pix2pix/modules")],
+        "held": held,
+    }
+
+
+def is_ours(thing):
+    return str(getattr(thing, "__module__", "")).startswith("instruct_pix2pix")
 
 
 def watch(p, asked):
