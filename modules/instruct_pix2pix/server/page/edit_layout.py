@@ -215,7 +215,7 @@ def build_settings(count: int) -> SettingsPane:
     """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
     text_cfg, image_cfg = panel.scales()
     with gr.Row(elem_id="ip2p_keep"):
-        keep_rest = panel.radio(KNOBS["keep_rest"], "ip2p_keep_rest")
+        keep_rest = panel.control(KNOBS["keep_rest"], "ip2p_keep_rest")
         keep_amount = bare_slider("keep_amount", "ip2p_keep_amount", info=KNOBS["keep_amount"].help, visible=False)
     with gr.Row():
         sampler = gr.Dropdown(
@@ -254,7 +254,7 @@ def build_settings(count: int) -> SettingsPane:
         elem_id="ip2p_result_longest",
         visible=False,
     )
-    zoom = gr.Checkbox(KNOBS["zoom"].default, label=KNOBS["zoom"].label, info=KNOBS["zoom"].help, elem_id="ip2p_zoom")
+    zoom = panel.control(KNOBS["zoom"], "ip2p_zoom")
     with gr.Row():
         batches = gr.Slider(1, 100, value=count, step=1, label="Batch count", elem_id="img2img_batch_count")
         batch_size = gr.Slider(1, 16, value=1, step=1, label="Batch size", elem_id="img2img_batch_size")
@@ -269,11 +269,11 @@ def build_settings(count: int) -> SettingsPane:
         dice = tool_button("Draw a new seed each time", "dice", "img2img_random_seed")
         recycle = tool_button("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
     with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
-        from_noise, randomize_cfg, rescale, speed = panel.more("picture")
+        from_noise, randomize_cfg, rescale, speed = panel.more()
         denoise = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
         with gr.Row(elem_id="ip2p_apg"):
             apg_eta, apg_threshold, apg_momentum = (
-                panel.slider(KNOBS[name], f"ip2p_{name}") for name in ("apg_eta", "apg_threshold", "apg_momentum")
+                panel.control(KNOBS[name], f"ip2p_{name}") for name in ("apg_eta", "apg_threshold", "apg_momentum")
             )
     return SettingsPane(
         text_cfg=text_cfg,
