@@ -251,9 +251,7 @@ def test_what_is_left_out_comes_from_the_options(server, model):
     before = server.get("options")
     assert before["text_cfg"] == 7.5 and before["image_cfg"] == 1.5 and before["denoise"] == 1.0
     (made,) = server.edit(image_cfg_scale=None)
-    (expected,) = edit(
-        model, open_picture(HOUSE).image, EditSettings(instruction="make it winter", steps=3, seed=5)
-    )
+    (expected,) = edit(model, open_picture(HOUSE).image, EditSettings(instruction="make it winter", steps=3, seed=5))
     assert same(made, expected.image)
     assert server.post("options", text_cfg=3, sampler="k_euler", nonsense=1).status_code == 200
     try:
@@ -336,9 +334,10 @@ def test_a_picture_comes_in_base64_with_or_without_the_head_of_a_data_address(se
 def test_the_size_follows_the_picture_unless_it_is_said(server, model):
     wide = Image.open(HOUSE).convert("RGB").resize((120, 80))
     ask = {"init_images": [encoded(wide)], "steps": 2}
-    assert server.edit(**ask)[0].size == (96, 64)
+    assert server.edit(**ask)[0].size == (120, 80)  # its own, edited at 96 x 64
+    assert server.edit(**ask, result_size="model")[0].size == (96, 64)
     assert server.edit(**ask, width=120)[0].size == server.edit(**ask, height=80)[0].size == (120, 80)
-    settings = EditSettings(instruction="make it winter", steps=2, seed=5, size="64x64")
+    settings = EditSettings(instruction="make it winter", steps=2, seed=5, size="64x64", result_size="model")
     stretched = wide.resize((64, 64), Image.Resampling.LANCZOS)
     (expected,) = edit(model, stretched, settings)
     assert same(server.edit(**ask, width=64, height=64)[0], expected.image)
@@ -368,6 +367,67 @@ def test_the_opaque_part_of_a_transparent_mask_is_edited(server):
     plain = Image.new("L", (96, 96))
     plain.paste(255, (0, 0, 96, 40))
     assert same(made, server.edit(mask=encoded(plain))[0])
+
+
+# --- what the web UI does not have ---
+
+BALL = EXAMPLES / "ball.png"
+
+
+def test_the_rest_is_kept_and_the_answer_tells_how_much_and_where(server, model):
+    ask = {"init_images": [encoded(BALL)], "prompt": "remove the ball", "steps": 8, "n_iter": 2}
+    answer = server.post("img2img", **quick(**ask, keep_rest="always", keep_amount=0.4, include_map=True))
+    settings = EditSettings("remove the ball", steps=8, seed=5, count=2, keep_rest="always", keep_amount=0.4)
+    expected = list(edit(model, open_picture(BALL).image, settings))
+    info, maps = json.loads(answer.json()["info"]), answer.json()["maps"]
+    assert all(map(same, pictures(answer), [one.image for one in expected]))
+    assert info["kept"] == [round(one.kept, 4) for one in expected] and 0 < min(info["kept"]) < 1
+    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in maps]
+    assert [one.mode for one in shown] == ["L", "L"]
+    assert all(one.relevance and same(map_, one.relevance) for map_, one in zip(shown, expected, strict=True))
+    assert info["extra_generation_params"] == {"Image CFG scale": 1.5, "Keep the rest": "always", "Keep amount": 0.4}
+
+
+def test_without_keeping_there_is_no_map_and_none_comes_unless_it_is_asked_for(server):
+    answer = server.post("img2img", **quick(width=64, n_iter=2, include_map=True))
+    assert answer.json()["maps"] == [None, None] and json.loads(answer.json()["info"])["kept"] == [0, 0]
+    assert "maps" not in server.post("img2img", **quick(width=64, keep_rest="always")).json()
+
+
+def test_a_result_has_the_pictures_own_size_unless_a_size_is_named(server):
+    large = Image.open(HOUSE).convert("RGB").resize((240, 160), Image.Resampling.LANCZOS)
+    ask = {"init_images": [encoded(large)], "steps": 1}
+    assert server.edit(**ask)[0].size == (240, 160)
+    assert server.edit(**ask, width=96)[0].size == (96, 64)
+    assert server.edit(**ask, width=96, result_size="own")[0].size == (240, 160)
+    (made,) = server.edit(**ask, result_size=300)
+    assert made.size == (300, 200) and "Result size: 300" in str(read_infotext(made))
+
+
+def test_only_the_region_has_the_web_uis_name_too(server):
+    mask = {"mask": encoded(Image.new("L", (96, 96), 255)), "steps": 1}
+
+    def zooms(**ask) -> bool:
+        return settings_from(str(read_infotext(server.edit(width=64, **ask)[0])))[0].zoom
+
+    assert zooms(**mask, inpaint_full_res=True) and zooms(**mask, zoom=True)
+    assert not zooms(**mask) and not zooms(**mask, inpaint_full_res=False)
+    assert not zooms(**mask, inpaint_full_res=True, zoom=False) and not zooms(steps=1, inpaint_full_res=True)
+
+
+def test_the_new_settings_are_options_and_come_back_from_an_infotext(server):
+    before = server.get("options")
+    new = {"keep_rest": "always", "keep_amount": 0.3, "apg_eta": 0.5, "apg_threshold": 12.5, "apg_momentum": -0.25}
+    assert server.post("options", **new).status_code == 200
+    try:
+        (made,) = server.edit()
+    finally:
+        server.post("options", **before)
+    read = settings_from(str(read_infotext(made)))[0]
+    assert {name: getattr(read, name) for name in new} == new
+    again = server.post("img2img", init_images=[encoded(HOUSE)], infotext=read_infotext(made))
+    assert same(pictures(again)[0], made) and same(server.edit(**new)[0], made)
+    assert not same(server.edit()[0], made)
 
 
 def test_what_does_nothing_is_said_to_do_nothing(server):
@@ -457,6 +517,11 @@ BAD = {
     "model by path": ({"override_settings": {"sd_model_checkpoint": str(DEMO)}}, "no model"),
     "model by way up": ({"override_settings": {"sd_model_checkpoint": "../demo/demo"}}, "no model"),
     "name of a task": ({"force_task_id": "../<x>"}, "force_task_id"),
+    "keeping": ({"keep_rest": "sometimes"}, "Keep the rest"),
+    "amount": ({"keep_amount": 1.5}, "Keep amount"),
+    "result size": ({"result_size": "huge"}, "Result size"),
+    "result too large": ({"result_size": 32768}, "does not fit"),
+    "eta": ({"apg_eta": -1}, "APG eta"),
     "half a letter": ({"prompt": "make it \ud800"}, "not text"),
     "setting of another kind": ({"override_settings": {"text_cfg": [1]}}, "Text CFG"),
 }
@@ -531,7 +596,7 @@ def test_the_list_of_the_api_is_complete_and_loads_nothing_from_elsewhere(server
     assert len(described["paths"]) > 20
     for path in described["paths"]:
         assert path in page
-    for field in ("image_cfg_scale", "override_settings", "denoising_strength"):
+    for field in ("image_cfg_scale", "override_settings", "denoising_strength", "keep_rest", "include_map"):
         assert field in page
     assert not re.search(r"<(script|link|img|iframe)|@import|url\(|//[a-z]", page)
     assert server.client.get("/", follow_redirects=True).text == page

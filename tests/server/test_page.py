@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,6 +256,99 @@ def test_only_what_is_painted_over_changes(at_page: Visit) -> None:
     assert moved[~painted].max() <= 1
 
 
+def test_what_was_kept_is_shown_and_becomes_a_mask_that_is_painted_into(at_page: Visit) -> None:
+    ball = pixels(Image.open(EXAMPLES / "ball.png"))
+    at_page.drop(EXAMPLES / "ball.png")
+    at_page.write("remove the ball")
+    at_page.set("img2img_steps", 8)
+    at_page.set("img2img_batch_count", 1)
+    at_page.set("img2img_seed", 7)
+    assert not at_page.locate("#ip2p_keep_amount").is_visible()
+    at_page.locate("#ip2p_keep_rest").get_by_label("automatic").check()
+    at_page.locate("#ip2p_keep_amount").wait_for()
+    at_page.generate()
+    (result,) = at_page.results()
+    assert "Keep the rest: automatic" in result.info["parameters"]
+
+    # the input, with what was kept in grey
+    at_page.locate("#ip2p_kept_pane button").first.click()
+    at_page.locate("#ip2p_kept img").wait_for()
+    changed = np.abs(pixels(result) - ball).max(axis=2) > 0
+    share = int(at_page.locate("#ip2p_kept_text").inner_text().split(" %")[0])
+    assert 0 < share <= 100 * (1 - changed.mean()) + 5
+    shown = pixels(at_page.fetch(at_page.locate("#ip2p_kept img").get_attribute("src")))
+    grey = np.ptp(shown, axis=2) < 25
+    assert grey[:40].mean() > 0.9 and np.ptp(ball, axis=2)[:40].mean() > 50  # the sky
+    assert np.abs(shown - ball)[65:75, 80:86].mean() < 12  # the ball
+
+    # it is laid over the picture to edit, whatever lies there by now
+    at_page.locate("#ip2p_use_as_input").click()
+    at_page.page.wait_for_function("!document.querySelector('#img2img_image img').src.includes('ball.png')")
+    at_page.locate("#ip2p_use_as_mask").click()
+    at_page.page.wait_for_function("document.querySelector('#ip2p_mask textarea').value.length > 100")
+    assert (pixels(at_page.input_picture()) == ball).all()
+    at_page.ready_to_paint()
+
+    def mask() -> np.ndarray:
+        data = at_page.locate("#ip2p_mask textarea").input_value().partition(",")[2]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L").resize((96, 96)))
+
+    laid = mask()
+    assert laid[65:75, 80:86].min() > 200 and laid[:30].max() < 20
+    assert (changed & (laid < 5)).mean() < 0.01
+    box = at_page.locate("#ip2p_paint canvas").bounding_box()
+    assert 0 <= box["y"] <= 900 - box["height"]  # all of it in sight
+    at_page.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
+    at_page.page.mouse.down()
+    at_page.page.mouse.up()
+    assert mask()[19, 19] > 200 and (mask() >= laid).all()
+    at_page.locate("#ip2p_paint .ip2p-undo").click()
+    assert (mask() == laid).all()
+
+    at_page.generate()
+    (again,) = at_page.results()
+    assert (np.abs(pixels(again) - ball).max(axis=2) == 0)[laid == 0].all()
+
+    # without a map there is nothing of the kind
+    at_page.locate("#ip2p_keep_rest").get_by_label("off").check()
+    at_page.locate("#ip2p_keep_amount").wait_for(state="hidden")
+    at_page.generate()
+    at_page.locate("#ip2p_kept_pane").wait_for(state="hidden")
+
+
+def test_a_large_result_is_shown_small_and_given_whole(at_page: Visit) -> None:
+    at_page.drop(EXAMPLES / "house.png")
+    at_page.write("make it winter")
+    at_page.set("img2img_steps", 2)
+    at_page.set("img2img_batch_count", 1)
+    at_page.locate("#ip2p_keep_rest").get_by_label("always").check()
+    at_page.locate("#ip2p_result_sizing").get_by_label("Longest side").check()
+    at_page.locate("#ip2p_result_longest").wait_for()
+    at_page.locate("#ip2p_result_longest input").fill("2500")
+    at_page.generate()
+    assert [one.size for one in at_page.results()] == [(2048, 2048)]
+    sides = at_page.locate("#ip2p_compare img").evaluate_all("(all) => all.map((one) => one.src)")
+    assert [at_page.fetch(side).size for side in sides] == [(2048, 2048)] * 2
+    assert not at_page.locate("#img2img_gallery").get_by_label("Download").is_visible()
+    with at_page.page.expect_download() as downloading:
+        at_page.locate("#ip2p_download").click()
+    whole = Image.open(downloading.value.path())
+    assert whole.size == (2500, 2500) and "Result size: 2500" in whole.info["parameters"]
+    at_page.locate("#ip2p_use_as_input").click()
+    at_page.page.wait_for_function("!document.querySelector('#img2img_image img').src.includes('house.png')")
+    assert at_page.input_picture().size == (2500, 2500)
+
+    # and its settings come back
+    at_page.locate("#ip2p_result_sizing").get_by_label("Own").check()
+    at_page.locate("#ip2p_keep_rest").get_by_label("off").check()
+    at_page.locate("#ip2p_result_longest").wait_for(state="hidden")
+    at_page.locate("#ip2p_reuse_settings").click()
+    at_page.locate("#ip2p_result_longest").wait_for()
+    assert at_page.number("ip2p_result_longest") == 2500
+    assert at_page.locate("#ip2p_keep_rest").get_by_label("always").is_checked()
+    at_page.locate("#ip2p_keep_amount").wait_for()
+
+
 def test_a_reload_in_the_middle_finds_the_edit_again(at_page: Visit) -> None:
     at_page.drop(EXAMPLES / "car.png")
     at_page.write("make the car blue")
@@ -360,7 +455,7 @@ def test_a_size_by_hand_is_the_size_of_the_result_and_comes_back_with_its_settin
     at_page.page.wait_for_function("document.querySelector('#img2img_width input[type=number]').value == 128")
     at_page.generate()
     assert [result.size for result in at_page.results()] == [(128, 64)]
-    at_page.page.get_by_label("Automatic").check()
+    at_page.locate("#img2img_sizing").get_by_label("Automatic").check()
     at_page.locate("#img2img_width").wait_for(state="hidden")
     at_page.locate("#ip2p_reuse_settings").click()
     at_page.locate("#img2img_width").wait_for()

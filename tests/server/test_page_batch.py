@@ -28,8 +28,6 @@ from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visi
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 SIZES = [(96, 96), (128, 96), (96, 128)]
-MADE = [(96, 96), (96, 72), (72, 96)]
-"""The same in the size of the demo model."""
 ENDINGS = ["png", "jpg", "webp", "bmp"]
 BROKEN = ["torn.png", "Süd/kaputt.jpg"]
 
@@ -57,7 +55,7 @@ def forty(folder: Path) -> dict[str, tuple[int, int]]:
     for number in range(40):
         place = ["", "Süd/", "trip/day 1/", "日本/"][number % 4]
         ending = ENDINGS[number // 4 % 4]
-        made[f"{place}{number:02} é.{ending}"] = MADE[number % 3]
+        made[f"{place}{number:02} é.{ending}"] = SIZES[number % 3]
     names = [*made][38:]
     for name, broken in zip(names, BROKEN, strict=True):
         del made[name]
@@ -117,6 +115,18 @@ def refused(visited: Visit, sentence: str) -> None:
 def outputs_of(site: tuple[Any, ...], name: str) -> Path:
     (found,) = (site[3] / "batch").glob(f"{name}-*")
     return found
+
+
+@in_browser
+def test_a_folder_keeps_the_rest_and_has_the_size_that_was_chosen(site, at_page: Visit, tmp_path: Path) -> None:
+    ask(at_page, str(few(tmp_path / "keeping", 1)))
+    at_page.locate("#ip2p_keep_rest").get_by_label("always").check()
+    at_page.locate("#ip2p_result_sizing").get_by_label("Model").check()
+    at_page.generate(wait=False)
+    ended(at_page)
+    made = Image.open(outputs_of(site, "keeping") / "p0.png")
+    assert "Keep the rest: always, Result size: model" in made.info["parameters"]
+    assert made.size == (96, 96)
 
 
 @in_browser

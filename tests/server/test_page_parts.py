@@ -22,10 +22,11 @@ from instruct_pix2pix.models.registry import ModelEntry
 from instruct_pix2pix.server.page import html
 from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
 from instruct_pix2pix.server.page.gradio_compat import GradioGate
+from instruct_pix2pix.server.page.results import kept_in_grey
 from instruct_pix2pix.server.worker.edit_task import EditStatus
 from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
-from instruct_pix2pix.settings import SPEEDS, EditSettings
+from instruct_pix2pix.settings import KEEP_REST, RESULT_SIZES, SPEEDS, EditSettings
 from tools.browser import EXAMPLES, served_page
 
 UNTOUCHED = {
@@ -36,6 +37,8 @@ UNTOUCHED = {
     "longest": 512,
     "width": 512,
     "height": 512,
+    "result_sizing": "Automatic",
+    "result_longest": 2048,
 }
 
 
@@ -81,6 +84,13 @@ def test_untouched_controls_mean_the_defaults() -> None:
         size=st.sampled_from(["auto", "640", "512x768"]),
         randomize_cfg=st.booleans(),
         speed=st.sampled_from(SPEEDS),
+        keep_rest=st.sampled_from(KEEP_REST),
+        keep_amount=st.floats(0, 1),
+        result_size=st.sampled_from([*RESULT_SIZES, "1600"]),
+        zoom=st.booleans(),
+        apg_eta=st.floats(0, 1),
+        apg_threshold=st.floats(0, 1000),
+        apg_momentum=st.floats(-1, 1),
     )
 )
 def test_controls_set_from_settings_mean_those_settings(settings: EditSettings) -> None:
@@ -135,6 +145,29 @@ def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> N
 def test_the_state_of_an_edit_is_said_in_words(status: EditStatus, says: str) -> None:
     shown = html.progress(status, "big", 3.2)
     assert " ".join(re.sub(r"<[^>]*>", " ", shown).split()) == says
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [
+        (0.0, "The whole picture was edited: nothing was kept back."),
+        (0.623, "62 % of the picture is the input's own."),
+        (1.0, "100 % of the picture is the input's own."),
+    ],
+)
+def test_how_much_was_kept_is_a_sentence(share: float, says: str) -> None:
+    assert html.kept(share) == says
+
+
+def test_what_was_kept_is_grey_and_what_was_edited_is_as_it_was() -> None:
+    before = Image.new("RGB", (40, 20), (250, 30, 10))
+    edited = Image.new("L", (4, 2))
+    edited.paste(255, (2, 0, 4, 2))
+    shown = kept_in_grey(before, edited)
+    assert shown.getpixel((38, 10)) == (250, 30, 10)
+    kept = shown.getpixel((2, 10))
+    assert isinstance(kept, tuple) and max(kept) - min(kept) < 20
+    assert kept_in_grey(before, None).tobytes() == before.tobytes()
 
 
 def test_the_bar_shows_the_share_that_is_done() -> None:

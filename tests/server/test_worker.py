@@ -1,5 +1,6 @@
 """The worker as its callers see it: the queue, progress, results, stopping, and what can go wrong."""
 
+import io
 import shutil
 import time
 from dataclasses import replace
@@ -33,10 +34,10 @@ from instruct_pix2pix.server.worker.queue import QueueFull, TaskQueue
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.server.worker.worker import Worker
 from instruct_pix2pix.settings import EditSettings
-from tests.helpers.serving import HOUSE
+from tests.helpers.serving import EXAMPLES, HOUSE
 
 MACHINE = choose_machine("cpu", "fp32")
-PICTURE = open_picture(HOUSE)
+PICTURE, BALL = open_picture(HOUSE), open_picture(EXAMPLES / "ball.png")
 END = 10**9
 
 
@@ -47,7 +48,14 @@ def worker():
 
 
 def request(checkpoint: Path = DEMO, picture: Picture = PICTURE, **settings: Any) -> EditRequest:
-    values: dict[str, Any] = {"instruction": "make it winter", "steps": 3, "seed": 3, "size": "64", **settings}
+    values: dict[str, Any] = {
+        "instruction": "make it winter",
+        "steps": 3,
+        "seed": 3,
+        "size": "64",
+        "result_size": "model",
+    }
+    values |= settings
     return EditRequest(checkpoint, picture, EditSettings(**values))
 
 
@@ -59,6 +67,10 @@ def follow(task: EditTask, until: Any = lambda status: False) -> list[EditStatus
     return seen
 
 
+def picture_of(result: EditResult) -> Image.Image:
+    return Image.open(io.BytesIO(result.png))
+
+
 def pixels(image: Image.Image) -> bytes:
     return image.tobytes()
 
@@ -68,12 +80,12 @@ def test_a_job_makes_the_engines_own_pictures_with_their_settings(worker, model)
     status = task.wait(END, 120)
     expected = list(edit(model, PICTURE.image, task.settings))
     assert status.state is TaskState.FINISHED
-    assert [pixels(r.image) for r in status.results] == [pixels(e.image) for e in expected]
+    assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
     assert task.seeds == (3, 4, 5)
     for result, seed in zip(status.results, task.seeds, strict=True):
         read, left_out = settings_from(result.infotext)
         assert not left_out and read.seed == seed == result.settings.seed and read.instruction == "make it winter"
-        assert open_picture(result.png()).infotext == result.infotext
+        assert open_picture(result.png).infotext == result.infotext
 
 
 def test_progress_counts_the_steps_of_all_pictures_and_the_seconds_left(worker):
@@ -109,8 +121,8 @@ def test_an_interrupted_job_stops_within_a_step_and_keeps_what_is_finished(worke
     status = task.wait(END, 120)
     assert status.state is TaskState.INTERRUPTED and status.interrupted
     assert len(status.results) == at.batch == 1 and status.step <= at.step + 1
-    (first,) = edit(model, PICTURE.image, EditSettings(instruction="make it winter", steps=8, seed=3, size="64"))
-    assert pixels(status.results[0].image) == pixels(first.image)
+    (first,) = edit(model, PICTURE.image, replace(task.settings, count=1))
+    assert pixels(picture_of(status.results[0])) == pixels(first.image)
 
 
 def test_a_job_that_is_interrupted_in_the_line_never_begins_and_the_others_go_on(worker):
@@ -129,7 +141,7 @@ def test_skip_gives_up_one_batch_and_goes_on_with_the_next_seeds(worker, model):
     assert status.state is TaskState.FINISHED and status.step == status.steps == 20
     assert [result.settings.seed for result in status.results] == [5, 6, 7]
     expected = list(edit(model, PICTURE.image, task.settings))[2:]
-    assert [pixels(r.image) for r in status.results] == [pixels(e.image) for e in expected]
+    assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
 
 
 def test_a_reloaded_page_finds_its_job_again(worker):
@@ -229,7 +241,7 @@ def test_the_preview_shows_what_the_picture_is_becoming(worker, monkeypatch):
     shown = []
     follow(task, lambda status: shown.append(task.preview()) or False)
     seen = [np.asarray(image, np.float32) for image in shown if image is not None]
-    final = np.asarray(task.status().results[0].image, np.float32)
+    final = np.asarray(picture_of(task.status().results[0]), np.float32)
     assert seen and seen[0].shape == final.shape
     assert np.abs(seen[-1] - final).mean() < np.abs(seen[0] - final).mean()
     assert np.abs(seen[-1] - final).mean() < 8
@@ -280,8 +292,47 @@ def test_a_transparent_picture_stays_transparent(worker):
     alpha = Image.new("L", PICTURE.image.size, 255)
     alpha.paste(0, (0, 0, 40, 40))
     status = worker.submit(request(picture=Picture(PICTURE.image, "x", alpha))).wait(END, 120)
-    made = np.asarray(status.results[0].image)
+    made = np.asarray(picture_of(status.results[0]))
     assert made.shape[2] == 4 and made[10, 10, 3] == 0 and made[60, 60, 3] == 255
+
+
+def test_a_result_of_many_pixels_has_the_size_that_was_asked_for_and_a_small_copy_to_look_at(worker):
+    alpha = Image.new("L", PICTURE.image.size, 255)
+    alpha.paste(0, (0, 0, 48, 96))
+    picture = Picture(PICTURE.image, "x", alpha)
+    (result,) = worker.submit(request(picture=picture, steps=1, result_size="2600")).wait(END, 120).results
+    whole, small = open_picture(result.png), Image.open(io.BytesIO(result.small or b""))
+    assert result.size == whole.image.size == (2600, 2600) and small.size == (2048, 2048)
+    assert "Size: 2600x2600" in str(whole.infotext)
+    shrunk = np.asarray(Image.open(io.BytesIO(result.png)).resize(small.size), int)
+    assert np.abs(shrunk - np.asarray(small, int))[:, 1100:].mean() < 3
+    assert whole.alpha is not None and whole.alpha.getpixel((1200, 9)) == 0 and whole.alpha.getpixel((1400, 9)) == 255
+
+
+def test_what_ended_tasks_hold_is_what_their_files_take(worker):
+    task = worker.submit(request(steps=1, result_size="2600"))
+    status = task.wait(END, 120)
+    assert 4 * task.pixels <= sum(len(r.png) + len(r.small) for r in status.results) < 4 * 2600 * 2600
+
+
+def test_results_that_do_not_fit_into_memory_are_counted_at_their_own_size(worker):
+    for count, said in ((1000, "make 48 at most"), (1, "")):
+        status = worker.submit(request(count=count, steps=1, result_size="2500")).wait(END, 120)
+        assert said in status.error and bool(status.error) == bool(said)
+    status = worker.submit(request(result_size="32768")).wait(END, 120)
+    assert "32768x32768 pixels does not fit" in status.error and not status.unexpected
+
+
+def test_a_result_tells_how_much_is_the_inputs_own_and_where(worker, model):
+    asked = request(picture=BALL, instruction="remove the ball", steps=8, size="auto", keep_rest="always")
+    (result,) = worker.submit(asked).wait(END, 120).results
+    (edited,) = edit(model, BALL.image, asked.settings)
+    assert result.kept == edited.kept and 0.3 < result.kept < 1
+    assert result.relevance is not None and edited.relevance is not None
+    assert pixels(result.relevance) == pixels(edited.relevance)
+    kept = np.asarray(result.inside) == 0
+    made, before = np.asarray(picture_of(result), int), np.asarray(BALL.image, int)
+    assert kept.mean() > 0.2 and (made == before)[kept].all() and (made != before)[~kept].any()
 
 
 def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(worker, tmp_path):
@@ -293,15 +344,7 @@ def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(wor
     saved = sorted((tmp_path / "outputs" / status.saved).iterdir())
     assert len(saved) == len(status.results) < 50
     for file, result in zip(saved, status.results, strict=True):
-        assert file.read_bytes() == result.png()
-
-
-def test_a_result_is_encoded_once_when_it_is_first_asked_for(monkeypatch):
-    encoded = []
-    monkeypatch.setattr(edit_task, "encode_picture", lambda *args, **_: encoded.append(args) or b"PNG")
-    result = EditResult(PICTURE.image, EditSettings(), "make it winter", 0.0)
-    assert encoded == []
-    assert result.png() is result.png() and len(encoded) == 1
+        assert file.read_bytes() == result.png
 
 
 def test_a_result_that_cannot_be_saved_is_not_lost_and_the_reason_is_told(worker, tmp_path):

@@ -3,9 +3,10 @@
     "use strict";
 
     const LONGEST = 1024; // pixels of the mask's longest side
-    let strokes = []; // { erase, width, points: [[x, y], …] } in pixels of the mask
+    let strokes = []; // { erase, width, points: [[x, y], …] } in pixels of the mask, or { image } of any size
     let source = null; // address of the picture under the strokes
     let canvas = null;
+    let sent = null; // a mask to take once its picture is there: { image, picture }
 
     const part = (selector) => document.querySelector(`#ip2p_paint ${selector}`);
     const picture = () => document.querySelector("#img2img_image .image-frame img");
@@ -23,6 +24,46 @@
         if (shown.getAttribute("src") !== source && source) shown.src = source;
         part(".ip2p-easel").classList.toggle("empty", !source);
         if (canvas !== part("canvas")) begin();
+        take();
+    }
+
+    /** Take a mask, white where the picture may change, as the first stroke; `told` names its file and its picture's. */
+    window.ip2pUseMask = (told) => {
+        if (!told) return;
+        const { mask, picture: of } = JSON.parse(told);
+        const image = new Image();
+        sent = { image, picture: of };
+        image.addEventListener("load", take);
+        image.src = `gradio_api/file=${mask}`;
+    };
+
+    function take() {
+        const shown = part("img");
+        const there = sent?.image.complete && sent.image.naturalWidth && canvas && shown?.complete && shown.naturalWidth;
+        if (!there || !(source?.endsWith(sent.picture) || source?.endsWith(encodeURI(sent.picture)))) return;
+        strokes = [{ image: painted(sent.image) }];
+        sent = null;
+        fit();
+        send();
+        part(".ip2p-easel").scrollIntoView({ block: "center" }); // from the result, which may lie far below
+    }
+
+    /** Return a mask as paint: as opaque as it is white. */
+    function painted(image) {
+        const paint = document.createElement("canvas");
+        [paint.width, paint.height] = [image.naturalWidth, image.naturalHeight];
+        const pen = paint.getContext("2d");
+        pen.fillStyle = getComputedStyle(canvas).color;
+        pen.fillRect(0, 0, 1, 1);
+        const colour = pen.getImageData(0, 0, 1, 1).data;
+        pen.drawImage(image, 0, 0);
+        const pixels = pen.getImageData(0, 0, paint.width, paint.height);
+        for (let i = 0; i < pixels.data.length; i += 4) {
+            const white = pixels.data[i];
+            pixels.data.set([colour[0], colour[1], colour[2], white], i);
+        }
+        pen.putImageData(pixels, 0, 0);
+        return paint;
     }
 
     /** Use the canvas that is on the page now: gradio may have made a new one. */
@@ -47,6 +88,7 @@
         canvas.width = Math.max(1, Math.round(shown.naturalWidth * scale));
         canvas.height = Math.max(1, Math.round(shown.naturalHeight * scale));
         draw();
+        take();
     }
 
     // --- strokes ---
@@ -89,11 +131,15 @@
         pen.clearRect(0, 0, canvas.width, canvas.height);
         pen.lineCap = pen.lineJoin = "round";
         pen.strokeStyle = getComputedStyle(canvas).color;
-        for (const { erase, width, points } of strokes) {
+        for (const { image, erase, width, points } of strokes) {
+            if (image) {
+                pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+                continue;
+            }
             pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
             pen.lineWidth = width;
             pen.beginPath();
-            pen.moveTo(...points[0]);
+            pen.moveTo(points[0][0] - 0.01, points[0][1]); // a line of no length, from a mere click, is not drawn
             for (const to of points) pen.lineTo(...to);
             pen.stroke();
         }

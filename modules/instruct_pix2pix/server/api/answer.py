@@ -7,7 +7,12 @@ import json
 import time
 from typing import Any
 
+from PIL import Image
+
 from ... import __version__
+from ...images import encode_picture
+from ...infotext import ORDER
+from ...settings import KNOBS, EditSettings
 from ..worker.edit_task import EditStatus, EditTask
 from ..worker.task import Task, TaskState
 from .schemas import Img2Img
@@ -15,25 +20,29 @@ from .schemas import Img2Img
 
 def answer_of(body: Img2Img, task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any]:
     """Return the answer to a request whose task has ended; `notes` say what of it had no effect."""
-    pictures = [result.png() for result in status.results] if body.send_images else []
+    pictures = [result.png for result in status.results] if body.send_images else []
     notes = [*notes, *status.notes]
     if status.unsaved:
         notes = [*notes, f"Not all pictures were saved. {status.unsaved}"]
     repeated = body.model_dump()
     if not body.include_init_images:
         repeated |= {"init_images": None, "mask": None}
-    return {
+    answer = {
         "images": [base64.b64encode(data).decode() for data in pictures],
         # Python's JSON reads NaN and infinity, which are not JSON
         "parameters": json.loads(json.dumps(repeated), parse_constant=lambda _: None),
         "info": json.dumps(_info(task, status, notes)),
     }
+    if body.include_map:
+        maps = [result.relevance for result in status.results]
+        answer["maps"] = [None if one is None else _grey_png(one) for one in maps]
+    return answer
 
 
 def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any]:
     settings, results = task.settings, status.results
     seeds = [result.settings.seed for result in results]
-    size = results[0].image.size if results else (None, None)
+    size = results[0].size if results else (None, None)
     if status.state is TaskState.FAILED:
         notes = [*notes, status.error]
     return {
@@ -62,7 +71,7 @@ def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": settings.denoise,
-        "extra_generation_params": {"Image CFG scale": settings.image_cfg},
+        "extra_generation_params": {"Image CFG scale": settings.image_cfg, **_of_our_own(settings)},
         "index_of_first_image": 0,
         "infotexts": [result.infotext for result in results],
         "styles": [],
@@ -71,8 +80,19 @@ def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any
         "is_using_inpainting_conditioning": False,
         "version": __version__,
         "interrupted": status.interrupted,
+        "kept": [round(result.kept, 4) for result in results],
         "notes": notes,
     }
+
+
+def _of_our_own(settings: EditSettings) -> dict[str, Any]:
+    """Return the settings that the web UI does not have, where they are not at their default, by infotext name."""
+    chosen = {name: getattr(settings, name) for name, knob in KNOBS.items() if knob.infotext not in (None, *ORDER)}
+    return {str(KNOBS[name].infotext): value for name, value in chosen.items() if value != KNOBS[name].default}
+
+
+def _grey_png(image: Image.Image) -> str:
+    return base64.b64encode(encode_picture(image, "PNG")).decode()
 
 
 def timestamp(task: Task[Any]) -> str:

@@ -23,6 +23,13 @@ OPTION_KNOBS = (
     "size",
     "randomize_cfg",
     "speed",
+    "keep_rest",
+    "keep_amount",
+    "result_size",
+    "zoom",
+    "apg_eta",
+    "apg_threshold",
+    "apg_momentum",
 )
 """The settings that are options too."""
 

@@ -25,6 +25,9 @@ from .schemas import Img2Img
 # They change the picture in the web UI and do nothing here; who asks for them is told so.
 WITHOUT_EFFECT = ("styles", "subseed_strength", "tiling", "restore_faces", "refiner_checkpoint", "s_churn")
 
+OF_OUR_OWN = ("keep_rest", "keep_amount", "apg_eta", "apg_threshold", "apg_momentum")
+"""Settings that the web UI does not have, under their own names."""
+
 
 @contextmanager
 def request_of(
@@ -74,6 +77,7 @@ def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[
     if body.infotext:
         base, left_out = settings_here(body.infotext)
         notes += left_out
+    sized = body.width is not None or body.height is not None
     batch_size, batches = (1 if value is None else value for value in (body.batch_size, body.n_iter))
     given: dict[str, Any] = {
         "instruction": body.prompt or None,
@@ -86,6 +90,9 @@ def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[
         "seed": None if body.infotext and "seed" not in body.model_fields_set else body.seed,
         "denoise": body.denoising_strength,
         "batch_size": batch_size,
+        "zoom": body.inpaint_full_res if body.zoom is None and body.mask else body.zoom,
+        "result_size": "model" if body.result_size is None and sized else body.result_size,
+        **{name: getattr(body, name) for name in OF_OUR_OWN},
     }
     settings = replace(base, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, count=batches * batch_size), notes + seed_notes(given["seed"])

@@ -30,15 +30,29 @@ class Img2Img(BaseModel):
     )
     batch_size: int | None = Field(1, description="Pictures computed together, 1 to 64.")
     n_iter: int | None = Field(1, description="How many batches.")
-    width: int | None = Field(None, description="Without width and height, the picture's shape and the model's size.")
+    width: int | None = Field(
+        None, description="Without width and height: edited in the picture's shape, at the model's size."
+    )
     height: int | None = Field(None, description="With only one of them, the other follows from the picture.")
     resize_mode: int | None = Field(
         0, description="How to meet width x height: 0 stretch, 1 cut the middle out, 2 fill the sides up."
     )
     denoising_strength: float | None = Field(None, description=KNOBS["denoise"].help + " Here 1 unless given.")
+    result_size: str | int | None = Field(
+        None, description=KNOBS["result_size"].help + " Unless it is named: model where width or height is."
+    )
+    keep_rest: str | None = Field(None, description=KNOBS["keep_rest"].help)
+    keep_amount: float | None = Field(None, description=f"0 to 1. {KNOBS['keep_amount'].help}")
+    zoom: bool | None = Field(None, description=KNOBS["zoom"].help)
+    apg_eta: float | None = Field(None, description=f"0 to 1. {KNOBS['apg_eta'].help}")
+    apg_threshold: float | None = Field(None, description=f"0 to 1000. {KNOBS['apg_threshold'].help}")
+    apg_momentum: float | None = Field(None, description=f"-1 to 1. {KNOBS['apg_momentum'].help}")
     mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")
+    inpaint_full_res: bool | None = Field(
+        None, description="With a mask the same as zoom, which goes first; inpaint_full_res_padding has no effect."
+    )
     infotext: str | None = Field(
         None, description="Settings as text, in place of the options; what the request says itself goes first."
     )
@@ -48,6 +62,9 @@ class Img2Img(BaseModel):
     override_settings_restore_afterwards: bool | None = Field(True, description="false: they become the options.")
     include_init_images: bool | None = Field(False, description="Whether 'parameters' repeats the pictures.")
     send_images: bool | None = Field(True, description="Whether the pictures are in the answer.")
+    include_map: bool | None = Field(
+        False, description="Whether 'maps' in the answer shows where the instruction means to change the picture."
+    )
     save_images: bool | None = Field(False, description="Whether they are saved in the server's outputs folder.")
     alwayson_scripts: dict[str, Any] | None = Field(None, description="Accepted without effect; 'info' says so.")
     script_name: str | None = Field(None, description="Refused unless empty: there are no scripts here.")
@@ -70,7 +87,15 @@ class Img2ImgAnswer(BaseModel):
 
     images: list[str] = Field(description="PNG in base64, each with its settings in it.")
     parameters: dict[str, Any] = Field(description="The request.")
-    info: str = Field(description="JSON: seeds, prompts, infotexts, sizes; 'notes' says what had no effect.")
+    info: str = Field(
+        description="JSON: seeds, prompts, infotexts, sizes; 'kept' is the share of each picture, 0 to 1, that is the "
+        "input's own; 'notes' says what had no effect."
+    )
+    maps: list[str | None] | None = Field(
+        None,
+        description="With include_map, one for each picture: a grey PNG in base64, white where the instruction means "
+        "to change it; null without keep_rest.",
+    )
 
 
 class PngInfo(BaseModel):

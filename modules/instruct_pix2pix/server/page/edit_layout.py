@@ -11,9 +11,9 @@ import gradio as gr
 from ... import panel
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
-from ...settings import KNOBS, LONGEST_SIDE, SHORTEST_SIDE
+from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchTab, build_batch_tab
-from .form import AUTOMATIC, BY_HAND, LONGEST, SIZINGS
+from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SIZINGS
 
 EXAMPLES = (
     ("house.png", "make it winter"),
@@ -180,6 +180,8 @@ class SettingsPane:
 
     text_cfg: gr.Slider
     image_cfg: gr.Slider
+    keep_rest: gr.Radio
+    keep_amount: gr.Slider
     sampler: gr.Dropdown
     schedule: gr.Dropdown
     steps: gr.Slider
@@ -187,6 +189,9 @@ class SettingsPane:
     longest: gr.Slider
     width: gr.Slider
     height: gr.Slider
+    result_sizing: gr.Radio
+    result_longest: gr.Number
+    zoom: gr.Checkbox
     batches: gr.Slider
     batch_size: gr.Slider
     seed: gr.Number
@@ -195,6 +200,9 @@ class SettingsPane:
     rescale: gr.Slider
     speed: gr.Radio
     denoise: gr.Slider
+    apg_eta: gr.Slider
+    apg_threshold: gr.Slider
+    apg_momentum: gr.Slider
 
     side_row: gr.Row
     """Around `longest`, `width`, `swap` and `height`."""
@@ -206,6 +214,9 @@ class SettingsPane:
 def build_settings(count: int) -> SettingsPane:
     """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
     text_cfg, image_cfg = panel.scales()
+    with gr.Row(elem_id="ip2p_keep"):
+        keep_rest = panel.control(KNOBS["keep_rest"], "ip2p_keep_rest")
+        keep_amount = bare_slider("keep_amount", "ip2p_keep_amount", info=KNOBS["keep_amount"].help, visible=False)
     with gr.Row():
         sampler = gr.Dropdown(
             list(SAMPLERS), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
@@ -214,18 +225,36 @@ def build_settings(count: int) -> SettingsPane:
             list(SCHEDULE_NAMES), value=KNOBS["schedule"].default, label="Schedule type", elem_id="img2img_scheduler"
         )
     steps = bare_slider("steps", "img2img_steps", label="Sampling steps")
-    sizing = gr.Radio(
-        list(SIZINGS),
-        value=AUTOMATIC,
-        label="Size of the edit",
-        info="Automatic takes the model's own size, in the shape of the picture.",
-        elem_id="img2img_sizing",
-    )
+    with gr.Row(elem_id="ip2p_sizes"):
+        sizing = gr.Radio(
+            list(SIZINGS),
+            value=AUTOMATIC,
+            label="Size of the edit",
+            info="Automatic takes the model's own size, in the shape of the picture.",
+            elem_id="img2img_sizing",
+        )
+        result_sizing = gr.Radio(
+            list(RESULT_SIZINGS),
+            value=AUTOMATIC,
+            label=KNOBS["result_size"].label,
+            info="Own is the picture's, Model that of the edit; Automatic is Own where the picture is larger.",
+            elem_id="ip2p_result_sizing",
+        )
     with gr.Row(visible=False, elem_id="img2img_size_row") as side_row:
         longest = _side_slider("Longest side", "img2img_longest")
         width = _side_slider("Width", "img2img_width")
         swap = tool_button("Swap width and height", "swap", "img2img_res_switch_btn")
         height = _side_slider("Height", "img2img_height")
+    result_longest = gr.Number(
+        2048,
+        label="Longest side of the result",
+        precision=0,
+        minimum=SHORTEST_SIDE,
+        maximum=LONGEST_RESULT,
+        elem_id="ip2p_result_longest",
+        visible=False,
+    )
+    zoom = panel.control(KNOBS["zoom"], "ip2p_zoom")
     with gr.Row():
         batches = gr.Slider(1, 100, value=count, step=1, label="Batch count", elem_id="img2img_batch_count")
         batch_size = gr.Slider(1, 16, value=1, step=1, label="Batch size", elem_id="img2img_batch_size")
@@ -240,11 +269,17 @@ def build_settings(count: int) -> SettingsPane:
         dice = tool_button("Draw a new seed each time", "dice", "img2img_random_seed")
         recycle = tool_button("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
     with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
-        from_noise, randomize_cfg, rescale, speed = panel.more("picture")
+        from_noise, randomize_cfg, rescale, speed = panel.more()
         denoise = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
+        with gr.Row(elem_id="ip2p_apg"):
+            apg_eta, apg_threshold, apg_momentum = (
+                panel.control(KNOBS[name], f"ip2p_{name}") for name in ("apg_eta", "apg_threshold", "apg_momentum")
+            )
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
+        keep_rest=keep_rest,
+        keep_amount=keep_amount,
         sampler=sampler,
         schedule=schedule,
         steps=steps,
@@ -252,6 +287,9 @@ def build_settings(count: int) -> SettingsPane:
         longest=longest,
         width=width,
         height=height,
+        result_sizing=result_sizing,
+        result_longest=result_longest,
+        zoom=zoom,
         batches=batches,
         batch_size=batch_size,
         seed=seed,
@@ -260,6 +298,9 @@ def build_settings(count: int) -> SettingsPane:
         rescale=rescale,
         speed=speed,
         denoise=denoise,
+        apg_eta=apg_eta,
+        apg_threshold=apg_threshold,
+        apg_momentum=apg_momentum,
         side_row=side_row,
         swap=swap,
         dice=dice,
@@ -290,6 +331,13 @@ class ResultsPane:
     selected: gr.State
     """The place of the result in detail, or None."""
     compare: gr.ImageSlider
+    kept_pane: gr.Accordion
+    """Around what follows, for a result with a map."""
+    kept: gr.Image
+    kept_text: gr.HTML
+    use_as_mask: gr.Button
+    sent_mask: gr.Textbox
+    """Hidden: what paint.js is to take, see `handlers.EditHandlers.use_as_mask`."""
     infotext: gr.Textbox
     use_as_input: gr.Button
     reuse: gr.Button
@@ -328,6 +376,18 @@ def build_results() -> ResultsPane:
             use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=110)
             reuse = gr.Button("Reuse these settings", elem_id="ip2p_reuse_settings", size="sm", min_width=110)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=110)
+        with gr.Accordion("What was kept", open=False, visible=False, elem_id="ip2p_kept_pane") as kept_pane:
+            kept_text = gr.HTML("", elem_id="ip2p_kept_text")
+            kept = gr.Image(
+                label="In grey: kept from the input",
+                height=340,
+                type="filepath",
+                interactive=False,
+                buttons=["fullscreen"],
+                elem_id="ip2p_kept",
+            )
+            use_as_mask = gr.Button("Use as mask", elem_id="ip2p_use_as_mask", size="sm")
+        sent_mask = gr.Textbox("", visible="hidden", elem_id="ip2p_sent_mask", label="Mask of a result")
         infotext = gr.Textbox(
             label="Settings of this picture",
             elem_id="html_info_img2img",
@@ -336,4 +396,17 @@ def build_results() -> ResultsPane:
             max_lines=8,
             buttons=["copy"],
         )
-    return ResultsPane(gallery, selected, compare, infotext, use_as_input, reuse, download)
+    return ResultsPane(
+        gallery=gallery,
+        selected=selected,
+        compare=compare,
+        kept_pane=kept_pane,
+        kept=kept,
+        kept_text=kept_text,
+        use_as_mask=use_as_mask,
+        sent_mask=sent_mask,
+        infotext=infotext,
+        use_as_input=use_as_input,
+        reuse=reuse,
+        download=download,
+    )

@@ -67,7 +67,15 @@ class _Events:
         }
         self.model: set[Block] = {layout.top.checkpoint, layout.top.status, layout.top.chosen}
         self.form: set[Block] = {*layout.form.values(), *self.sides, *self.model}
-        self.details: set[Block] = {results.compare, results.infotext, results.download, results.selected}
+        self.details: set[Block] = {
+            results.compare,
+            results.infotext,
+            results.download,
+            results.selected,
+            results.kept_pane,
+            results.kept,
+            results.kept_text,
+        }
         self.board: set[Block] = {
             batch.board,
             batch.steering,
@@ -181,6 +189,20 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
         unordered(layout.pictures.picture, layout.progress),
         **events.queued,
     )
+    pictures = layout.pictures
+    results.use_as_mask.click(
+        edit_handlers.use_as_mask,
+        [followed, results.selected, pictures.picture],
+        unordered(
+            pictures.modes,
+            pictures.mode,
+            pictures.examples,
+            pictures.picture,
+            results.sent_mask,
+            layout.progress,
+        ),
+        **events.unread,
+    ).then(**events.browser, js="(sent) => { ip2pUseMask(sent); }", inputs=results.sent_mask)
     results.reuse.click(form_handlers.reuse, results.infotext, unordered(*events.form), **events.queued)
     layout.settings.recycle.click(
         form_handlers.recycle, results.infotext, unordered(layout.settings.seed), **events.queued
@@ -244,6 +266,11 @@ def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfo
 def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
     """Show what has an effect, and count tokens."""
     prompts, settings = layout.prompts, layout.settings
+    for control, handler, shown in (
+        (settings.keep_rest, form_handlers.keeping, settings.keep_amount),
+        (settings.result_sizing, form_handlers.result_sizing, settings.result_longest),
+    ):
+        control.input(handler, control, unordered(shown), **events.queued)
     settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)
     settings.from_noise.input(form_handlers.start, settings.from_noise, unordered(settings.denoise), **events.queued)
     for text, shown in (

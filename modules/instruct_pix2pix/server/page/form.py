@@ -10,6 +10,11 @@ from ...settings import EditSettings
 
 AUTOMATIC, LONGEST, BY_HAND = "Automatic", "Longest side", "Width × height"
 SIZINGS = (AUTOMATIC, LONGEST, BY_HAND)
+"""How the size of the edit is chosen."""
+
+RESULT_WORDS = {AUTOMATIC: "auto", "Own": "own", "Model": "model"}
+RESULT_SIZINGS = (*RESULT_WORDS, LONGEST)
+"""How the size of the result is chosen, and the word of the setting for each but a longest side."""
 
 SAME = (
     "instruction",
@@ -23,10 +28,28 @@ SAME = (
     "rescale",
     "randomize_cfg",
     "speed",
+    "keep_rest",
+    "keep_amount",
+    "zoom",
+    "apg_eta",
+    "apg_threshold",
+    "apg_momentum",
 )
 """Settings that have a control of the same name and meaning."""
 
-NAMES = (*SAME, "from_noise", "denoise", "sizing", "longest", "width", "height", "batches", "batch_size")
+NAMES = (
+    *SAME,
+    "from_noise",
+    "denoise",
+    "sizing",
+    "longest",
+    "width",
+    "height",
+    "result_sizing",
+    "result_longest",
+    "batches",
+    "batch_size",
+)
 """All controls of an edit's settings."""
 
 
@@ -39,12 +62,15 @@ def settings_of(values: Mapping[str, Any]) -> EditSettings:
         LONGEST: f"{_whole(values['longest'])}",
         BY_HAND: f"{_whole(values['width'])}x{_whole(values['height'])}",
     }.get(values["sizing"], "auto")
+    result_sizing = values["result_sizing"] or AUTOMATIC
+    result_size = RESULT_WORDS.get(result_sizing) or f"{_whole(values['result_longest'])}"
     batches, batch_size = values["batches"] or 1, values["batch_size"] or 1
     return EditSettings.from_mapping(
         {
             **{name: values[name] for name in SAME},
             "denoise": 1.0 if values["from_noise"] else values["denoise"],
             "size": size,
+            "result_size": result_size,
             "count": batches * batch_size,
             "batch_size": batch_size,
         }
@@ -64,6 +90,10 @@ def values_of(settings: EditSettings) -> dict[str, Any]:
         values["longest"] = size
     elif size is not None:
         values["width"], values["height"] = size
+    by_word = {word: sizing for sizing, word in RESULT_WORDS.items()}
+    values["result_sizing"] = by_word.get(settings.result_size, LONGEST)
+    if values["result_sizing"] == LONGEST:
+        values["result_longest"] = int(settings.result_size)
     return values
 
 

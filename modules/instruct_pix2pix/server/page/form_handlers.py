@@ -18,7 +18,7 @@ from ...models.registry import ModelEntry
 from ...settings import KNOBS
 from . import html
 from .edit_layout import SettingsPane, sides_shown
-from .form import values_of
+from .form import LONGEST, values_of
 from .gradio_compat import inform, warn
 from .layout import ModelsPane, PngInfoPane, TopBar, Updates
 from .results import sent_path
@@ -40,9 +40,23 @@ class FormHandlers:
     def set(self, values: Mapping[str, Any]) -> Updates:
         """Set controls by name, 'sizing' and 'from_noise' among them, and show those that then have an effect."""
         updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
-        for component, update in {**self.sizing(values["sizing"]), **self.start(values["from_noise"])}.items():
+        shown = {
+            **self.keeping(values["keep_rest"]),
+            **self.sizing(values["sizing"]),
+            **self.result_sizing(values["result_sizing"]),
+            **self.start(values["from_noise"]),
+        }
+        for component, update in shown.items():
             updates[component] = {**updates.get(component, {}), **update}
         return updates
+
+    def keeping(self, keep_rest: str) -> Updates:
+        """Show how much is kept where the rest is."""
+        return {self.settings.keep_amount: gr.update(visible=keep_rest != KNOBS["keep_rest"].default)}
+
+    def result_sizing(self, sizing: str) -> Updates:
+        """Show the longest side of a result where it has an effect."""
+        return {self.settings.result_longest: gr.update(visible=sizing == LONGEST)}
 
     def sizing(self, sizing: str) -> Updates:
         """Show the controls that a way of sizing needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,19 +100,32 @@ class EditHandlers:
             updates[self.layout.progress] = html.progress(status, "", 0.0)
         if status.results or status.state.ended:
             captions = [html.caption(result.settings) for result in status.results]
-            updates[self.pane.gallery] = list(zip(shown.results, captions, strict=False))
+            # The gallery's own download would give the small copies of large results.
+            whole = shown.results == shown.files
+            updates[self.pane.gallery] = gr.Gallery(
+                list(zip(shown.results, captions, strict=False)), buttons=["download_all"] if whole else []
+            )
         if status.results and selected is None:
             updates |= self._details(status, shown, 0)
         return {self.pane.selected: selected, **updates}
 
     def _details(self, status: EditStatus, shown: ShownEdit, index: int) -> Updates:
-        pane = self.pane
-        return {
+        pane, result = self.pane, status.results[index]
+        updates: Updates = {
             pane.selected: index,
             pane.compare: (shown.before, shown.results[index]),
-            pane.infotext: status.results[index].infotext,
-            pane.download: shown.results[index],
+            pane.infotext: result.infotext,
+            pane.download: shown.files[index],
         }
+        try:
+            kept = self.results.what_was_kept(shown, index, result)
+        except UserError as error:
+            kept = None
+            updates |= self._problem(str(error))
+        updates[pane.kept_pane] = gr.update(visible=kept is not None)
+        if kept is not None:
+            updates |= {pane.kept: kept, pane.kept_text: html.line(html.kept(result.kept))}
+        return updates
 
     def interrupt(self, task_id: str | None) -> None:
         """Stop the task of this page, an edit or a folder, within one step."""
@@ -147,7 +161,26 @@ class EditHandlers:
         _, shown = self._found(task_id)
         if shown is None or selected is None or not 0 <= selected < len(shown.results):
             return self._problem("This result is no longer kept: generate again.")
-        return {self.layout.pictures.picture: shown.results[selected]}
+        return {self.layout.pictures.picture: shown.files[selected]}
+
+    def use_as_mask(self, task_id: str | None, selected: int | None, sent: object) -> Updates:
+        """Lay where the selected result was edited over its input in the Inpaint tab; `sent` is the picture there."""
+        task, shown = self._found(task_id)
+        results = task.status().results if task is not None else ()
+        if shown is None or selected is None or not 0 <= selected < len(results) or not Path(shown.picture).is_file():
+            return self._problem("This result is no longer kept: generate again.")
+        try:
+            mask = self.results.mask_of(results[selected])
+        except UserError as error:
+            return self._problem(str(error))
+        pictures = self.layout.pictures
+        return {
+            pictures.modes: gr.Tabs(selected="inpaint"),
+            pictures.mode: "inpaint",
+            pictures.examples: gr.update(visible=pictures.has_examples),
+            self.pane.sent_mask: json.dumps({"mask": mask, "picture": shown.picture}),
+            **({} if sent_path(sent) == shown.picture else {pictures.picture: shown.picture}),
+        }
 
     # --- pictures ---
 

@@ -198,6 +198,14 @@ def caption(settings: EditSettings) -> str:
     return f"seed {settings.seed}\nText {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
 
 
+def kept(share: float) -> str:
+    """Return how much of a result, 0..1, is the input's own: a sentence."""
+    percent = round(share * 100)
+    if not percent:
+        return "The whole picture was edited: nothing was kept back."
+    return f"{percent} % of the picture is the input's own."
+
+
 class TokenCounter:
     """Counts the tokens of a prompt as the text encoder will see it."""
 

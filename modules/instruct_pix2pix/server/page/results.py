@@ -6,17 +6,24 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import torch
 from gradio.processing_utils import save_bytes_to_cache
+from PIL import Image
 
 from ...conditioning import fit
 from ...errors import UserError
-from ...images import encode_picture
+from ...guidance.relevance import inside
+from ...images import encode_picture, open_picture
 from ..budget import Budget
 from ..pictures import SentPicture, decoded
+from ..small_copy import small_size
 from ..upload_space import UploadSpace
-from ..worker.edit_task import EditStatus
+from ..worker.edit_task import EditResult, EditStatus
 
 MOST_REMEMBERED = 64
+
+KEPT_TINT, KEPT_STRENGTH = (128, 132, 140), 0.6
+"""The colour, RGB, over what was kept, and how much it covers."""
 
 
 @dataclass
@@ -25,9 +32,14 @@ class ShownEdit:
 
     picture: str
     """The input, as it was uploaded."""
+    files: list[str] = field(default_factory=list)
+    """The results."""
     results: list[str] = field(default_factory=list)
+    """What is shown of each: the result, or a small copy of a large one."""
     before: str = ""
-    """The input in the framing and size of the results."""
+    """The input in the framing and size of what is shown."""
+    kept: dict[int, str] = field(default_factory=dict)
+    """The input with what was kept in grey, by the place of the result."""
 
 
 class Results:
@@ -68,14 +80,57 @@ class Results:
             if shown is None:
                 return None
             for result in status.results[len(shown.results) :]:
-                name = f"{task_id[:6]}-{result.settings.seed}.png"
-                shown.results.append(self.keep(result.png(), name))
+                name = f"{task_id[:6]}-{result.settings.seed}"
+                file = self.keep(result.png, f"{name}.png")
+                shown.results.append(file if result.small is None else self.keep(result.small, f"{name}.webp"))
+                shown.files.append(file)
             if status.results and not shown.before:
+                size = small_size(*status.results[0].size)
                 with decoded(self._decoding, SentPicture.in_file(shown.picture), patient=True) as (before,):
-                    image = fit(*before.image.size, status.results[0].image.size, 1).apply(before.image)
+                    image = fit(*before.image.size, size, 1).apply(before.image)
                     data = encode_picture(image, "PNG", icc=before.icc)
                 shown.before = self.keep(data, "before.png")
             return shown
+
+    def what_was_kept(self, shown: ShownEdit, place: int, result: EditResult) -> str | None:
+        """Return the picture of what a result kept, made when it is first asked for; None for one without a map.
+
+        Raises UserError.
+        """
+        if result.relevance is None:
+            return None
+        with self._lock:
+            if place not in shown.kept:
+                before = open_picture(shown.before)
+                image = kept_in_grey(before.image, result.inside)
+                shown.kept[place] = self.keep(encode_picture(image, "WEBP", icc=before.icc), "kept.webp")
+            return shown.kept[place]
+
+    def mask_of(self, result: EditResult) -> str | None:
+        """Write where a result was edited as a mask, white there; None for one without a map. Raises UserError.
+
+        Of an edit of the whole picture it is where the map would have had the edit.
+        """
+        if result.relevance is None:
+            return None
+        mask = result.inside if result.kept and result.inside is not None else _by_map(result)
+        return self.keep(encode_picture(mask, "PNG"), "mask.png")
+
+
+def kept_in_grey(before: Image.Image, edited: Image.Image | None) -> Image.Image:
+    """Return the input (RGB) with a tint over what was kept; `edited` (L, any size) is 255 where it was not."""
+    if edited is None:
+        return before
+    grey = Image.blend(before.convert("L").convert("RGB"), Image.new("RGB", before.size, KEPT_TINT), KEPT_STRENGTH)
+    return Image.composite(before, grey, edited.resize(before.size, Image.Resampling.BILINEAR))
+
+
+def _by_map(result: EditResult) -> Image.Image:
+    """Return the part of the picture that the map takes in at the amount of the edit (L)."""
+    assert result.relevance is not None
+    levels = torch.arange(256) / 255
+    shares = inside(levels, result.settings.keep_amount)
+    return result.relevance.point([round(255 * share) for share in shares.tolist()])
 
 
 def sent_path(sent: object) -> str | None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from ...conditioning import Fit
 from ...engine.edit import Edited, Progress, edit_each, plan_for
 from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
+from ...engine.result_size import framed, size_of
 from ...errors import Interrupted, UserError
 from ...files import write_whole
 from ...images import Picture, encode_picture
 from ...settings import EditSettings
+from ..small_copy import small_copy, small_size
 from .preview import preview
 from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
@@ -45,25 +46,29 @@ class EditRequest:
 class EditResult:
     """One finished picture."""
 
-    image: Image.Image
-    """RGB, or RGBA where the input was transparent."""
+    png: bytes
+    """The picture, RGB, or RGBA where the input was transparent, with the infotext in it."""
+    size: tuple[int, int]
+    """(Width, height) in pixels."""
     settings: EditSettings
     """Those of this picture: its own seed, and its own scales where they were drawn."""
     infotext: str
     seconds: float
     """Its share of the batch's time."""
-    exif: bytes | None = None
-    icc: bytes | None = None
-    _encoded: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+    small: bytes | None = None
+    """What `small_copy` makes of it."""
+    kept: float = 0.0
+    """The share of the picture, 0..1, that is the input's own."""
+    relevance: Image.Image | None = None
+    """Where the instruction means to change the picture (L), where the rest was to be kept; any size."""
+    inside: Image.Image | None = None
+    """Where the picture was edited: L, 255 is edited, 0 is the input's own; any size. None: everywhere."""
 
-    def png(self) -> bytes:
-        """Return the bytes of a PNG with the infotext in it, encoded when they are first asked for and then kept.
-
-        Two threads that ask for them first at once may both encode them, to the same bytes.
-        """
-        if not self._encoded:
-            self._encoded.append(encode_picture(self.image, "PNG", self.infotext, exif=self.exif, icc=self.icc))
-        return self._encoded[0]
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of memory that it takes."""
+        maps = [one.width * one.height for one in (self.relevance, self.inside) if one is not None]
+        return len(self.png) + len(self.small or b"") + sum(maps)
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,11 @@ class EditTask(Task[EditStatus]):
 
     @property
     def pixels(self) -> int:
-        """Pixels of its picture, or of its results once it has ended; those of grey take a quarter of the memory."""
+        """Pixels of its picture, or what its results take once it has ended; grey takes a quarter of the memory."""
         request = self._request
         if request is None:
-            images = [result.image for result in self._status.results]
-        else:
-            images = [one for one in (request.picture.image, request.picture.alpha, request.mask) if one is not None]
+            return sum(result.bytes_held for result in self._status.results) // 4
+        images = [one for one in (request.picture.image, request.picture.alpha, request.mask) if one is not None]
         return sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
 
     @property
@@ -156,18 +160,18 @@ class EditTask(Task[EditStatus]):
         assert request is not None  # only a task that has ended has none
         model, settings = loaded.model, request.settings
         plan = plan_for(model, request.picture.image, settings)
-        pixels = settings.count * plan.size[0] * plan.size[1]
-        if pixels > MOST_RESULT_PIXELS:
-            most = max(1, MOST_RESULT_PIXELS // (plan.size[0] * plan.size[1]))
-            raise UserError(f"{settings.count} pictures of this size are too many at once: make {most} at most.")
-        alpha = request.picture.alpha and plan.framed(request.picture.alpha)
+        size = size_of(plan, settings)
+        most = MOST_RESULT_PIXELS // (size[0] * size[1])
+        if settings.count > most:
+            raise UserError(_too_many(settings.count, size, most))
+        alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
         picture = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
         chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
-            self._on_step(progress, plan, model)
+            self._on_step(progress, model)
 
         while (passed := self._status.batch) < settings.count:
             try:
@@ -181,7 +185,7 @@ class EditTask(Task[EditStatus]):
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
-    def _on_step(self, progress: Progress, plan: Fit, model: EditModel) -> None:
+    def _on_step(self, progress: Progress, model: EditModel) -> None:
         size = len(progress.seeds)
         with self._changed:
             status = self._status
@@ -202,14 +206,14 @@ class EditTask(Task[EditStatus]):
             )
             wanted = self._preview_wanted
         if wanted:
-            self._show(progress, plan, model)
+            self._show(progress, model)
 
-    def _show(self, progress: Progress, plan: Fit, model: EditModel) -> None:
+    def _show(self, progress: Progress, model: EditModel) -> None:
         """Make a preview, here: networks that run in two threads at once halve each other's speed, and more."""
         began = time.monotonic()
         image = None
         with contextlib.suppress(UserError, RuntimeError):  # of bounds or of memory: the edit itself will say so
-            image = preview(model, progress.denoised, plan)
+            image = preview(model, progress.denoised, progress.plan)
         now = time.monotonic()
         with self._changed:
             self._preview, self._preview_wanted = image, False
@@ -217,18 +221,42 @@ class EditTask(Task[EditStatus]):
             self._changed.notify_all()
 
 
+def _too_many(count: int, size: tuple[int, int], most: int) -> str:
+    width, height = size
+    if not most:
+        return f"A result of {width}x{height} pixels does not fit into memory: choose a smaller result size."
+    return f"{count} pictures of {width}x{height} pixels are too many at once: make {most} at most."
+
+
 def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
-    text = edited.infotext(loaded.model.name, loaded.hash)
+    """Return what is kept of an edit: a large picture takes a fraction of its memory as a PNG."""
+    text, image = edited.infotext(loaded.model.name, loaded.hash), edited.image
+    exif, icc = request.picture.exif, request.picture.icc
     if alpha is not None:
-        edited.image.putalpha(alpha)
-    return EditResult(edited.image, edited.settings, text, edited.seconds, request.picture.exif, request.picture.icc)
+        image.putalpha(alpha)
+    return EditResult(
+        encode_picture(image, "PNG", text, exif=exif, icc=icc),
+        image.size,
+        edited.settings,
+        text,
+        edited.seconds,
+        small=small_copy(image, icc),
+        kept=edited.kept,
+        relevance=_bounded(edited.relevance),
+        inside=_bounded(edited.made.inside),
+    )
+
+
+def _bounded(grey: Image.Image | None) -> Image.Image | None:
+    """Return a map at a size to look at."""
+    return grey and grey.resize(small_size(*grey.size), Image.Resampling.BILINEAR)
 
 
 def _save(result: EditResult, task: EditTask, outputs: Path) -> dict[str, str]:
     """Save a result in the folder of its day; return the fields of the status that say so."""
     day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(task.submitted_at)).split()
     try:
-        write_whole(outputs / day / f"{moment}-{task.id[:6]}-{result.settings.seed}.png", result.png())
+        write_whole(outputs / day / f"{moment}-{task.id[:6]}-{result.settings.seed}.png", result.png)
     except UserError as error:
         return {"unsaved": str(error)}
     return {"saved": day}
