@@ -33,8 +33,7 @@ finally:
 
 HOST = find_host()
 
-OF_THE_TAB = ("cfg_scale", "image_cfg_scale", "steps", "width", "height")
-JOINED = ("setting_sd_model_checkpoint", *(f"img2img_{name}" for name in OF_THE_TAB))
+JOINED = ("setting_sd_model_checkpoint", *(f"img2img_{name}" for name in controls.TAB))
 """The host's components that the panel is joined to, by elem_id."""
 
 
@@ -91,8 +90,7 @@ class InstructPix2Pix(scripts.Script):
         ours = {"text_cfg": self.panel.text_cfg, "image_cfg": self.panel.image_cfg, **self.panel.controls}
         requested = {"text_cfg": "cfg_scale", "image_cfg": "image_cfg_scale"}  # the names of the scales in an API call
         self.infotext_fields = [
-            paste_field(component, partial(job.pasted, name), api=requested.get(name))
-            for name, component in ours.items()
+            paste_field(one, partial(job.pasted, name), api=requested.get(name)) for name, one in ours.items()
         ]
         return list(self.panel.controls.values())
 
@@ -114,10 +112,9 @@ class InstructPix2Pix(scripts.Script):
             controls.keep_in_step(page, self.panel.image_cfg, image_cfg)
             if steps is not None:
                 controls.offer_defaults(page, self.panel, text_cfg, image_cfg, steps)
-        forge = sys.modules.get("modules_forge.main_entry")
-        dropdown = checkpoint or getattr(forge, "ui_checkpoint", None)
-        outputs = [self.accordion, self.panel.status, self.panel.suited]
-        shown = {"outputs": outputs, "show_progress": False, "queue": False}
+        dropdown = checkpoint or getattr(sys.modules.get("modules_forge.main_entry"), "ui_checkpoint", None)
+        looks = [self.accordion, self.panel.status, self.panel.suited]
+        shown: dict[str, Any] = {"outputs": looks, "queue": False, "show_progress": False}
         if dropdown is not None:
             dropdown.change(fn=self.look, inputs=[dropdown], **shown)
         page.load(fn=self.look, inputs=[], **shown)

@@ -27,6 +27,9 @@ TITLE = "Instruct Pix2Pix"
 SELECT = f"{TITLE} – select an instruct-pix2pix checkpoint to edit pictures"
 """The title of the closed panel."""
 
+TAB = ("cfg_scale", "image_cfg_scale", "steps", "width", "height")
+"""The controls of a host's tab that the panel is joined to, by their elem_ids without the tab's name."""
+
 MORE: Mapping[str, Knob] = {
     "from_noise": FROM_NOISE,
     "randomize": KNOBS["randomize_cfg"],

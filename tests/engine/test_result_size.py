@@ -153,6 +153,8 @@ def test_only_the_region_is_edited_at_the_model_s_full_size(model, large):
     assert max(part.size) == 96 and part.crop[2] - part.crop[0] < 200
     same = (np.asarray(large) == np.asarray(made.image)).all(axis=2)
     assert same[np.asarray(mask) == 0].all() and not same[250:340, 150:240].all()
+    assert made.made.inside is not None and made.made.inside.size == (96, 96)
+    assert made.kept == pytest.approx(1 - (90 / 384) ** 2, abs=0.02)
 
 
 def test_without_a_mask_a_first_edit_finds_the_region(model, large):

@@ -32,6 +32,9 @@ def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
     with progress_bar(steps * pictures, "step") as bar:
 
         def show(progress: Progress) -> None:
+            if progress.enlarged:
+                bar.set_description(f"full size {progress.enlarged:.0%}")
+                return
             bar.total = progress.steps * pictures
             bar.update(len(progress.seeds))
 

@@ -50,6 +50,17 @@ def edit_each(
     They may differ in seed and scales; those of the same scales that follow each other share batches.
     """
     prompts = PromptCache(model)
+    last: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        last[:] = [progress]
+        if on_step is not None:
+            on_step(progress)
+
+    def advance(share: float) -> None:
+        if on_step is not None:
+            on_step(replace(last[0], enlarged=share))
+
     with SharedCores():
         if picture.whole is not None and settings[0].zoom:
             for one in settings:
@@ -58,8 +69,8 @@ def edit_each(
         latent = encode_pictures(model, [picture])
         for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
             for batch in _batches(list(same), settings[0].batch_size):
-                for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, on_step):
-                    yield sized(edited, picture)
+                for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
+                    yield sized(edited, picture, advance)
 
 
 def resolved(settings: EditSettings) -> EditSettings:

@@ -43,6 +43,8 @@ class Progress:
     """What the model now expects the pictures to become: scaled latents [B, 4, h, w]."""
     plan: Fit
     """How the pictures of the batch were fitted to the model."""
+    enlarged: float = 0.0
+    """After the last step: the share, 0..1, of a result that has been made at its own size."""
 
 
 @dataclass(frozen=True)

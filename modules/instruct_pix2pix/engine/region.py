@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..conditioning import Fit, fit
 from ..settings import EditSettings
-from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
+from .edit_batch import Edited, FittedPicture, MadePicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
 from .model import EditModel
 from .result_size import size_of, sized
 
@@ -97,9 +97,24 @@ def _joined(
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     if first is None:
-        return replace(second, image=image, settings=settings)
+        inside = _beside_nothing(second.made.inside or Image.new("L", (1, 1), 255), box, picture.plan)
+        after = image.resize(picture.plan.size, Image.Resampling.LANCZOS)
+        made = MadePicture(picture.plan.undo(picture.source), after, inside)
+        relevance = second.relevance and _beside_nothing(second.relevance, box, picture.plan)
+        return replace(second, image=image, settings=settings, made=made, relevance=relevance)
     rows, seconds = first.rows + second.rows, first.seconds + second.seconds
     return replace(first, image=image, settings=settings, rows=rows, seconds=seconds)
+
+
+def _beside_nothing(part: Image.Image, box: tuple[int, int, int, int], plan: Fit) -> Image.Image:
+    """Return a picture (L) of the box in the framing and size of the model's results, black beside it."""
+    left, top, right, bottom = plan.crop
+    across, down = plan.size[0] / (right - left), plan.size[1] / (bottom - top)
+    x0, x1 = round((box[0] - left) * across), round((box[2] - left) * across)
+    y0, y1 = round((box[1] - top) * down), round((box[3] - top) * down)
+    whole = Image.new("L", plan.size)
+    whole.paste(part.resize((max(1, x1 - x0), max(1, y1 - y0)), Image.Resampling.BILINEAR), (x0, y0))
+    return whole
 
 
 def _in_the_whole(inside: Image.Image, plan: Fit) -> Image.Image:

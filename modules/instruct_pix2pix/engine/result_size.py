@@ -64,11 +64,11 @@ def at_size(
     return replace(edited, image=Image.fromarray((values >> 8).astype(np.uint8)), deep=values)
 
 
-def sized(edited: Edited, picture: FittedPicture) -> Edited:
+def sized(edited: Edited, picture: FittedPicture, advance: Advance | None = None) -> Edited:
     """Return an edit of this picture at the size that its settings ask for, where it has its `whole`: see `at_size`."""
     if picture.whole is None:
         return edited
-    return at_size(edited, picture.whole, picture.plan, mask=picture.whole_mask, deep=picture.deep)
+    return at_size(edited, picture.whole, picture.plan, mask=picture.whole_mask, deep=picture.deep, advance=advance)
 
 
 def to_write(edited: Edited, alpha: Image.Image | None, fmt: str) -> Image.Image | np.ndarray:

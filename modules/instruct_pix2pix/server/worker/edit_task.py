@@ -191,6 +191,8 @@ class EditTask(Task[EditStatus]):
             status = self._status
             if status.interrupted:
                 raise Interrupted
+            if progress.enlarged:
+                return
             if self._skip == status.batch:
                 self._skip = self._preview = None
                 passed = status.batch + size
