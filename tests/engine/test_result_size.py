@@ -54,7 +54,7 @@ def mask_of_the_ball(size: tuple[int, int]) -> Image.Image:
     ],
 )
 def test_the_size_of_a_result(asked, whole, expected):
-    assert size_of(fit(*whole, 512, 8), EditSettings(result_size=asked)) == expected
+    assert size_of(fit(whole[0], whole[1], 512, 8), EditSettings(result_size=asked)) == expected
 
 
 def test_a_part_that_a_size_cuts_out_comes_back_at_its_own_pixels():

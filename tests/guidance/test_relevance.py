@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def test_the_map_grows_over_what_changes_beside_it_as_scipy_labels_it():
     change[..., 2:9, 3:6] = 1.0  # the rest of the thing
     change[..., 11:13, 10:13] = 1.0  # another thing, far away
     made = grown(seed, change)[0, 0] >= 0.5
-    labels, _ = ndimage.label((change[0, 0] > 0.5).numpy())
+    labels = np.asarray(cast(Any, ndimage.label((change[0, 0] > 0.5).numpy()))[0])
     thing = labels == labels[3, 3]
     assert made.numpy()[thing].all()
     assert not made.numpy()[labels == labels[12, 11]].any()
@@ -92,7 +94,7 @@ class Edits:
     def condition(self, texts: Tensor) -> Tensor:
         return texts
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: list[int]) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
         self.rows.append(len(entries))
         said = (condition[:, 0, 0] > 0.5).to(x).view(-1, 1, 1, 1)
         seen = self.start.expand(len(entries), -1, -1, -1)
@@ -126,7 +128,7 @@ def test_an_edit_of_one_thing_leaves_the_rest_as_it_was(automatic):
     made, plain = edited(keeper, Edits(START, SQUARE)), edited(None, Edits(START, SQUARE))
     assert keeper.inside is not None and keeper.map is not None
     kept = keeper.inside == 0
-    far = ndimage.binary_dilation(SQUARE[0, 0].numpy() > 0, iterations=3)
+    far = np.asarray(ndimage.binary_dilation(SQUARE[0, 0].numpy() > 0, iterations=3), bool)
     assert kept[0, 0].numpy()[~far].all()
     torch.testing.assert_close(made.expand(1, 4, 16, 16)[kept.expand_as(made)], START[kept.expand_as(START)])
     core = SQUARE.bool().expand_as(made)
