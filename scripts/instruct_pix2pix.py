@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,20 +40,6 @@ def selected(title: str | None = None) -> Path | None:
     """Return the file of the checkpoint with this title, or of the one that the host's settings name."""
     found = sd_models.get_closet_checkpoint_match(title or shared.opts.sd_model_checkpoint or "")
     return Path(found.filename) if found else None
-
-
-def loud(hook: Callable[..., None]) -> Callable[..., None]:
-    """Let an error in a hook end the job with a sentence: a host would print it and go on without an edit."""
-
-    @wraps(hook)
-    def heard(self: scripts.Script, p: Processing, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, p, *args, **kwargs)
-        except Exception as error:
-            job.stop(p, error)
-            raise
-
-    return heard
 
 
 class InstructPix2Pix(scripts.Script):
@@ -127,16 +112,19 @@ class InstructPix2Pix(scripts.Script):
         shown = gr.update(open=look.editing, label=look.title)
         return shown, gr.update(value=look.status), gr.update(value=look.suited)
 
-    @loud
+    @job.loud
     def process(self, p: Processing, *args: Any) -> None:
         if HOST:
             job.begin(HOST, p, job.Controls.from_args(*args), self.is_img2img)
 
-    @loud
+    @job.loud
     def process_batch(self, p: Processing, *args: Any, **kwargs: Any) -> None:
         job.begin_batch(p)
 
-    @loud
+    def postprocess_image(self, p: Processing, pp: Any, *args: Any) -> None:
+        job.finish_picture(p, pp)
+
+    @job.loud
     def process_before_every_sampling(self, p: Processing, *args: Any, **kwargs: Any) -> None:
         if HOST:
             job.begin_sampling(HOST, p, **kwargs)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instruct_pix2pix.conditioning import to_tensor
+from instruct_pix2pix.conditioning import to_images, to_tensor
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.guidance.cached import whole_steps
@@ -234,6 +234,96 @@ def test_a_sampler_whose_rows_are_noise_has_the_noise_rescaled(model: EditModel,
         assert torch.isclose(denoise(x, sigma, 1).std(), full.std(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("text_cfg", [1.0, 7.5])
+def test_projected_guidance_is_the_formula_of_three_rows(host: Shape, picture: Tensor, text_cfg: float) -> None:
+    """D = (guided - full) / (s_T - 1), shortened to the threshold, without its part along the full row."""
+    text = say(host.model, "make it winter")[0]
+    p = host.p([[(text, 1.0)]], empty(host.model), cfg_scale=text_cfg, image_cfg_scale=1.5)
+    denoise = host.begin(p, picture, draw(1), Controls(apg_eta=0.0, apg_threshold=2.0))
+    x, sigma = draw(1) * 10, torch.full((1,), 10.0)
+    guided = three_rows(host, p, x, sigma, picture, text_cfg, 1.5)
+    if text_cfg != 1:
+        full = evaluate(host.model, x, sigma, text, host.model.encode_image(picture))
+        pull = (guided - full) / (text_cfg - 1)
+        pull = pull * min(1.0, 2.0 / float(pull.norm()))
+        pull = pull - full * float((full * pull).sum() / full.square().sum())
+        guided = full + (text_cfg - 1) * pull
+        assert p.extra_generation_params["APG norm threshold"] == 2.0
+    torch.testing.assert_close(denoise(x, sigma, 1), guided, rtol=1e-3, atol=1e-3)
+
+
+def sampled(host: Shape, p: P, picture: Tensor, controls: Controls, steps: int) -> Tensor:
+    """Walk a whole sampling as Euler's method does -> the latent at the end."""
+    p.steps, levels = steps, torch.linspace(10, 0, steps + 1)
+    host.sigmas = levels
+    denoise = host.begin(p, picture, draw(len(p.parts)), controls)
+    x = draw(len(p.parts), 7) * 10
+    for step in range(steps):
+        denoised = denoise(x, levels[step : step + 1].expand(len(x)), step)
+        x = denoised + (x - denoised) * float(levels[step + 1] / levels[step])
+    return x
+
+
+@pytest.mark.parametrize("image_cfg", [1.5, 1.0, 3.0])
+def test_the_rest_is_kept_in_the_latent_and_in_the_picture(host: Shape, picture: Tensor, image_cfg: float) -> None:
+    text = say(host.model, "paint the house blue")[0]
+    p = host.p([[(text, 1.0)]] * 2, empty(host.model), image_cfg_scale=image_cfg)
+    made = sampled(host, p, picture, Controls(keep_rest="always", keep_amount=0.6), 10)
+    start = host.model.encode_image(picture) * host.model.config.scale_factor
+    held = (made - start).abs().amax(dim=1) < 1e-4
+    assert 0.2 < held.float().mean() < 0.95
+    assert p.extra_generation_params["Keep the rest"] == "always"
+    painted = SimpleNamespace(image=Image.new("RGB", (64, 64), "red"))
+    before = np.asarray(to_images(picture)[0])
+    for _ in range(2):
+        pp = SimpleNamespace(image=painted.image)
+        job.finish_picture(p, pp)
+        same = (np.asarray(pp.image) == before).all(axis=2)
+        red = (np.asarray(pp.image) == (255, 0, 0)).all(axis=2)
+        assert same.mean() > 0.1 and red.mean() > 0.01
+    larger = SimpleNamespace(image=Image.new("RGB", (128, 128), "red"))
+    job.finish_picture(p, larger)
+    assert np.asarray(larger.image)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_without_keeping_a_picture_is_left_alone(host: Shape, picture: Tensor) -> None:
+    p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model))
+    sampled(host, p, picture, Controls(), 4)
+    image = Image.new("RGB", (64, 64), "red")
+    pp = SimpleNamespace(image=image)
+    job.finish_picture(p, pp)
+    assert pp.image is image
+    plain = SimpleNamespace(image=image)
+    job.finish_picture(P(None, [], draw(1)), plain)
+    assert plain.image is image
+
+
+def test_keeping_asks_for_no_row_that_the_guidance_does_not_have(host: Shape, picture: Tensor) -> None:
+    def rows_of(controls: Controls) -> list[int]:
+        host.rows.clear()
+        p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), image_cfg_scale=1.5)
+        sampled(host, p, picture, controls, 10)
+        return list(host.rows)
+
+    assert rows_of(Controls(keep_rest="automatic")) == rows_of(Controls())
+
+
+def test_a_sampler_whose_rows_are_noise_cannot_keep_the_rest(model: EditModel, picture: Tensor) -> None:
+    host = A1111(model)
+    with host.modules():
+        p = host.p([[(say(model, "make it winter")[0], 1.0)]], empty(model))
+        make = host.make_sampler
+
+        def noisy(p: P) -> Any:
+            sampler = make(p)
+            sampler.model_wrap_cfg.mask_before_denoising = True
+            return sampler
+
+        host.make_sampler = noisy
+        with pytest.raises(UserError, match="Keep the rest and APG do not work with this sampler here"):
+            host.begin(p, picture, draw(1), Controls(keep_rest="automatic"))
+
+
 def taken(host: Shape, denoise: Any, xs: list[Tensor], levels: list[float]) -> tuple[list[Tensor], list[int]]:
     """Take the steps of a sampling -> what each gave, and the rows that the UNet was asked for in it."""
     found, counts = [], []
@@ -366,7 +456,7 @@ def test_script_arguments_come_by_place_or_by_name(args: list[Any], controls: Co
     ("named", "sentence"),
     [
         ({"rescail": 0.5}, "There is no control 'rescail': did you mean 'rescale'?"),
-        ({"mask": 1}, "There is no control 'mask': the controls are from_noise, randomize, rescale, speed."),
+        ({"mask": 1}, "There is no control 'mask': the controls are from_noise, randomize, "),
         ({3: True}, "There is no control '3': the controls are"),
         ({"from_noise": 1}, "Start from noise is 1, but must be true or false"),
         ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be true or false"),
@@ -758,7 +848,7 @@ def test_a_plot_says_before_its_first_picture_which_value_it_cannot_use(
 
 def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tensor) -> None:
     axes = plotted()
-    assert len(axes) == 5
+    assert len(axes) == 1 + 2 + len(job.SETTINGS)  # the host's own, the scales, and the panel's
     host = A1111(model)
     with host.modules():
         p = host.p([[(empty(model), 1.0)]], empty(model), image_cfg_scale=1.5)

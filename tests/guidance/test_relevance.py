@@ -84,6 +84,13 @@ def test_the_map_grows_over_what_changes_beside_it_as_scipy_labels_it():
     assert made.sum() < thing.sum() + 30  # no more than a seam around it
 
 
+def test_a_picture_that_is_unclear_all_over_does_not_let_the_map_grow():
+    seed = torch.zeros(1, 1, 14, 14)
+    seed[..., 3:6, 3:6] = 1
+    unclear = 0.5 + 0.1 * noise(1, 1, 14, 14).abs()
+    assert torch.equal(grown(seed, unclear), seed)
+
+
 class Edits:
     """A denoiser whose full row paints a square, or everything, and whose other rows give the picture back."""
 

@@ -387,5 +387,6 @@ class _ForgeSampler:
         strength = sum(c.get("strength", 1.0) for c in cond)
         denoised = rest + (full - rest) * scale * strength
         for function in unet.model_options["post_cfg"]:
-            denoised = function({"input": x, "denoised": denoised, "cond_denoised": full})
+            given = {"input": x, "denoised": denoised, "cond_denoised": full, "uncond_denoised": rest}
+            denoised = function(given)
         return denoised

@@ -22,8 +22,9 @@ SMOOTH = 0.8
 RAMP = 0.1
 """The part of the map's range in which the edit fades out."""
 
-GROWTH = 0.15
-"""The map grows over places beside it that change by more than this share of what its own do."""
+GROWTH, ABOVE_REST = 0.15, 2.0
+"""The map grows over places beside it that change by more than this share of what its own do, and by more than so many
+times what the rest does: early in a sampling all of a picture is still unclear."""
 
 MOVED, WHOLE_PICTURE = 0.2, 0.2
 """An edit of the whole picture moves more than this share of the rest by more than `MOVED`, the mean over the channels
@@ -65,9 +66,12 @@ def grown(edited: Tensor, change: Tensor) -> Tensor:
     `change` [B, 1, h, w] says by how much each place changes.
     """
     seed, change = (edited >= 0.5).to(change), _smoothed(change, 0.5)
-    pairs = zip(change, seed, strict=True)
-    own = torch.stack([torch.quantile(each[at > 0], 0.9) if at.any() else each.max() for each, at in pairs])
-    may = torch.maximum((change >= GROWTH * own.view(-1, 1, 1, 1)).to(seed), seed)
+    least = []
+    for each, at in zip(change, seed > 0, strict=True):
+        own = torch.quantile(each[at], 0.9) if at.any() else each.max()
+        rest = each[~at].median() if not at.all() else own
+        least.append(torch.maximum(GROWTH * own, ABOVE_REST * rest))
+    may = torch.maximum((change >= torch.stack(least).view(-1, 1, 1, 1)).to(seed), seed)
     for _ in range(sum(seed.shape[-2:])):
         larger = F.max_pool2d(seed, 3, 1, 1) * may
         if torch.equal(larger, seed):

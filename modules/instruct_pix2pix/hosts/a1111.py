@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import SamplingStep
-from ..guidance.rows import Row, Scales, rescale_denoised, rescale_noise, rows, same_length
+from ..guidance.rows import Row, Scales, rescale_noise, rows, same_length
 from .job import HostJob, fitting
 from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
 
@@ -41,6 +41,8 @@ class A1111Host:
     def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         denoiser = p.sampler.model_wrap_cfg
+        if denoiser.mask_before_denoising and job.finisher.works_on_denoised:
+            raise UserError("Keep the rest and APG do not work with this sampler here: choose Euler a, for example.")
         before = vars(denoiser).get("instruct_pix2pix")  # of the last batch, which had the same sampler
         denoiser.instruct_pix2pix = _Guide(job, denoiser, before.host_combine if before else denoiser.combine_denoised)
         if before is None:
@@ -127,6 +129,8 @@ class _Guide:
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
         image_only = not cached and (self._is_replaced() or any(row.image for row in others))
         null = not cached and any(not row.image for row in others)
+        looks = self.job.finisher.looks_at_image_only(self.denoiser.step, self.denoiser.total_steps)
+        image_only |= looks and not cached
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
         params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
@@ -154,14 +158,17 @@ class _Guide:
         own = torch.stack([x_out[[index for index, _ in parts]].mean(dim=0) for parts in prompts])
         sigma = 1.0 if self.denoiser.mask_before_denoising or step.now is None else step.now.level
         if self.cache and step.cached:
-            return self._rescaled(step.x, self.cache.guided(own, sigma), own)
+            return self._finished(step.x, self.cache.guided(own, sigma), own, None)
         if step.has_image_only and self._is_replaced():
             guided = self._combine_by_host(x_out, prompts, uncond, cond_scale)
         else:
             guided = _combine(x_out, prompts, step.rows)
         if self.cache and step.now:
             self.cache.keep(step.now, guided, own, sigma)
-        return self._rescaled(step.x, guided, own)
+        count = sum(len(parts) for parts in prompts)
+        return self._finished(
+            step.x, guided, own, x_out[count : count + len(prompts)] if step.has_image_only else None
+        )
 
     def _is_replaced(self) -> bool:
         """Whether the host's way of adding up the rows is another extension's now; it is kept for the text."""
@@ -184,13 +191,13 @@ class _Guide:
             return guided
         return guided + (self.job.image_cfg - 1.0) * (x_out[end - batch : end] - x_out[end:])
 
-    def _rescaled(self, x: Tensor, guided: Tensor, own: Tensor) -> Tensor:
-        amount = self.job.controls.rescale
-        if not amount:
-            return guided
-        if self.denoiser.mask_before_denoising:
-            return rescale_noise(guided, own, amount)
-        return rescale_denoised(x, guided, own, amount)
+    def _finished(self, x: Tensor, guided: Tensor, own: Tensor, image_only: Tensor | None) -> Tensor:
+        finisher, denoiser = self.job.finisher, self.denoiser
+        if denoiser.mask_before_denoising:  # the rows are noise
+            amount = self.job.controls.rescale
+            return rescale_noise(guided, own, amount) if amount else guided
+        scale = denoiser.p.cfg_scale * denoiser.cond_scale_miltiplier
+        return finisher(x, guided, own, image_only, text_cfg=scale, step=denoiser.step, steps=denoiser.total_steps)
 
     def _now(self, params: CFGDenoiserParams, scales: Scales) -> SamplingStep:
         """Return the place of this step in the sampling, as the host counts."""

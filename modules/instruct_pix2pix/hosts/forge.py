@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import CachedGuidance, SamplingStep
-from ..guidance.rows import Scales, rescale_denoised, rows
+from ..guidance.rows import Scales, rows
+from .finish import StepFinisher
 from .job import HostJob, fitting
 from .processing import CFGDenoiserParams, Processing
 
@@ -69,8 +70,8 @@ class ForgeHost:
         unet.add_conditioning_modifier(_modifier(p, job, negative, cached))
         if cached is not None:
             unet.set_model_sampler_post_cfg_function(cached.finisher())
-        if job.controls.rescale:
-            unet.set_model_sampler_post_cfg_function(_rescaler(job.controls.rescale))
+        if job.finisher.has_work:
+            unet.set_model_sampler_post_cfg_function(_finisher(p, job.finisher, cached))
         p.sd_model.forge_objects.unet = unet
         p.sampler.model_wrap_cfg.instruct_pix2pix = _Sizes()
 
@@ -184,6 +185,11 @@ class _CachedStep:
         total = math.fsum(one.get("strength", 1.0) for one in cond)
         return [{**one, "strength": one.get("strength", 1.0) / total} for one in cond]
 
+    @property
+    def serves_now(self) -> bool:
+        """Whether the step at hand uses the cache."""
+        return self._serves
+
     def finisher(self) -> Callable[[dict[str, Any]], Tensor]:
         """Return what the host calls with the step's result."""
 
@@ -231,11 +237,20 @@ def _is_unasked(p: Processing, sigma: Tensor) -> bool:
     return options.skip_early_cond == 0 and not float(sigma[0]) < p.sampler.s_min_uncond
 
 
-def _rescaler(amount: float) -> Callable[[dict[str, Any]], Tensor]:
-    def rescale(args: dict[str, Any]) -> Tensor:
-        return rescale_denoised(args["input"], args["denoised"], args["cond_denoised"], amount)
+def _finisher(
+    p: Processing, finisher: StepFinisher, cached: _CachedStep | None
+) -> Callable[[dict[str, Any]], Tensor]:
+    def finish(args: dict[str, Any]) -> Tensor:
+        """The weighted mean of the other rows stands for the image-only row, most of which it is."""
+        denoiser, rest = p.sampler.model_wrap_cfg, args.get("uncond_denoised")
+        full, guided = args["cond_denoised"], args["denoised"]
+        if not isinstance(rest, Tensor) or rest.shape != full.shape or (cached is not None and cached.serves_now):
+            rest = None  # the step evaluated the full row alone
+        return finisher(
+            args["input"], guided, full, rest, text_cfg=p.cfg_scale, step=denoiser.step, steps=denoiser.total_steps
+        )
 
-    return rescale
+    return finish
 
 
 def _encode_negative(p: Processing) -> Any:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import make_dataclass, replace
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..guidance.apg import Projection
 from ..guidance.cached import CachedGuidance
 from ..prompts import for_host, negative_for_host
 from ..settings import FROM_NOISE, KNOBS, SEEDS, Knob, random_scales
+from .finish import StepFinisher
 from .processing import Processing
 
 EDIT_CHANNELS = 8
@@ -30,7 +33,7 @@ EDIT_CHANNELS = 8
 JOB = "instruct_pix2pix"
 """The attribute of `p` that holds its job."""
 
-SETTINGS = ("rescale", "speed")
+SETTINGS = ("rescale", "speed", "keep_rest", "keep_amount", "apg_eta", "apg_threshold", "apg_momentum")
 """Settings of an edit with a control of their own in the panel. A new one goes to the end, and all else follows: its
 control, its place and name among a script's arguments, its field of an infotext, its axis of a plot, its check."""
 
@@ -96,6 +99,20 @@ class HostJob:
         self.image_cfg = image_cfg
         self.guided = False
         """Whether the guidance was handed to a sampling."""
+        self.source: Tensor | None = None
+        """The picture as the host encodes it, [1 or B, 3, H, W] in -1..1."""
+        self.finisher = self.new_finisher(None)
+        """Of the sampling at hand."""
+        self.finished = 0
+        """Pictures of the batch at hand that are finished."""
+
+    def new_finisher(self, start: Tensor | None) -> StepFinisher:
+        """Return what ends each step of a sampling that starts from the scaled latent [B, 4, h, w]."""
+        asked = self.controls
+        projection = Projection(asked.apg_eta, asked.apg_threshold, asked.apg_momentum)
+        return StepFinisher(
+            start, projection=projection, rescale=asked.rescale, keep=asked.keep_rest, amount=asked.keep_amount
+        )
 
     def cached_guidance(self) -> CachedGuidance | None:
         """Return an empty cache for one sampling; None when every step evaluates all its rows."""
@@ -142,6 +159,7 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     p.image_cfg_scale = None
 
     def condition(source: Tensor, latent: Tensor, *_: object) -> Tensor:
+        job.source = source
         return fitting(host.encode(p, source), latent)
 
     _override(p, "img2img_image_conditioning", condition)
@@ -202,6 +220,8 @@ def _watch_sampling(p: Processing, job: HostJob) -> None:
 def begin_batch(p: Processing) -> None:
     """Draw the scales of this batch from its first seed, where 'Randomize CFG' asks for that."""
     job = job_of(p)
+    if job:
+        job.finished = 0
     if job and job.controls.randomize:
         p.cfg_scale, job.image_cfg = random_scales(int(p.seeds[0]) % SEEDS)
         _note_scale(p, job)
@@ -219,6 +239,7 @@ def begin_sampling(
     job = job_of(p)
     if job is None:
         return
+    job.finisher = job.new_finisher(None if x is None else x.clone())
     host.guide(p, job, uc)
     job.guided = True
     if job.controls.from_noise:
@@ -226,6 +247,28 @@ def begin_sampling(
             raise UserError("This web GUI does not hand over its noise: switch off 'Start from noise'.")
         # The sampler will begin with x + sigma * noise.
         noise -= x.to(noise) / first_sigma(p)
+
+
+def finish_picture(p: Processing, made: Any) -> None:
+    """Put the rest of the input back into a finished picture, `made.image` (RGB), where the rest is kept."""
+    job = job_of(p)
+    if job is not None and job.source is not None:
+        made.image = job.finisher.kept(made.image, job.source, job.finished)
+        job.finished += 1
+
+
+def loud(hook: Callable[..., None]) -> Callable[..., None]:
+    """Let an error in a script's hook end the job with a sentence: a host would print it and go on without an edit."""
+
+    @wraps(hook)
+    def heard(script: Any, p: Processing, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(script, p, *args, **kwargs)
+        except Exception as error:
+            stop(p, error)
+            raise
+
+    return heard
 
 
 def first_sigma(p: Processing) -> float:
