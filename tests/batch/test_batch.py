@@ -42,13 +42,13 @@ STILL = {  # name: format, size
     "clear.png": ("PNG", (96, 96)),
     "deep.png": ("PNG", (96, 96)),
     "grey.bmp": ("PNG", (96, 48)),
-    "photo.jpg": ("JPEG", (64, 96)),
+    "photo.jpg": ("JPEG", (100, 150)),  # larger than the model's size: its own
     "plain.png": ("PNG", (96, 96)),
     "profile.png": ("PNG", (96, 96)),
     "still.gif": ("PNG", (96, 96)),
     "sub/ünï 日本.png": ("PNG", (96, 96)),
     "sub/deep/tiff.tif": ("TIFF", (96, 96)),
-    "web.webp": ("WEBP", (96, 48)),
+    "web.webp": ("WEBP", (400, 200)),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from instruct_pix2pix import images
@@ -160,8 +160,35 @@ def test_a_transparent_picture_stays_transparent_where_it_was():
 
 def test_a_wide_picture_keeps_its_shape():
     Image.open(EXAMPLE).resize((300, 100)).save("wide.png")
-    main.main(["edit", "wide.png", "make it winter", "-o", "out.png", *QUICK])
-    assert Image.open("out.png").size == (96, 32)
+    for asked, size in ([], (300, 100)), (["--result-size", "model"], (96, 32)), (["--result-size", "150"], (150, 50)):
+        main.main(["edit", "wide.png", "make it winter", "-o", "out.png", *asked, *QUICK])
+        assert Image.open("out.png").size == size
+
+
+def test_the_rest_is_kept_and_the_map_is_saved(capsys):
+    """The amount may stand for the word, and the map is a picture beside the result."""
+    Image.open(EXAMPLE).resize((192, 192)).save("in.png")
+    words = ["edit", "in.png", "paint the house blue", "-o", "out.png", "--seed", "3", "--json"]
+    assert main.main([*words, "--keep-rest", "0.6", "--save-map", "map.png", *QUICK]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0.1 < told["kept"] < 1 and Image.open(told["map"]).mode == "L"
+    text = Image.open("out.png").info["parameters"]
+    assert "Keep the rest: always" in text and "Keep amount: 0.6" in text
+    same = (np.asarray(Image.open("in.png").convert("RGB")) == np.asarray(Image.open("out.png"))).all(axis=2)
+    assert same.mean() > 0.1
+    assert main.main([*words, "--save-map", "map.png", *QUICK]) == 1
+    assert "add --keep-rest" in capsys.readouterr().err
+
+
+def test_a_camera_s_picture_comes_back_at_its_own_size_with_its_metadata():
+    exif = Image.Exif()
+    exif[0x010F] = "Camera Works"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.open(EXAMPLE).convert("RGB").resize((900, 600)).save("photo.jpg", exif=exif, icc_profile=profile)
+    assert main.main(["edit", "photo.jpg", "make it winter", "-o", "out.jpg", *QUICK]) == 0
+    with Image.open("out.jpg") as made:
+        assert made.size == (900, 600) and made.getexif()[0x010F] == "Camera Works"
+        assert made.info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize(
@@ -193,7 +220,7 @@ def test_broken_pictures_are_refused_with_their_name(capsys, tmp_path):
 def test_tiny_and_long_pictures_are_edited(size):
     Image.new("RGB", size, "red").save("odd.png")
     assert main.main(["edit", "odd.png", "make it winter", "-o", "out.png", *QUICK]) == 0
-    assert max(Image.open("out.png").size) == 96
+    assert max(Image.open("out.png").size) == max(96, *size)
 
 
 @pytest.mark.parametrize("value", ["nan", "99", "-1", "much"])
