@@ -64,6 +64,11 @@ def test_a_part_that_a_size_cuts_out_comes_back_at_its_own_pixels():
     assert framed(ramp, plan, EditSettings()).tobytes() == ramp.crop(plan.crop).tobytes()
 
 
+def test_a_result_may_not_be_larger_than_a_picture_may_be():
+    with pytest.raises(UserError, match="32000 x 24000 pixels is too large"):
+        size_of(fit(400, 300, 512, 8), EditSettings(result_size="32000"))
+
+
 @pytest.mark.parametrize("bad", ["", "huge", "0", "63", "40000", "1e3", None, True, 2.5])
 def test_a_result_size_that_is_none_is_told(bad):
     with pytest.raises(UserError, match="Result size is"):

@@ -9,7 +9,9 @@ from PIL import Image, ImageChops
 
 from ..conditioning import Fit, fit
 from ..deep_pixels import with_alpha
+from ..errors import UserError
 from ..full_size import Advance, enlarge
+from ..images import MOST_PIXELS
 from ..settings import EditSettings
 from .edit_batch import Edited, FittedPicture, MadePicture
 
@@ -17,14 +19,23 @@ DEEP_FORMATS = ("PNG", "TIFF")
 
 
 def size_of(plan: Fit, settings: EditSettings) -> tuple[int, int]:
-    """Return the (width, height) in pixels of the results of a picture that is fitted by this plan."""
+    """Return the (width, height) in pixels of the results of a picture that is fitted by this plan.
+
+    Raises UserError for more pixels than a picture may have.
+    """
     own = (plan.crop[2] - plan.crop[0], plan.crop[3] - plan.crop[1])
     asked = settings.result_size
     if asked == "auto":
         asked = "own" if max(own) > max(plan.size) else "model"
     if asked == "own":
         return own
-    return plan.size if asked == "model" else fit(*own, int(asked), 1).size
+    size = plan.size if asked == "model" else fit(own[0], own[1], int(asked), 1).size
+    if size[0] * size[1] > MOST_PIXELS:
+        raise UserError(
+            f"A result of {size[0]} x {size[1]} pixels is too large, {MOST_PIXELS // 10**6} megapixels are the most: "
+            "choose a smaller result size."
+        )
+    return size
 
 
 def framed(image: Image.Image, plan: Fit, settings: EditSettings) -> Image.Image:
