@@ -16,17 +16,19 @@ from PIL.PngImagePlugin import PngInfo
 from instruct_pix2pix.batch.animation import Timing, encode_animation
 from instruct_pix2pix.batch.driver import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
 from instruct_pix2pix.batch.journal import PictureState
-from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor, paths_of
+from instruct_pix2pix.batch.local_executor import EditedUnit, UnitRunner, local_executor, paths_of
 from instruct_pix2pix.batch.planning import BatchRequest, make_plan
-from instruct_pix2pix.batch.units import Control, make_units
+from instruct_pix2pix.batch.units import Control, Item, ResultRequest, Unit, make_units
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 from tests.helpers.batches import QUICK, contents, ends, lines, picture
+from tools.demo_model import scenes
 
 BROKEN = {
     "cut.png": "cut short",
@@ -272,6 +274,29 @@ def test_sidecars_and_earlier_edits_give_instructions_and_it_is_told(tmp_path: P
     assert batch(tmp_path / "first", tmp_path / "second", "make it sunset") == 0
     assert "--ignore-infotext" in capsys.readouterr().err
     assert parse(read_infotext(tmp_path / "second" / "plain.png") or "").instruction == "make it winter"
+
+
+def test_the_frames_of_an_animation_keep_the_same_rest(tmp_path: Path, model: EditModel) -> None:
+    """In batches of two of three frames; the region does not flicker, and outside it each frame is its own."""
+    scene = scenes.scene(400003)
+    first, *rest = [Image.fromarray(scenes.draw(scene, 192)).rotate(0, translate=(shift, 0)) for shift in (0, 3, 6)]
+    path = tmp_path / "moving.webp"
+    first.save(path, save_all=True, append_images=rest, duration=100, lossless=True)
+    settings = resolved(EditSettings("paint the ball pink", seed=5, steps=6, keep_rest="always"))
+    item = Item("moving.webp", path, settings, ("moving.webp",), "WEBP", 95, (192, 192), 3, "")
+    runner = UnitRunner(model, None)
+    prepared = runner.prepare(Unit((ResultRequest(item, 0),), 2))
+    [frames] = runner.edit(prepared).edits
+    assert not isinstance(frames, UserError) and len(frames) == 3
+    insides = [np.asarray(frame.made.inside) for frame in frames]
+    assert 0.1 < (insides[0] > 0).mean() < 0.9 and all((one == insides[0]).all() for one in insides)
+    assert frames[0].rows == frames[1].rows  # a shared region costs no row in the steps
+    outside = insides[0] == 0
+    for frame in frames:
+        assert (np.asarray(frame.image)[outside] == np.asarray(frame.made.before)[outside]).all()
+    [result] = runner.encode(EditedUnit(prepared, (frames,)))
+    with Image.open(io.BytesIO(result.data or b"")) as made:
+        assert made.size == (192, 192) and len([*ImageSequence.Iterator(made)]) == 3
 
 
 def test_of_a_transparent_mask_the_opaque_part_is_edited_in_stills_and_animations(tmp_path: Path) -> None:

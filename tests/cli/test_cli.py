@@ -176,6 +176,10 @@ def test_the_rest_is_kept_and_the_map_is_saved(capsys):
     assert "Keep the rest: always" in text and "Keep amount: 0.6" in text
     same = (np.asarray(Image.open("in.png").convert("RGB")) == np.asarray(Image.open("out.png"))).all(axis=2)
     assert same.mean() > 0.1
+    assert main.main([*words, "--map-only", "before.png", *QUICK]) == 0
+    before, after = (np.asarray(Image.open(name), float) for name in ("before.png", "map.png"))
+    assert before.shape == after.shape == (96, 96) and np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.5
+    capsys.readouterr()
     assert main.main([*words, "--save-map", "map.png", *QUICK]) == 1
     assert "add --keep-rest" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
-from instruct_pix2pix.guidance.relevance import SMOOTH, Keeper, grown, inside, map_steps, relevance
+from instruct_pix2pix.guidance.relevance import SMOOTH, Keeper, Region, grown, inside, map_steps, relevance
 from instruct_pix2pix.guidance.rows import Scales
 
 STEPS = 10
@@ -133,8 +133,8 @@ SQUARE[..., 4:10, 5:11] = 1
 def test_an_edit_of_one_thing_leaves_the_rest_as_it_was(automatic):
     keeper = Keeper(START, STEPS, 0.5, automatic=automatic)
     made, plain = edited(keeper, Edits(START, SQUARE)), edited(None, Edits(START, SQUARE))
-    assert keeper.inside is not None and keeper.map is not None
-    kept = keeper.inside == 0
+    assert keeper.region is not None
+    kept = keeper.region.inside == 0
     far = np.asarray(ndimage.binary_dilation(SQUARE[0, 0].numpy() > 0, iterations=3), bool)
     assert kept[0, 0].numpy()[~far].all()
     torch.testing.assert_close(made.expand(1, 4, 16, 16)[kept.expand_as(made)], START[kept.expand_as(START)])
@@ -147,10 +147,10 @@ def test_an_edit_of_the_whole_picture_is_let_go_by_automatic_alone():
     everywhere[..., :2] = 0.5  # not everywhere by the same amount
     automatic, always = (Keeper(START, STEPS, 0.5, automatic=one) for one in (True, False))
     made = edited(automatic, Edits(START, everywhere))
-    assert automatic.inside is not None and bool((automatic.inside == 1).all())
+    assert automatic.region is not None and bool((automatic.region.inside == 1).all())
     assert torch.equal(made, edited(None, Edits(START, everywhere)))
     edited(always, Edits(START, everywhere))
-    assert always.inside is not None
+    assert always.region is not None
 
 
 def test_each_picture_of_a_batch_is_decided_by_itself():
@@ -164,8 +164,8 @@ def test_each_picture_of_a_batch_is_decided_by_itself():
     x = noise(2, 4, 16, 16, seed=5) * float(SIGMAS[0])
     for sigma in SIGMAS[:-1]:
         guidance(x, sigma)
-    assert keeper.inside is not None
-    assert float(keeper.inside[0].mean()) < 0.6 and float(keeper.inside[1].mean()) == 1
+    assert keeper.region is not None
+    assert float(keeper.region.inside[0].mean()) < 0.6 and float(keeper.region.inside[1].mean()) == 1
 
 
 def test_the_map_costs_no_row_where_the_image_only_row_has_a_weight():
@@ -180,7 +180,7 @@ def test_where_that_row_has_no_weight_it_is_looked_at_in_the_first_steps_alone()
     keeper = Keeper(START, STEPS, 0.5, automatic=True)
     edited(keeper, kept, image_cfg=7.5)
     assert kept.rows == [3] * map_steps(STEPS) + [2] * (STEPS - map_steps(STEPS))
-    assert keeper.map is not None
+    assert keeper.region is not None
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
@@ -192,7 +192,7 @@ def test_few_steps_have_a_map_too(steps):
     )
     for sigma in torch.linspace(10.0, 0.0, steps + 1)[:-1]:
         guidance(noise(1, 4, 16, 16), sigma)
-    assert keeper.inside is not None and 0 < float(keeper.inside.mean()) < 1
+    assert keeper.region is not None and 0 < float(keeper.region.inside.mean()) < 1
 
 
 def test_a_rest_that_a_mask_keeps_anyway_does_not_count():
@@ -203,4 +203,26 @@ def test_a_rest_that_a_mask_keeps_anyway_does_not_count():
     part[..., :3] = 0.4
     keeper = Keeper(START, STEPS, 0.5, automatic=True, free=half)
     edited(keeper, Edits(START, part, 1.0))
-    assert keeper.inside is not None and bool((keeper.inside == 1).all())
+    assert keeper.region is not None and bool((keeper.region.inside == 1).all())
+
+
+def test_frames_share_the_union_of_their_regions_and_the_whole_by_majority():
+    parts = torch.zeros(3, 1, 8, 8)
+    parts[0, :, 1:3], parts[1, :, 5:7] = 1, 1
+    parts[2] = 1  # one frame of three is changed all over
+    shared = Region(parts / 2, parts).shared()
+    assert shared.inside.shape == shared.map.shape == (1, 1, 8, 8)
+    assert torch.equal(shared.inside[0], torch.maximum(parts[0], parts[1]))
+    parts[1] = 1
+    assert bool((Region(parts, parts).shared().inside == 1).all())
+
+
+def test_a_region_that_is_known_is_held_from_the_first_step_on():
+    region = Region(SQUARE, SQUARE)
+    keeper, model = Keeper(START, STEPS, 0.5, automatic=True, region=region), Edits(START, SQUARE)
+    given = GuidanceInputs((prompt(1.0),), prompt(0.0), START)
+    guidance = DualGuidance(model, given, Scales(7.5, 7.5), SIGMAS, keeper=keeper)
+    made = guidance(noise(1, 4, 16, 16) * 10, SIGMAS[0])
+    outside = (SQUARE == 0).expand_as(made)
+    torch.testing.assert_close(made[outside], START[outside])
+    assert model.rows == [2] and keeper.region is region

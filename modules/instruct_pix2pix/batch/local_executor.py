@@ -14,17 +14,29 @@ import torch
 from PIL import Image
 
 from ..engine.edit import fitted
-from ..engine.edit_batch import Edited, FittedPicture, Progress, PromptCache, edit_batch, encode_pictures
+from ..engine.edit_batch import (
+    Edited,
+    FittedPicture,
+    Progress,
+    PromptCache,
+    edit_batch,
+    encode_pictures,
+    find_region,
+)
 from ..engine.model import EditModel
 from ..engine.process_memory import give_back
 from ..engine.region import edit_region
 from ..engine.result_size import DEEP_FORMATS, at_size, framed, size_of, to_write, with_transparency
 from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
+from ..guidance.relevance import Region
 from ..images import encode_picture, open_picture
 from ..settings import EditSettings
 from .animation import Frame, Timing, encode_animation, read_frames
 from .units import Control, Executor, Item, Result, ResultRequest, Unit
+
+PROBED_FRAMES = 8
+"""Frames of an animation that its region is looked for in."""
 
 AHEAD = 2
 """Units that are prepared before the model needs them; as many edited ones may wait to be encoded."""
@@ -162,9 +174,14 @@ class UnitRunner:
         self, request: ResultRequest, picture: PreparedPicture, batch_size: int, on_step: Callable[[Progress], None]
     ) -> list[Edited] | UserError:
         edits: list[Edited] = []
+        region = None
+        if request.settings.keep_rest != "off":  # one for all frames, or its edge would flicker
+            some = picture.frames[:: -(-len(picture.frames) // PROBED_FRAMES)]
+            asked = [request.settings] * len(some)
+            region = find_region(self.model, some, encode_pictures(self.model, some), asked, self.texts).shared()
         for start in range(0, len(picture.frames), batch_size):
             frames = picture.frames[start : start + batch_size]
-            for edited in self._edit_together(frames, [request.settings] * len(frames), on_step):
+            for edited in self._edit_together(frames, [request.settings] * len(frames), on_step, region):
                 if isinstance(edited, UserError):
                     return edited
                 edits.append(edited)
@@ -181,7 +198,11 @@ class UnitRunner:
             return problem_of(error)
 
     def _edit_together(
-        self, frames: Sequence[FittedPicture], settings: Sequence[EditSettings], on_step: Callable[[Progress], None]
+        self,
+        frames: Sequence[FittedPicture],
+        settings: Sequence[EditSettings],
+        on_step: Callable[[Progress], None],
+        region: Region | None = None,
     ) -> list[Edited | UserError]:
         """Edit frames of one size in one batch; if that fails, in halves, down to one, which gets its problem."""
         try:
@@ -189,7 +210,7 @@ class UnitRunner:
             latents = encode_pictures(self.model, distinct)
             places = {id(frame): place for place, frame in enumerate(distinct)}
             latents = latents[[places[id(frame)] for frame in frames]]
-            return list(edit_batch(self.model, frames, latents, settings, self.texts, on_step))
+            return list(edit_batch(self.model, frames, latents, settings, self.texts, on_step, region))
         except Interrupted:
             raise
         except Exception as error:
@@ -199,8 +220,8 @@ class UnitRunner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = len(frames) // 2
-        first = self._edit_together(frames[:half], settings[:half], on_step)
-        return first + self._edit_together(frames[half:], settings[half:], on_step)
+        first = self._edit_together(frames[:half], settings[:half], on_step, region)
+        return first + self._edit_together(frames[half:], settings[half:], on_step, region)
 
     def _at_size(
         self, item: Item, picture: PreparedPicture, frames: Sequence[Edited], files: SentFiles

@@ -33,6 +33,8 @@ class EditOptions:
     mask: Path | None
     save_map: Path | None
     """Where to write the relevance map; with several results, their numbers follow the name."""
+    map_only: Path | None
+    """Where to write the map in place of any edit."""
     model: ModelOptions
     as_json: bool
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("instruction", metavar="INSTRUCTION", help="what to change, in words")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="file or folder (default IMAGE-edited.png)")
     parser.add_argument("--save-map", type=Path, metavar="FILE", help=MAP_HELP)
+    parser.add_argument("--map-only", type=Path, metavar="FILE", help="write such a map, before any edit, and end")
     parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
@@ -57,6 +60,7 @@ def options_of(args: argparse.Namespace) -> EditOptions:
         output=args.output,
         mask=args.mask,
         save_map=args.save_map,
+        map_only=args.map_only,
         model=model_options_of(args),
         as_json=args.json,
     )
@@ -69,7 +73,7 @@ def run(options: EditOptions) -> int:
     """
     use_huge_pages()
     # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import edit_each, fitted, resolved
+    from ..engine.edit import edit_each, fitted, map_of, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from ..engine.result_size import framed, to_write
@@ -92,6 +96,11 @@ def run(options: EditOptions) -> int:
 
     model, hash_ = load(path, machine)
     fit = replace(fitted(model, picture.image, settings, mask and mask.mask), deep=picture.deep)
+    if options.map_only is not None:
+        found = map_of(model, fit, settings.for_image(settings.seeds()[0]))
+        written = save_picture(found, options.map_only)
+        print_result({"map": str(written)}, printable(str(written)), as_json=options.as_json)
+        return 0
     alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:

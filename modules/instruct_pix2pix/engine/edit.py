@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..infotext import settings_from
 from ..prompts import split_and
 from ..settings import KNOBS, EditSettings
-from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures
+from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures, find_region
 from .model import EditModel
 from .region import edit_region
 from .result_size import sized
@@ -21,7 +21,18 @@ from .sampling.samplers import find_sampler
 from .sampling.schedules import find_schedule
 from .shared_cores import SharedCores
 
-__all__ = ["Edited", "OnStep", "Progress", "edit", "edit_each", "fitted", "plan_for", "resolved", "settings_here"]
+__all__ = [
+    "Edited",
+    "OnStep",
+    "Progress",
+    "edit",
+    "edit_each",
+    "fitted",
+    "map_of",
+    "plan_for",
+    "resolved",
+    "settings_here",
+]
 
 
 def edit(
@@ -71,6 +82,17 @@ def edit_each(
             for batch in _batches(list(same), settings[0].batch_size):
                 for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
                     yield sized(edited, picture, advance)
+
+
+def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> Image.Image:
+    """Return where an edit would change a picture (L, the framing of the results), from two rows, without editing it.
+
+    White is where the instruction means to change it: what `Edited.relevance` says afterwards, from other noise. The
+    settings are resolved and of one picture.
+    """
+    with SharedCores():
+        latent = encode_pictures(model, [picture])
+        return picture.framed(find_region(model, [picture], latent, [settings], PromptCache(model)).map[0])
 
 
 def resolved(settings: EditSettings) -> EditSettings:

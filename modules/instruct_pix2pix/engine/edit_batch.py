@@ -16,7 +16,7 @@ from torch import Tensor
 from ..conditioning import Fit, to_images, to_tensor
 from ..guidance.apg import Projection
 from ..guidance.dual import DualGuidance, GuidanceInputs, join_prompts
-from ..guidance.relevance import Keeper
+from ..guidance.relevance import Keeper, Region
 from ..guidance.rows import Scales
 from ..infotext import build
 from ..pixels import grey_mask
@@ -25,6 +25,9 @@ from .model import EditModel
 from .sampling.noise import ImageNoise
 from .sampling.samplers import SAMPLERS, Denoiser
 from .sampling.schedules import get_sigmas
+
+PROBE_SHARE = 0.8
+"""The noise, as a share of the timesteps, at which a region is looked for beforehand."""
 
 MOST_TEXTS = 64
 """Embedded texts to remember, a few hundred kilobytes each."""
@@ -188,11 +191,13 @@ def edit_batch(
     settings: Sequence[EditSettings],
     prompts: PromptCache,
     on_step: OnStep | None = None,
+    region: Region | None = None,
 ) -> list[Edited]:
     """Edit pictures of one padded size, all with a mask or all without, and `latents` [B or 1, 4, h, w].
 
     There is one of `settings` for each, resolved and of one picture; they differ in seed and texts alone. A picture's
-    result is that of an edit by itself, up to the rounding of sums in another order.
+    result is that of an edit by itself, up to the rounding of sums in another order. Where the rest is to be kept, a
+    `region` says what of all of them is edited; without one each has its own, found in its first steps.
     """
     began = time.perf_counter()
     one = settings[0]
@@ -208,7 +213,7 @@ def edit_batch(
     keeper = None
     if one.keep_rest != "off":
         free, automatic = None if keep is None else 1 - keep, one.keep_rest == "automatic"
-        keeper = Keeper(start, len(sigmas) - 1, one.keep_amount, automatic=automatic, free=free)
+        keeper = Keeper(start, len(sigmas) - 1, one.keep_amount, automatic=automatic, free=free, region=region)
     guidance = DualGuidance(
         model,
         inputs,
@@ -229,19 +234,43 @@ def edit_batch(
     if one.denoise < 1:
         x = x + start
     x = sampler(denoiser, x, sigmas, noise, report)
-    maps, insides = (None, None) if keeper is None else (keeper.map, keeper.inside)
-    images = to_images(model.decode(x))
-    made = [
-        picture.made(image, None if insides is None else insides[place])
-        for place, (picture, image) in enumerate(zip(pictures, images, strict=True))
-    ]
-    relevance = [None if maps is None else pictures[place].framed(maps[place]) for place in range(len(pictures))]
+    images, found = to_images(model.decode(x)), None if keeper is None else keeper.region
+    if found is None:
+        made = [picture.made(image) for picture, image in zip(pictures, images, strict=True)]
+        relevance = [None] * len(pictures)
+    else:
+        maps, insides = (each.expand(len(pictures), -1, -1, -1) for each in (found.map, found.inside))
+        made = [each.made(image, cells) for each, image, cells in zip(pictures, images, insides, strict=True)]
+        relevance = [picture.framed(cells) for picture, cells in zip(pictures, maps, strict=True)]
     seconds = (time.perf_counter() - began) / len(images)
     rows, precision = guidance.rows_evaluated, model.machine.precision
     return [
         Edited(each.composed(), chosen, rows, seconds, precision, each, relevance=relevant)
         for chosen, each, relevant in zip(settings, made, relevance, strict=True)
     ]
+
+
+def find_region(
+    model: EditModel,
+    pictures: Sequence[FittedPicture],
+    latents: Tensor,
+    settings: Sequence[EditSettings],
+    prompts: PromptCache,
+) -> Region:
+    """Return where pictures would be edited, from two rows of each, before any step; given as to `edit_batch`.
+
+    As in Watch Your Steps the difference of the rows is looked at where the input is noised up to t = 0.8.
+    """
+    one, start = settings[0], latents * model.config.scale_factor
+    level = model.levels.t_to_sigma(torch.tensor(PROBE_SHARE * model.config.timesteps))
+    keeper = Keeper(start, 1, one.keep_amount, automatic=one.keep_rest != "always")
+    # at Image CFG 1 the row without the picture has no weight
+    scales, sigmas = Scales(max(one.text_cfg, 2.0), 1.0), torch.stack([level, torch.zeros_like(level)])
+    guidance = DualGuidance(model, prompts.inputs(settings, latents), scales, sigmas, keeper=keeper)
+    noise = ImageNoise(tuple(each.seed for each in settings), latents.shape[1:], model.machine.device)
+    guidance(start + noise.draw() * float(level), level)
+    assert keeper.region is not None  # it is decided in the last step, which is the only one
+    return keeper.region
 
 
 def _first_step(settings: EditSettings) -> int:

@@ -8,6 +8,7 @@ Where the full row and the image-only row differ, the instruction changes the pi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,28 +81,55 @@ def grown(edited: Tensor, change: Tensor) -> Tensor:
     return torch.maximum(edited, seed)
 
 
+@dataclass(frozen=True)
+class Region:
+    """Where pictures are edited, as a keeper found it."""
+
+    map: Tensor
+    """[1 or B, 1, h, w] in 0..1: see `relevance`."""
+    inside: Tensor
+    """[1 or B, 1, h, w] in 0..1: how far each place is edited; 1 everywhere in an edit of the whole."""
+
+    def shared(self) -> Region:
+        """Return one region for all pictures, such as the frames of an animation: the union of theirs.
+
+        An edit of the whole picture by most of them is one by all.
+        """
+        whole = (self.inside == 1).all(dim=-1).all(dim=-1).all(dim=-1)
+        if 2 * whole.sum() > len(whole):
+            inside = torch.ones_like(self.inside[:1])
+        else:
+            inside = self.inside[~whole].amax(dim=0, keepdim=True)
+        return Region(self.map.amax(dim=0, keepdim=True), inside)
+
+
 class Keeper:
     """Holds the rest of the pictures of one sampling at the input, once it is known what the rest is.
 
     `start` [B or 1, C, h, w] is the input's scaled latent; `amount` is that of `inside`. With `automatic` an edit of
     the whole picture, known by what the rest of it becomes, is let go; of the rest only what a mask leaves free
-    counts, `free` [B or 1, 1, h, w] in 0..1.
+    counts, `free` [B or 1, 1, h, w] in 0..1. A `region` that is known beforehand is held from the first step on.
     """
 
     def __init__(
-        self, start: Tensor, steps: int, amount: float, *, automatic: bool, free: Tensor | None = None
+        self,
+        start: Tensor,
+        steps: int,
+        amount: float,
+        *,
+        automatic: bool,
+        free: Tensor | None = None,
+        region: Region | None = None,
     ) -> None:
         self.start = start
         self.amount = amount
         self._free = free
-        self._map_steps = map_steps(steps)
-        self._held_from = min(math.ceil(steps * HOLD_SHARE), steps - 1)
+        self._map_steps = 0 if region else map_steps(steps)
+        self._held_from = 0 if region else min(math.ceil(steps * HOLD_SHARE), steps - 1)
         self._automatic = automatic
         self._differences: dict[int, Tensor] = {}
-        self.map: Tensor | None = None
-        """The relevance map [B, 1, h, w] in 0..1, once it is made."""
-        self.inside: Tensor | None = None
-        """How far each place is edited [B, 1, h, w], once it is decided; 1 everywhere in an edit of the whole."""
+        self.region = region
+        """Where the pictures are edited, once it is decided."""
 
     def wants_image_only(self, step: int) -> bool:
         """Whether the map is made of this step, from 0: then the image-only row is needed, whatever its weight."""
@@ -114,12 +142,12 @@ class Keeper:
 
     def hold(self, step: int, guided: Tensor, full: Tensor) -> Tensor:
         """Return the guided denoised latent [B, C, h, w] of a step, with the rest as in the input."""
-        if step < self._held_from or not self._differences:
+        if step < self._held_from or not (self._differences or self.region):
             return guided
-        if self.inside is None:
-            self.map = relevance(list(self._differences.values()))
-            self.inside = self._decided(inside(self.map, self.amount), (full - self.start).abs().mean(1, keepdim=True))
-        return torch.lerp(self.start.to(guided).expand_as(guided), guided, self.inside.to(guided))
+        if self.region is None:
+            made, change = relevance(list(self._differences.values())), (full - self.start).abs().mean(1, keepdim=True)
+            self.region = Region(made, self._decided(inside(made, self.amount), change))
+        return torch.lerp(self.start.to(guided).expand_as(guided), guided, self.region.inside.to(guided))
 
     def _decided(self, edited: Tensor, change: Tensor) -> Tensor:
         larger = grown(edited, change)

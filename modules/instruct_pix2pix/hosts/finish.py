@@ -60,10 +60,10 @@ class StepFinisher:
 
     def kept(self, image: Image.Image, source: Tensor, place: int) -> Image.Image:
         """Return a finished picture of the batch with the rest of it from `source` [1 or B, 3, H, W] in -1..1."""
-        inside = None if self._keeper is None else self._keeper.inside
-        if inside is None or image.size != (source.shape[-1], source.shape[-2]) or not 0 <= place < len(inside):
+        region = None if self._keeper is None else self._keeper.region
+        if region is None or image.size != (source.shape[-1], source.shape[-2]) or not 0 <= place < len(region.inside):
             return image
-        cells = inside[place : place + 1].float().cpu()
+        cells = region.inside[place : place + 1].float().cpu()
         share = torch.nn.functional.interpolate(cells, image.size[::-1], mode="bilinear")
         mask = Image.fromarray((share[0, 0] * 255).round().byte().numpy())
         [before] = to_images(source[place % len(source)][None].float().cpu())
