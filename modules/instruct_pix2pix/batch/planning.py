@@ -17,11 +17,31 @@ from ..files import is_folder, short_name, status_of
 from ..images import WRITABLE
 from ..infotext import parse
 from ..prompts import network_notes
-from ..settings import SEEDS, EditSettings
+from ..settings import KNOBS, SEEDS, EditSettings
 from .animation import ANIMATED, PictureHeader, read_header
 from .instruction_table import InstructionTable, match, plain_name, read_instructions, sidecar_of
 from .journal import PictureState
 from .units import Item
+
+OLDEST = frozenset(
+    (
+        "instruction",
+        "negative",
+        "text_cfg",
+        "image_cfg",
+        "steps",
+        "sampler",
+        "schedule",
+        "seed",
+        "count",
+        "rescale",
+        "denoise",
+        "size",
+        "randomize_cfg",
+        "speed",
+    )
+)
+"""The settings of the first version, all of which are part of a fingerprint."""
 
 JPEGS = (".jfif", ".jpe", ".mpo")
 PICTURES = (*WRITABLE, *JPEGS, ".apng", ".bmp", ".dib", ".gif")
@@ -168,8 +188,9 @@ def _item_or_refusal(
     except UserError as error:
         return RefusedPicture(name, PictureState.FAILED, error.bare(), state)
     suffix, fmt = _format(name, header, request.fmt)
-    asked = [asdict(settings), state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:]]
-    asked[0].pop("batch_size")
+    # what a newer version brings counts where it is set: runs of before go on
+    said = {name: value for name, value in asdict(settings).items() if name in OLDEST or value != KNOBS[name].default}
+    asked = [said, state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:]]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     frames = header.frames
     item = Item(name, source, settings, (suffix,), fmt, request.quality, header.size, frames, digest, mask)
