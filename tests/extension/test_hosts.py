@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from copy import copy
 from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -640,6 +641,16 @@ def test_an_error_ends_the_job_and_the_next_one_works(host: Shape, picture: Tens
     with pytest.raises(UserError, match=r"Say this\.|odd"):
         p.init()
     host.begin(p, picture, draw(1), Controls())  # the same `p`, as for the next file of a folder
+
+
+def test_a_plot_that_goes_on_after_an_error_says_on_the_page_why_a_cell_is_black(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model))
+    cell = copy(p)  # a plot runs each cell on a copy, catches its error, and shows the comments of the whole
+    cell.cfg_scale = 99
+    with pytest.raises(UserError) as refused:
+        job.begin(host.adapter, cell, Controls(), is_img2img=True)
+    job.stop(cell, refused.value)
+    assert p.comments == ["Text CFG is 99, but must lie between 1 and 30: choose a value in that range."]
 
 
 def test_a_sampler_that_is_there_already_is_stopped_too(host: Shape, picture: Tensor) -> None:

@@ -301,6 +301,7 @@ def job_of(p: Processing) -> HostJob | None:
 def stop(p: Processing, error: Exception) -> None:
     """Make the host's job end with this error: a host prints what a hook raises, and goes on without an edit."""
     said = error if isinstance(error, UserError) else UserError(f"Instruct Pix2Pix failed: {error!r}.")
+    p.comment(str(said))  # an X/Y/Z plot draws a cell that failed in black, and only comments reach the page
 
     def refuse(*_: object, **__: object) -> None:
         raise said
