@@ -13,6 +13,8 @@ import importlib.util
 import json
 import sys
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +49,13 @@ JOBS: dict[str, list[Any]] = {
 INFOTEXTS = {
     "plain": {"CFG scale": "4", "Steps": "20", "Speed": "fast"},
     "edit": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Guidance rescale": "0.25", "Edit start": "noise"},
-    "from input": {"CFG scale": "4.5", "Image CFG scale": "1.9", "Speed": "fast", "count": "3"},
+    "from input": {
+        "CFG scale": "4.5",
+        "Image CFG scale": "1.9",
+        "Speed": "fast",
+        "count": "3",
+        "Denoising strength": "0.6",
+    },
     "damaged": {"CFG scale": "x", "Image CFG scale": "", "Guidance rescale": "1e999", "Speed": "warp"},
 }
 """Fields of an infotext, as a host reads them."""
@@ -129,17 +137,39 @@ def main(folder: Path, edit: str, other: str, added: str | None = None) -> dict[
     }
 
 
+class OneMore(SourceFileLoader):
+    """Reads hosts/job.py with one more word in its list of settings, whenever it is imported."""
+
+    setting = ""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # no compiled file stands for this source
+
+    def get_data(self, path: str) -> bytes:
+        source = super().get_data(path).decode()
+        ends = source.index(")\n", source.index("\nSETTINGS = ("))
+        return f'{source[:ends]}, "{self.setting}"{source[ends:]}'.encode()
+
+
+class Wider(MetaPathFinder):
+    """Finds hosts/job.py for `OneMore`."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != "instruct_pix2pix.hosts.job":
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        assert spec and spec.origin
+        spec.loader = loader = OneMore(fullname, spec.origin)
+        loader.setting = self.setting
+        return spec
+
+
 def add(setting: str) -> None:
-    """Read hosts/job.py with one more word in its list of settings."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "modules"))
-    spec = importlib.util.find_spec("instruct_pix2pix.hosts.job")
-    assert spec and spec.origin
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    ends = source.index(")\n", source.index("\nSETTINGS = ("))
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    exec(compile(f'{source[:ends]}, "{setting}"{source[ends:]}', spec.origin, "exec"), vars(module))
-    vars(sys.modules["instruct_pix2pix.hosts"])["job"] = module
-    sys.path.pop(0)
+    """Let what is imported from now on have one more setting among the panel's."""
+    sys.meta_path.insert(0, Wider(setting))
 
 
 def pasted(script: Any, fields: dict[str, str], names: dict[int, str]) -> dict[str, Any]:
@@ -158,6 +188,7 @@ def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, An
         denoising_strength=0.6,
         extra_generation_params={},
         init=lambda: None,
+        comment=lambda text: None,
         setup_conds=lambda: None,
     )
     with suppress(Exception):  # as a host does
