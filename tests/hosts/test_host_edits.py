@@ -197,6 +197,33 @@ def test_the_infotext_says_how_the_edit_was_made(editor: Host) -> None:
     assert "Denoising strength: 0.6" in answer.infotext
 
 
+def asked(**controls: object) -> dict[str, Any]:
+    return {"alwayson_scripts": {OURS: {"args": [controls]}}}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_rest_of_a_picture_is_its_own_pixels(editor: Host, batch: int) -> None:
+    """On random weights the map is anywhere: a high amount keeps most of it, and the infotext says so."""
+    source = picture()
+    answer = editor.job(
+        init_images=[encoded(source)], steps=5, batch_size=batch, **asked(keep_rest="always", keep_amount=0.8)
+    )
+    plain = editor.job(init_images=[encoded(source)], steps=5, batch_size=batch)
+    assert "Keep the rest: always, Keep amount: 0.8" in answer.infotext
+    assert "Keep the rest" not in plain.infotext
+    assert len(answer.pictures) == batch
+    for kept, changed in zip(answer.pictures, plain.pictures, strict=True):
+        same = (pixels(kept) == pixels(source)).all(axis=2)
+        assert 0.2 < same.mean() < 1
+        assert (pixels(changed) == pixels(source)).all(axis=2).mean() < 0.1
+
+
+def test_projected_guidance_changes_the_picture_and_off_does_not(editor: Host, usual: Answer) -> None:
+    tamed = editor.job(**asked(apg_eta=0.0, apg_threshold=3.0))
+    assert distance(tamed.picture, usual.picture) > 2 and "APG eta: 0" in tamed.infotext
+    assert distance(editor.job(**asked(apg_eta=1.0)).picture, usual.picture) <= 1
+
+
 INFOTEXT = (
     "make it rain\nSteps: 3, Sampler: Euler a, CFG scale: 4.5, Image CFG scale: 1.9, Seed: 5, Size: 64x64, "
     "Guidance rescale: 0.25"
