@@ -26,7 +26,7 @@ from tools.reference_networks import diffusers_pipeline
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
 SETTINGS = EditSettings(instruction="make it winter", sampler="Euler", schedule="Uniform", steps=10, seed=42)
-QUICK = replace(SETTINGS, steps=3, size="64")
+QUICK = replace(SETTINGS, steps=3, size="64", result_size="model")
 LONG = "make it winter, " + ", ".join(["with snow on the house and on the trees"] * 12)
 
 
