@@ -19,7 +19,6 @@ THRESHOLDING = ("dynamic thresholding (cfg scale fix)", "dynamicthresholding (cf
 CHANGES: list[tuple[tuple[str, ...], dict[int, Any], dict[str, Any]]] = [
     (THRESHOLDING, {0: True, 1: 1.0}, {}),
     (("kohya hrfix integrated",), {0: True}, {}),
-    (("latentmodifier integrated",), {0: True, 1: 8.0}, {}),
     (("forge couple",), {0: True, 3: ";"}, {"prompt": "make it snow; make it rain"}),
     (("regional prompter",), {0: True}, {"prompt": "make it snow BREAK make it rain"}),
     (("cd tuner",), {0: True, 1: 5.0, 3: 5.0}, {}),
