@@ -79,6 +79,7 @@ def test_a_large_picture_comes_back_at_its_own_size_and_a_small_one_at_the_model
     [own] = edit(model, large, PAINT)
     [small] = edit(model, large, replace(PAINT, result_size="model"))
     assert own.image.size == large.size and small.image.size == (96, 96)
+    assert "Size: 96x96," in own.infotext("demo", None)  # who reads it edits at that size again
     shrunk = np.asarray(own.image.resize((96, 96), Image.Resampling.LANCZOS), float)
     assert np.abs(shrunk - np.asarray(small.image)).mean() < 4  # the same edit
     [tiny] = edit(model, large.resize((48, 48)), replace(PAINT, result_size="own"))

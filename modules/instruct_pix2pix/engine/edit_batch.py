@@ -96,7 +96,7 @@ class Edited:
         return build(
             self.settings,
             seed=self.settings.seed,
-            size=self.image.size,
+            size=self.made.after.size,  # what a web GUI would compute it at; a larger picture is made of that
             model_name=model_name,
             model_hash=model_hash,
             # RNG: or the web UI would draw other noise for this seed
