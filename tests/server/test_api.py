@@ -520,7 +520,7 @@ BAD = {
     "keeping": ({"keep_rest": "sometimes"}, "Keep the rest"),
     "amount": ({"keep_amount": 1.5}, "Keep amount"),
     "result size": ({"result_size": "huge"}, "Result size"),
-    "result too large": ({"result_size": 32768}, "does not fit"),
+    "result too large": ({"result_size": 32768}, "is too large"),
     "eta": ({"apg_eta": -1}, "APG eta"),
     "half a letter": ({"prompt": "make it \ud800"}, "not text"),
     "setting of another kind": ({"override_settings": {"text_cfg": [1]}}, "Text CFG"),

@@ -303,7 +303,7 @@ def test_a_result_of_many_pixels_has_the_size_that_was_asked_for_and_a_small_cop
     (result,) = worker.submit(request(picture=picture, steps=1, result_size="2600")).wait(END, 120).results
     whole, small = open_picture(result.png), Image.open(io.BytesIO(result.small or b""))
     assert result.size == whole.image.size == (2600, 2600) and small.size == (2048, 2048)
-    assert "Size: 96x96" in str(whole.infotext) and "Result size: 2600" in str(whole.infotext)
+    assert "Size: 64x64" in str(whole.infotext) and "Result size: 2600" in str(whole.infotext)
     shrunk = np.asarray(Image.open(io.BytesIO(result.png)).resize(small.size), int)
     assert np.abs(shrunk - np.asarray(small, int))[:, 1100:].mean() < 3
     assert whole.alpha is not None and whole.alpha.getpixel((1200, 9)) == 0 and whole.alpha.getpixel((1400, 9)) == 255
@@ -320,7 +320,7 @@ def test_results_that_do_not_fit_into_memory_are_counted_at_their_own_size(worke
         status = worker.submit(request(count=count, steps=1, result_size="2500")).wait(END, 120)
         assert said in status.error and bool(status.error) == bool(said)
     status = worker.submit(request(result_size="32768")).wait(END, 120)
-    assert "32768x32768 pixels does not fit" in status.error and not status.unexpected
+    assert "32768 x 32768 pixels is too large" in status.error and not status.unexpected
 
 
 def test_a_result_tells_how_much_is_the_inputs_own_and_where(worker, model):

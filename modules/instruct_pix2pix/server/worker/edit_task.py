@@ -163,7 +163,8 @@ class EditTask(Task[EditStatus]):
         size = size_of(plan, settings)
         most = MOST_RESULT_PIXELS // (size[0] * size[1])
         if settings.count > most:
-            raise UserError(_too_many(settings.count, size, most))
+            shown = f"{settings.count} pictures of {size[0]}x{size[1]} pixels"
+            raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
@@ -221,13 +222,6 @@ class EditTask(Task[EditStatus]):
             self._preview, self._preview_wanted = image, False
             self._preview_due = now + PREVIEW_PAUSE * (now - began)
             self._changed.notify_all()
-
-
-def _too_many(count: int, size: tuple[int, int], most: int) -> str:
-    width, height = size
-    if not most:
-        return f"A result of {width}x{height} pixels does not fit into memory: choose a smaller result size."
-    return f"{count} pictures of {width}x{height} pixels are too many at once: make {most} at most."
 
 
 def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
