@@ -67,9 +67,9 @@ def at_size(
         inside = made.inside.resize(own.size, Image.Resampling.BILINEAR)
         made = replace(made, inside=ImageChops.multiply(inside, within))
     if size != own.size:
-        return replace(edited, image=put_back(own.resize(size, Image.Resampling.LANCZOS), made, advance))
+        return replace(edited, image=_put_back(own.resize(size, Image.Resampling.LANCZOS), made, advance))
     if deep is None or not _is_larger(own, made):
-        return replace(edited, image=put_back(own, made, advance))
+        return replace(edited, image=_put_back(own, made, advance))
     left, top, right, bottom = plan.crop
     values = enlarge(deep[top:bottom, left:right], made.before, made.after, made.inside, advance)
     return replace(edited, image=Image.fromarray((values >> 8).astype(np.uint8)), deep=values)
@@ -102,7 +102,7 @@ def with_transparency(image: Image.Image, alpha: Image.Image | None) -> Image.Im
     return image
 
 
-def put_back(own: Image.Image, made: MadePicture, advance: Advance | None = None) -> Image.Image:
+def _put_back(own: Image.Image, made: MadePicture, advance: Advance | None = None) -> Image.Image:
     """Return an edit of a picture (RGB, any size) at the picture's size."""
     if _is_larger(own, made):
         return Image.fromarray(enlarge(np.asarray(own), made.before, made.after, made.inside, advance))

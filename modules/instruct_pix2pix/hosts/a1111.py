@@ -127,10 +127,9 @@ class _Guide:
         others = [row for one in needed for row in one if row.prompt is None]
         now = self._now(params, scales) if self.cache and others else None
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
-        image_only = not cached and (self._is_replaced() or any(row.image for row in others))
+        looked_at = self.job.finisher.looks_at_image_only(self.denoiser.step, self.denoiser.total_steps)
+        image_only = not cached and (looked_at or self._is_replaced() or any(row.image for row in others))
         null = not cached and any(not row.image for row in others)
-        looks = self.job.finisher.looks_at_image_only(self.denoiser.step, self.denoiser.total_steps)
-        image_only |= looks and not cached
         pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
         params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])

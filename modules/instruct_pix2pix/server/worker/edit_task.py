@@ -12,7 +12,7 @@ from PIL import Image
 from ...engine.edit import Edited, Progress, edit_each, plan_for
 from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
-from ...engine.result_size import framed, size_of
+from ...engine.result_size import framed, size_of, with_transparency
 from ...errors import Interrupted, UserError
 from ...files import write_whole
 from ...images import Picture, encode_picture
@@ -226,10 +226,8 @@ class EditTask(Task[EditStatus]):
 
 def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
     """Return what is kept of an edit: a large picture takes a fraction of its memory as a PNG."""
-    text, image = edited.infotext(loaded.model.name, loaded.hash), edited.image
+    text, image = edited.infotext(loaded.model.name, loaded.hash), with_transparency(edited.image, alpha)
     exif, icc = request.picture.exif, request.picture.icc
-    if alpha is not None:
-        image.putalpha(alpha)
     return EditResult(
         encode_picture(image, "PNG", text, exif=exif, icc=icc),
         image.size,
