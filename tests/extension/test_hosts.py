@@ -287,6 +287,20 @@ def test_the_rest_is_kept_in_the_latent_and_in_the_picture(host: Shape, picture:
     assert np.asarray(larger.image)[0, 0].tolist() == [255, 0, 0]
 
 
+def test_what_a_painted_mask_keeps_does_not_make_an_edit_one_of_the_whole_picture(
+    host: Shape, picture: Tensor
+) -> None:
+    def held(nmask: Tensor | None) -> float:
+        p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model), image_cfg_scale=1.0)
+        p.nmask = nmask
+        made = sampled(host, p, picture, Controls(keep_rest="automatic"), 10)
+        start = host.model.encode_image(picture) * host.model.config.scale_factor
+        return float(((made - start).abs().amax(dim=1) < 1e-4).float().mean())
+
+    assert held(None) == held(torch.ones(4, 8, 8)) == 0  # winter is everywhere
+    assert held(torch.zeros(4, 8, 8)) > 0.2
+
+
 def test_without_keeping_a_picture_is_left_alone(host: Shape, picture: Tensor) -> None:
     p = host.p([[(say(host.model, "make it winter")[0], 1.0)]], empty(host.model))
     sampled(host, p, picture, Controls(), 4)

@@ -235,6 +235,10 @@ class Host:
     def _starts(self) -> int:
         return self.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
 
+    def _is_loaded(self) -> bool:
+        # A1111 loads its first checkpoint beside all else, and would put it in place of one that is chosen meanwhile.
+        return self.name != "a1111" or "Model loaded in" in self.log.read_text(encoding="utf-8", errors="replace")
+
     def wait(self) -> None:
         """Wait until its page and its API answer, as after a reload of its UI."""
         deadline = time.monotonic() + STARTUP_SECONDS
@@ -290,7 +294,7 @@ class Host:
         while time.monotonic() < deadline:
             # The routes are there before the scripts' default arguments are known.
             if self.process and self.process.poll() is None:
-                if self._starts():
+                if self._starts() and self._is_loaded():
                     try:
                         self.get("options")  # ersatzForge's own sd-models ends in status 500
                         return

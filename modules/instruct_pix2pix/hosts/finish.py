@@ -16,13 +16,23 @@ class StepFinisher:
     """The last part of the guidance over one sampling, the same in every host."""
 
     def __init__(
-        self, start: Tensor | None, *, projection: Projection, rescale: float, keep: str, amount: float
+        self,
+        start: Tensor | None,
+        *,
+        projection: Projection,
+        rescale: float,
+        keep: str,
+        amount: float,
+        free: Tensor | None = None,
     ) -> None:
-        """`start` [B, 4, h, w] is the picture's scaled latent; `keep` one of `settings.KEEP_REST`."""
+        """Finish steps that begin at `start` [B, 4, h, w], the picture's scaled latent.
+
+        `keep` is one of `settings.KEEP_REST`; `free` [1, 1, h, w] in 0..1 is what a painted mask lets change.
+        """
         self._start = start
         self._projected = None if projection == Projection() else ProjectedGuidance(projection)
         self._rescale = rescale
-        self._keep, self._amount = keep, amount
+        self._keep, self._amount, self._free = keep, amount, free
         self._keeper: Keeper | None = None
 
     @property
@@ -71,5 +81,6 @@ class StepFinisher:
 
     def _keeper_for(self, steps: int) -> Keeper | None:
         if self._keeper is None and self._keep != "off" and self._start is not None:
-            self._keeper = Keeper(self._start, steps, self._amount, automatic=self._keep == "automatic")
+            automatic = self._keep == "automatic"
+            self._keeper = Keeper(self._start, steps, self._amount, automatic=automatic, free=self._free)
         return self._keeper

@@ -106,13 +106,15 @@ class HostJob:
         self.finished = 0
         """Pictures of the batch at hand that are finished."""
 
-    def new_finisher(self, start: Tensor | None) -> StepFinisher:
-        """Return what ends each step of a sampling that starts from the scaled latent [B, 4, h, w]."""
+    def new_finisher(self, start: Tensor | None, free: Tensor | None = None) -> StepFinisher:
+        """Return what ends each step of a sampling that starts from the scaled latent [B, 4, h, w].
+
+        `free` [1, 1, h, w] in 0..1 is what a painted mask lets change.
+        """
         asked = self.controls
         projection = Projection(asked.apg_eta, asked.apg_threshold, asked.apg_momentum)
-        return StepFinisher(
-            start, projection=projection, rescale=asked.rescale, keep=asked.keep_rest, amount=asked.keep_amount
-        )
+        keep, amount = asked.keep_rest, asked.keep_amount
+        return StepFinisher(start, projection=projection, rescale=asked.rescale, keep=keep, amount=amount, free=free)
 
     def cached_guidance(self) -> CachedGuidance | None:
         """Return an empty cache for one sampling; None when every step evaluates all its rows."""
@@ -239,7 +241,7 @@ def begin_sampling(
     job = job_of(p)
     if job is None:
         return
-    job.finisher = job.new_finisher(None if x is None else x.clone())
+    job.finisher = job.new_finisher(None if x is None else x.clone(), _painted(p))
     host.guide(p, job, uc)
     job.guided = True
     if job.controls.from_noise:
@@ -247,6 +249,12 @@ def begin_sampling(
             raise UserError("This web GUI does not hand over its noise: switch off 'Start from noise'.")
         # The sampler will begin with x + sigma * noise.
         noise -= x.to(noise) / first_sigma(p)
+
+
+def _painted(p: Processing) -> Tensor | None:
+    """Return the mask that a person painted, [1, 1, h, w] in 0..1, 1 where the picture may change."""
+    mask = getattr(p, "nmask", None)  # [h, w], or the same for each channel
+    return mask.reshape(-1, *mask.shape[-2:])[None, :1] if isinstance(mask, Tensor) else None
 
 
 def finish_picture(p: Processing, made: Any) -> None:
