@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from instruct_pix2pix.conditioning import to_tensor
-from instruct_pix2pix.engine import unet as unet_module
-from instruct_pix2pix.engine import vae as vae_module
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.networks import unet as unet_module
+from instruct_pix2pix.engine.networks import vae as vae_module
 from instruct_pix2pix.engine.precision import Machine
 
 

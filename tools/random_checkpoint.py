@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instruct_pix2pix.engine.clip import TextEncoder
-from instruct_pix2pix.engine.config import CONFIGS, load_config
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.networks.clip import TextEncoder
+from instruct_pix2pix.engine.networks.unet import UNet
+from instruct_pix2pix.engine.networks.vae import VAE
 from instruct_pix2pix.engine.precision import DTYPES
-from instruct_pix2pix.engine.unet import UNet
-from instruct_pix2pix.engine.vae import VAE
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.checkpoints import ema_twin
 

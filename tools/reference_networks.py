@@ -10,13 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine.clip import TextConfig, TextEncoder
-from instruct_pix2pix.engine.config import ModelConfig, load_config
-from instruct_pix2pix.engine.loader import Networks
+from instruct_pix2pix.engine.loading.config import ModelConfig, load_config
+from instruct_pix2pix.engine.loading.loader import Networks
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.networks.clip import TextConfig, TextEncoder
+from instruct_pix2pix.engine.networks.unet import UNet, UNetConfig
+from instruct_pix2pix.engine.networks.vae import VAE, VAEConfig
 from instruct_pix2pix.engine.precision import Machine
-from instruct_pix2pix.engine.unet import UNet, UNetConfig
-from instruct_pix2pix.engine.vae import VAE, VAEConfig
 
 DEMO_YAML = Path(__file__).parent.parent / "modules" / "instruct_pix2pix" / "data" / "demo" / "demo.yaml"
 DEMO = load_config(DEMO_YAML)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instruct_pix2pix.engine import layers
 from instruct_pix2pix.engine.kernels import amx_attention
+from instruct_pix2pix.engine.networks import layers
 
 
 def heads(batch: int, count: int, length: int, width: int, scale: float = 1.0, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instruct_pix2pix.engine.config import CONFIGS, MOST_CONFIG, load_config
+from instruct_pix2pix.engine.loading.config import CONFIGS, MOST_CONFIG, load_config
 from tests.helpers.programs import in_child
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -17,8 +17,8 @@ TOLD = """
 import json, resource, sys
 from pathlib import Path
 from instruct_pix2pix.batch.ray.worker import config_beside
-from instruct_pix2pix.engine.config import load_config
-from instruct_pix2pix.engine.diffusers_keys import read_configs
+from instruct_pix2pix.engine.loading.config import load_config
+from instruct_pix2pix.engine.loading.diffusers_keys import read_configs
 from instruct_pix2pix.errors import UserError
 limit = 3_000_000_000  # torch alone takes a gigabyte of addresses
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

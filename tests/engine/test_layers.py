@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine import layers
-from instruct_pix2pix.engine.config import CONFIGS, load_config
-from instruct_pix2pix.engine.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.networks import layers
+from instruct_pix2pix.engine.networks.layers import Conv2d, GatedLinear, Linear, attention, packs, prepare
+from instruct_pix2pix.engine.networks.unet import Condition, FeedForward, UNet
+from instruct_pix2pix.engine.networks.vae import VAE
 from instruct_pix2pix.engine.precision import Machine, cpu_multiplies_bf16
-from instruct_pix2pix.engine.unet import Condition, FeedForward, UNet
-from instruct_pix2pix.engine.vae import VAE
 from tools.reference_networks import DEMO, random_model
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def test_weights_are_packed_anew_for_sizes_that_want_another_layout() -> None:
 
 AVX2 = """
 import torch
-from instruct_pix2pix.engine.layers import Conv2d, block_layout, prepare
+from instruct_pix2pix.engine.networks.layers import Conv2d, block_layout, prepare
 from instruct_pix2pix.engine.precision import Machine
 
 torch.set_num_threads(2)

@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from instruct_pix2pix.engine.config import CONFIGS, load_config
-from instruct_pix2pix.engine.diffusers_keys import read_configs, vae_name
-from instruct_pix2pix.engine.loader import Networks, load_networks
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.loading.diffusers_keys import read_configs, vae_name
+from instruct_pix2pix.engine.loading.loader import Networks, load_networks
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.networks.unet import UNet, UNetConfig
 from instruct_pix2pix.engine.precision import Machine
-from instruct_pix2pix.engine.unet import UNet, UNetConfig
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.checkpoints import ema_twin
 from tools.random_checkpoint import main, write_random_checkpoint
@@ -471,7 +471,7 @@ def test_loading_imports_no_compiler(original):
 
     code = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, 'modules');"
-        "from instruct_pix2pix.engine.loader import load_networks;"
+        "from instruct_pix2pix.engine.loading.loader import load_networks;"
         "from instruct_pix2pix.engine.precision import Machine;"
         "load_networks(Path(sys.argv[1]), Machine(torch.device('cpu'), torch.float32));"
         "print('torch._dynamo' in sys.modules)"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from instruct_pix2pix.engine.clip import TextConfig, TextEncoder
-from instruct_pix2pix.engine.diffusers_keys import unet_name, vae_name
-from instruct_pix2pix.engine.unet import UNet, UNetConfig
-from instruct_pix2pix.engine.vae import VAE, VAEConfig
+from instruct_pix2pix.engine.loading.diffusers_keys import unet_name, vae_name
+from instruct_pix2pix.engine.networks.clip import TextConfig, TextEncoder
+from instruct_pix2pix.engine.networks.unet import UNet, UNetConfig
+from instruct_pix2pix.engine.networks.vae import VAE, VAEConfig
 from tools.reference_networks import (
     DEMO,
     SDXL_SHAPED,

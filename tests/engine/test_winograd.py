@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_pix2pix.engine import free_memory
-from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.kernels import winograd
-from instruct_pix2pix.engine.layers import Conv2d, packs, prepare
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.networks.layers import Conv2d, packs, prepare
+from instruct_pix2pix.engine.networks.unet import UNet
 from instruct_pix2pix.engine.precision import Machine
-from instruct_pix2pix.engine.unet import UNet
 
 MACHINE = Machine(torch.device("cpu"), torch.float32)
 

@@ -63,6 +63,7 @@ class P:
     steps: int = STEPS
     s_min_uncond: float = 0.0
     image_mask: Any = None
+    nmask: Tensor | None = None
     inpainting_fill: int = 0
     refiner_checkpoint: str | None = None
     refiner_checkpoint_info: Any = None

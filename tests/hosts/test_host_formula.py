@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from instruct_pix2pix.engine.loader import load_networks
+from instruct_pix2pix.engine.loading.loader import load_networks
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.guidance.cached import whole_steps
 from tests.hosts import checkpoints

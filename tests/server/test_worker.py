@@ -18,8 +18,8 @@ from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.batch.units import Control
 from instruct_pix2pix.conditioning import fit
-from instruct_pix2pix.engine.config import CONFIGS, load_config
 from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine.config import CONFIGS, load_config
+from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.networks.vae import VAE
 from instruct_pix2pix.engine.precision import Machine
-from instruct_pix2pix.engine.vae import VAE
 from tools.demo_model import scenes
 from tools.demo_model.prefetch import Prefetcher
 from tools.demo_model.training_loop import fit

@@ -27,12 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from instruct_pix2pix.engine.clip import TextEncoder
+from instruct_pix2pix.engine.networks.clip import TextEncoder
+from instruct_pix2pix.engine.networks.unet import UNet
+from instruct_pix2pix.engine.networks.vae import VAE
 from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.engine.sampling.schedules import NoiseSchedule
 from instruct_pix2pix.engine.tokenizer import Tokenizer
-from instruct_pix2pix.engine.unet import UNet
-from instruct_pix2pix.engine.vae import VAE
 from tools.demo_model import scenes
 from tools.demo_model.autoencoder import (
     CONFIG,

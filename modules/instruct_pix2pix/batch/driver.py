@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..engine.edit import resolved
-from ..engine.loader import find_config
+from ..engine.loading.loader import find_config
 from ..engine.precision import DTYPES
 from ..errors import Remedy, UserError
 from ..files import is_part, write_whole

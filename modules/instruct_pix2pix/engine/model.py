@@ -13,15 +13,15 @@ from ..errors import UserError
 from ..guidance.dual import Prompt
 from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
-from .layers import prepare
-from .loader import Networks, load_networks
+from .loading.loader import Networks, load_networks
+from .networks.layers import prepare
+from .networks.unet import Condition, take
 from .precision import Machine
 from .sampling.schedules import NoiseSchedule
 from .shared_cores import SharedCores
 from .text import PromptEncoder, encode_prompt, encode_schedule
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
-from .unet import Condition, take
 
 TILE, SMALL_TILE, OVERLAP = 1024, 512, 128
 """Pictures with a longer side go through the VAE in tiles of this many pixels, in small ones where memory is short."""

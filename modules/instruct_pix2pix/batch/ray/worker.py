@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ... import __version__
-from ...engine.config import MOST_CONFIG
+from ...engine.loading.config import MOST_CONFIG
 from ...engine.model import EditModel
 from ...engine.precision import choose_machine
 from ...errors import Interrupted, UserError

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..unet import Condition, UNet
+from ..networks.unet import Condition, UNet
 
 MOST = 4
 """Recordings to keep, those used last: a speed that leaves rows out has two."""

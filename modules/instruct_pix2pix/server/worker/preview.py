@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...conditioning import Fit, to_images
 from ...engine.model import EditModel
-from ...engine.vae import VAEConfig
+from ...engine.networks.vae import VAEConfig
 
 # Red, green and blue (-1..1) of each channel in SD1's latent space, as published in the thread 'Decoding latents to
 # RGB without upscaling', discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...engine.edit import resolved
-from ...engine.loader import find_config
+from ...engine.loading.loader import find_config
 from ...engine.model import EditModel
 from ...engine.precision import DTYPES, Machine
 from ...engine.process_memory import give_back

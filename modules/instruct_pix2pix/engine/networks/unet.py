@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .kernels.fused import group_norm, layer_norm, norm_silu, upsample_2x
+from ..kernels.fused import group_norm, layer_norm, norm_silu, upsample_2x
 from .layers import Conv2d, GatedLinear, Linear, attention, conv_norm_silu, mlp_in_parts
 
 

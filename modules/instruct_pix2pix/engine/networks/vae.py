@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .kernels.fused import group_norm, norm_silu, upsample_2x
+from ..kernels.fused import group_norm, norm_silu, upsample_2x
 from .layers import Conv2d, attention, conv_norm_silu
 
 

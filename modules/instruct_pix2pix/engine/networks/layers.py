@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kernels import amx_attention, fused, winograd
-from .precision import Machine
+from ..kernels import amx_attention, fused, winograd
+from ..precision import Machine
 
 _ops: Any = torch.ops.mkldnn
 

@@ -14,12 +14,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError
-from ..models.bounded import TooMuch, read_small
-from ..paths import DATA
-from .clip import TextConfig
-from .unet import UNetConfig, as_depths
-from .vae import VAEConfig
+from ...errors import UserError
+from ...models.bounded import TooMuch, read_small
+from ...paths import DATA
+from ..networks.clip import TextConfig
+from ..networks.unet import UNetConfig, as_depths
+from ..networks.vae import VAEConfig
 
 CONFIGS = DATA / "configs"
 

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..models.bounded import parse_json, read_small
-from .clip import TextConfig
+from ...errors import UserError
+from ...models.bounded import parse_json, read_small
+from ..networks.clip import TextConfig
+from ..networks.unet import UNetConfig, as_depths
+from ..networks.vae import VAEConfig
 from .config import MOST_CONFIG, UNREADABLE, ModelConfig, first_line
-from .unet import UNetConfig, as_depths
-from .vae import VAEConfig
 
 _RESBLOCK = {
     "in_layers.0": "norm1",

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import UserError
-from ..models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
-from ..models.weights_files import TensorInfo, header, read_weights
-from .clip import TextEncoder
+from ...errors import UserError
+from ...models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
+from ...models.weights_files import TensorInfo, header, read_weights
+from ..networks.clip import TextEncoder
+from ..networks.layers import packs
+from ..networks.unet import UNet
+from ..networks.vae import VAE
+from ..precision import Machine
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
-from .layers import packs
 from .moving_average import belongs
-from .precision import Machine
-from .unet import UNet
-from .vae import VAE
 
 _UNET = "model.diffusion_model."
 _OLD_VAE = "encoder.mid_block.attentions.0.query.weight"  # one of diffusers' names before 2023

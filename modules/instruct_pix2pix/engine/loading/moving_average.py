@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..models.checkpoints import ema_twin
-from ..models.weights_files import metadata, read_weights
+from ...models.checkpoints import ema_twin
+from ...models.weights_files import metadata, read_weights
 
 # What A1111 and the model specification of Stability AI write into the header of a merge.
 _RECIPES = ("sd_merge_recipe", "modelspec.merged_from")
