@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from instruct_pix2pix.batch.animation import Timing, encode_animation
 from instruct_pix2pix.batch.driver import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
 from instruct_pix2pix.batch.journal import PictureState
-from instruct_pix2pix.batch.local_executor import EditedUnit, UnitRunner, local_executor, paths_of
+from instruct_pix2pix.batch.local_executor import EditedUnit, PreparedPicture, UnitRunner, local_executor, paths_of
 from instruct_pix2pix.batch.planning import BatchRequest, make_plan
 from instruct_pix2pix.batch.units import Control, Item, ResultRequest, Unit, make_units
 from instruct_pix2pix.cli import main
@@ -297,6 +298,10 @@ def test_the_frames_of_an_animation_keep_the_same_rest(tmp_path: Path, model: Ed
     [result] = runner.encode(EditedUnit(prepared, (frames,)))
     with Image.open(io.BytesIO(result.data or b"")) as made:
         assert made.size == (192, 192) and len([*ImageSequence.Iterator(made)]) == 3
+    assert result.notes == ()
+    zoomed = replace(item, settings=replace(settings, zoom=True))
+    [moving] = runner.prepare(Unit((ResultRequest(zoomed, 0),), 2)).pictures
+    assert isinstance(moving, PreparedPicture) and moving.notes == ("Only the region has no effect on an animation.",)
 
 
 def test_of_a_transparent_mask_the_opaque_part_is_edited_in_stills_and_animations(tmp_path: Path) -> None:

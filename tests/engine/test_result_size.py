@@ -172,11 +172,24 @@ def test_without_a_mask_a_first_edit_finds_the_region(model, large):
     assert same.mean() > 0.5 and not same.all()
 
 
+@pytest.mark.parametrize("by", ["mask", "first edit"])
+def test_sixteen_bits_a_channel_stay_around_the_region(model, large, by):
+    deep = np.asarray(large).astype(np.uint16) * 256 + 3
+    mask = mask_of_the_ball(large.size) if by == "mask" else None
+    picture = replace(fitted(model, large, PAINT, mask), deep=deep)
+    made = seen([*edit_each(model, picture, [resolved(replace(PAINT, zoom=True))])])
+    assert made.deep is not None
+    assert np.abs((made.deep >> 8).astype(int) - np.asarray(made.image)).max() <= 1
+    same = (made.deep == deep).all(axis=2)
+    assert same.mean() > 0.5 and not same.all()
+
+
 def test_an_edit_of_the_whole_picture_has_no_region(model, large):
     plain = replace(PAINT, instruction="make it night")
     zoomed = seen([*edit(model, large, replace(plain, zoom=True))])
     whole = seen([*edit(model, large, plain)])
     assert zoomed.image.tobytes() == whole.image.tobytes()
+    assert zoomed.settings == replace(whole.settings, zoom=True)
 
 
 def test_the_region_of_a_small_picture_comes_back_in_it(model):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from instruct_pix2pix.conditioning import fit
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.images import open_picture, read_infotext
+from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import settings_from
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
@@ -402,6 +402,18 @@ def test_a_result_has_the_pictures_own_size_unless_a_size_is_named(server):
     assert server.edit(**ask, width=96, result_size="own")[0].size == (240, 160)
     (made,) = server.edit(**ask, result_size=300)
     assert made.size == (300, 200) and "Result size: 300" in str(read_infotext(made))
+
+
+def test_a_picture_of_16_bits_keeps_them_where_nothing_is_edited(server):
+    fine = np.random.default_rng(3).integers(0, 65536, (160, 240, 3), np.uint16)
+    mask = Image.new("L", (240, 160))
+    mask.paste(255, (120, 0, 240, 160))
+    picture = base64.b64encode(encode_picture(fine, "PNG")).decode()
+    answer = server.post("img2img", **quick(init_images=[picture], mask=encoded(mask), steps=1))
+    made = open_picture(base64.b64decode(answer.json()["images"][0]), deep=True).deep
+    assert made is not None and made.shape == fine.shape
+    assert np.array_equal(made[:, :118], fine[:, :118]) and not np.array_equal(made[:, 130:], fine[:, 130:])
+    assert server.edit(init_images=[picture], steps=1, width=64, height=64)[0].size == (64, 64)
 
 
 def test_only_the_region_has_the_web_uis_name_too(server):

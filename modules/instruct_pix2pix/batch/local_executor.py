@@ -31,7 +31,7 @@ from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
 from ..guidance.relevance import Region
 from ..images import encode_picture, open_picture
-from ..settings import EditSettings
+from ..settings import KNOBS, EditSettings
 from .animation import Frame, Timing, encode_animation, read_frames
 from .units import Control, Executor, Item, Result, ResultRequest, Unit
 
@@ -161,9 +161,10 @@ class UnitRunner:
 
             pairs, timing = read_frames(_source(item.source, files), use)
             frames, alphas = tuple(one for one, _ in pairs), tuple(alpha for _, alpha in pairs)
-            return PreparedPicture(frames, alphas, timing, timing.notes + mask_notes)
-        picture = open_picture(_source(item.source, files))
-        frame = fitted(self.model, picture.image, item.settings, mask)
+            whole = (f"{KNOBS['zoom'].label} has no effect on an animation.",) if item.settings.zoom else ()
+            return PreparedPicture(frames, alphas, timing, timing.notes + mask_notes + whole)
+        picture = open_picture(_source(item.source, files), deep=item.settings.zoom and item.fmt in DEEP_FORMATS)
+        frame = replace(fitted(self.model, picture.image, item.settings, mask), deep=picture.deep)
         timing = Timing((), None, picture.exif, picture.icc)
         alpha = picture.alpha and framed(picture.alpha, frame.plan, item.settings)
         if not item.settings.zoom:

@@ -42,10 +42,12 @@ def edit_region(
         inside = first.made.inside
     box = None if inside is None else region_of(inside, picture.plan)
     if inside is None or box is None or _gain(box, picture.plan) < LEAST_GAIN:
-        return sized(first or _edit(model, picture, settings, prompts, on_step), picture)
+        found = first or _edit(model, picture, settings, prompts, on_step)
+        return sized(replace(found, settings=settings), picture)
     mask = picture.whole_mask or _in_the_whole(inside, picture.plan)
     part = fit(*_size(box), settings.target_longest or model.config.size, model.config.vae.factor)
     close = FittedPicture.by(replace(part, whole=picture.plan.whole, crop=box), picture.whole, mask, picture.factor)
+    close = replace(close, deep=picture.deep)
     chosen = settings if first is None else replace(settings, keep_rest="off")
     second = _edit(model, close, chosen, prompts, halves[1] if first else on_step)
     second = sized(replace(second, settings=replace(chosen, result_size="own")), close)
@@ -91,19 +93,25 @@ def _joined(
 ) -> Edited:
     """Return the edit of the box put back into the whole, at the size that the settings ask for."""
     assert picture.whole is not None
+    left, top, right, bottom = picture.plan.crop
     image = picture.whole.crop(picture.plan.crop)
-    image.paste(second.image, (box[0] - picture.plan.crop[0], box[1] - picture.plan.crop[1]))
+    image.paste(second.image, (box[0] - left, box[1] - top))
     size = size_of(picture.plan, settings)
+    deep = None
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
+    elif picture.deep is not None:
+        deep = picture.deep[top:bottom, left:right].copy()
+        part = np.asarray(second.image).astype(np.uint16) * 257 if second.deep is None else second.deep
+        deep[box[1] - top : box[3] - top, box[0] - left : box[2] - left] = part
     if first is None:
         inside = _beside_nothing(second.made.inside or Image.new("L", (1, 1), 255), box, picture.plan)
         after = image.resize(picture.plan.size, Image.Resampling.LANCZOS)
         made = MadePicture(picture.plan.undo(picture.source), after, inside)
         relevance = second.relevance and _beside_nothing(second.relevance, box, picture.plan)
-        return replace(second, image=image, settings=settings, made=made, relevance=relevance)
+        return replace(second, image=image, deep=deep, settings=settings, made=made, relevance=relevance)
     rows, seconds = first.rows + second.rows, first.seconds + second.seconds
-    return replace(first, image=image, settings=settings, rows=rows, seconds=seconds)
+    return replace(first, image=image, deep=deep, settings=settings, rows=rows, seconds=seconds)
 
 
 def _beside_nothing(part: Image.Image, box: tuple[int, int, int, int], plan: Fit) -> Image.Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..deep_pixels import deep_pixels_of
 from ..errors import UserError
 from ..images import MOST_PIXELS as MOST_PIXELS_READ
 from ..images import Picture, open_picture, read_as
@@ -30,23 +31,25 @@ class SentPicture:
     """Its bytes, or the path of its file."""
     name: str
     pixels: int
+    deep: bool = False
+    """Whether it is read in 16 bits a channel, where its file has them: then each pixel counts twice."""
 
     @classmethod
-    def in_base64(cls, text: str, name: str) -> SentPicture:
+    def in_base64(cls, text: str, name: str, *, deep: bool = False) -> SentPicture:
         """Return the picture in a base64 text, as `bytes_of` reads it. Raises UserError."""
         data = bytes_of(text, name)
-        return cls(data, name, read_as(data, _pixels, MOST_PIXELS, name))
+        return cls(data, name, read_as(data, _pixels_deep if deep else _pixels, MOST_PIXELS, name), deep)
 
     @classmethod
-    def in_file(cls, path: str) -> SentPicture:
+    def in_file(cls, path: str, *, deep: bool = False) -> SentPicture:
         """Return the picture in a file that was uploaded. Raises UserError."""
         if not Path(path).exists():
             raise UserError("The picture is no longer here: drop it again.")
-        return cls(path, "The picture", read_as(path, _pixels, MOST_PIXELS))
+        return cls(path, "The picture", read_as(path, _pixels_deep if deep else _pixels, MOST_PIXELS), deep)
 
     def decode(self) -> Picture:
         """Decode it. Raises UserError."""
-        return open_picture(self.source, most_pixels=MOST_PIXELS, name=self.name)
+        return open_picture(self.source, most_pixels=MOST_PIXELS, name=self.name, deep=self.deep)
 
 
 def bytes_of(text: str, name: str) -> bytes:
@@ -102,3 +105,7 @@ def check_size(path: Path, name: str) -> None:
 
 def _pixels(image: Image.Image, *_: object) -> int:
     return image.width * image.height
+
+
+def _pixels_deep(image: Image.Image, *_: object) -> int:
+    return image.width * image.height * (1 if deep_pixels_of(image) is None else 2)

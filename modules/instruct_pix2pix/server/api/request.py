@@ -54,7 +54,7 @@ def request_of(
         notes.append(f"There are no scripts here: {names} had no effect.")
     notes += [f"{name} had no effect: there is no such thing here." for name in WITHOUT_EFFECT if getattr(body, name)]
 
-    sent = [SentPicture.in_base64(pictures[0], "The picture")]
+    sent = [SentPicture.in_base64(pictures[0], "The picture", deep=True)]
     sent += [SentPicture.in_base64(body.mask, "The mask")] if body.mask else []
     with decoded(decoding, *sent) as (picture, *masks):
         mask, mask_notes = (masks[0].mask, masks[0].notes) if masks else (None, ())
@@ -126,4 +126,4 @@ def _resized(
         return Image.fromarray(np.pad(pixels, sides[: pixels.ndim], mode="edge"))
 
     alpha = None if picture.alpha is None else bring(picture.alpha)
-    return replace(picture, image=bring(picture.image), alpha=alpha), None if mask is None else bring(mask)
+    return replace(picture, image=bring(picture.image), alpha=alpha, deep=None), None if mask is None else bring(mask)

@@ -73,7 +73,7 @@ class EditHandlers:
         settings = settings_of({name: data[control] for name, control in layout.form.items()}).require_instruction()
         save_to = self.outputs if data[layout.preferences.save] else None
         inpainting, painted = data[pictures.mode] == "inpaint", data[pictures.mask]
-        sent = [SentPicture.in_file(picture)]
+        sent = [SentPicture.in_file(picture, deep=True)]
         sent += [SentPicture.in_base64(str(painted), "The mask")] if inpainting and painted else []
         with decoded(self.worker.decoding, *sent) as (opened, *masks):
             mask = masks[0].mask if masks else None

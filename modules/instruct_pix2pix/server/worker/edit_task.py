@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +12,7 @@ from PIL import Image
 from ...engine.edit import Edited, Progress, edit_each, plan_for
 from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
-from ...engine.result_size import framed, size_of, with_transparency
+from ...engine.result_size import framed, size_of, to_write, with_transparency
 from ...errors import Interrupted, UserError
 from ...files import write_whole
 from ...images import Picture, encode_picture
@@ -118,7 +118,8 @@ class EditTask(Task[EditStatus]):
         if request is None:
             return sum(result.bytes_held for result in self._status.results) // 4
         images = [one for one in (request.picture.image, request.picture.alpha, request.mask) if one is not None]
-        return sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
+        deep = 0 if request.picture.deep is None else request.picture.deep.nbytes // 4
+        return deep + sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -161,14 +162,15 @@ class EditTask(Task[EditStatus]):
         model, settings = loaded.model, request.settings
         plan = plan_for(model, request.picture.image, settings)
         size = size_of(plan, settings)
-        most = MOST_RESULT_PIXELS // (size[0] * size[1])
+        most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if request.picture.deep is None else 2))
         if settings.count > most:
             shown = f"{settings.count} pictures of {size[0]}x{size[1]} pixels"
             raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
-        picture = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
+        fitted = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
+        picture = replace(fitted, deep=request.picture.deep)
         chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
@@ -229,7 +231,7 @@ def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loa
     text, image = edited.infotext(loaded.model.name, loaded.hash), with_transparency(edited.image, alpha)
     exif, icc = request.picture.exif, request.picture.icc
     return EditResult(
-        encode_picture(image, "PNG", text, exif=exif, icc=icc),
+        encode_picture(to_write(edited, alpha, "PNG"), "PNG", text, exif=exif, icc=icc),
         image.size,
         edited.settings,
         text,
