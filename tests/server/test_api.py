@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from instruct_pix2pix.conditioning import fit
-from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.edit import edit, fitted, map_of, resolved
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import settings_from
@@ -392,6 +392,18 @@ def test_without_keeping_there_is_no_map_and_none_comes_unless_it_is_asked_for(s
     answer = server.post("img2img", **quick(width=64, n_iter=2, include_map=True))
     assert answer.json()["maps"] == [None, None] and json.loads(answer.json()["info"])["kept"] == [0, 0]
     assert "maps" not in server.post("img2img", **quick(width=64, keep_rest="always")).json()
+
+
+def test_where_an_edit_would_change_the_picture_is_shown_before_it_is_made(server, model):
+    answer = server.post("relevance-map", **quick(prompt="paint the house blue", width=96, seed=5, styles=["x"]))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["notes"] == ["styles had no effect: there is no such thing here."]
+    shown = Image.open(io.BytesIO(base64.b64decode(answer.json()["image"])))
+    settings = resolved(EditSettings("paint the house blue", steps=2, seed=5, size="96x96"))
+    picture = fitted(model, open_picture(HOUSE).image, settings)
+    assert shown.mode == "L" and shown.size == (96, 96) and same(shown, map_of(model, picture, settings))
+    assert server.post("relevance-map", **quick(prompt="")).status_code == 422
+    assert server.post("relevance-map", **quick(sampler_name="warp")).status_code == 422
 
 
 def test_a_result_has_the_pictures_own_size_unless_a_size_is_named(server):

@@ -266,20 +266,30 @@ def test_what_was_kept_is_shown_and_becomes_a_mask_that_is_painted_into(at_page:
     assert not at_page.locate("#ip2p_keep_amount").is_visible()
     at_page.locate("#ip2p_keep_rest").get_by_label("automatic").check()
     at_page.locate("#ip2p_keep_amount").wait_for()
+
+    def is_ball_in_a_grey_sky(selector: str) -> None:
+        shown = pixels(at_page.fetch(at_page.locate(f"{selector} img").get_attribute("src")))
+        grey = np.ptp(shown, axis=2) < 25
+        assert grey[:40].mean() > 0.9 and np.ptp(ball, axis=2)[:40].mean() > 50
+        assert np.abs(shown - ball)[65:75, 80:86].mean() < 12
+
+    # before the edit
+    at_page.locate("#ip2p_look_first").click()
+    at_page.locate("#ip2p_looked img").wait_for(timeout=60_000)
+    is_ball_in_a_grey_sky("#ip2p_looked")
+    assert at_page.locate("#ip2p_look_first").inner_text() == "Show what would be kept"
+    assert at_page.locate("#img2img_gallery img").count() == 0
+
+    # after it: the input, with what was kept in grey
     at_page.generate()
     (result,) = at_page.results()
     assert "Keep the rest: automatic" in result.info["parameters"]
-
-    # the input, with what was kept in grey
     at_page.locate("#ip2p_kept_pane button").first.click()
     at_page.locate("#ip2p_kept img").wait_for()
     changed = np.abs(pixels(result) - ball).max(axis=2) > 0
     share = int(at_page.locate("#ip2p_kept_text").inner_text().split(" %")[0])
     assert 0 < share <= 100 * (1 - changed.mean()) + 5
-    shown = pixels(at_page.fetch(at_page.locate("#ip2p_kept img").get_attribute("src")))
-    grey = np.ptp(shown, axis=2) < 25
-    assert grey[:40].mean() > 0.9 and np.ptp(ball, axis=2)[:40].mean() > 50  # the sky
-    assert np.abs(shown - ball)[65:75, 80:86].mean() < 12  # the ball
+    is_ball_in_a_grey_sky("#ip2p_kept")
 
     # it is laid over the picture to edit, whatever lies there by now
     at_page.locate("#ip2p_use_as_input").click()

@@ -35,7 +35,7 @@ def answer_of(body: Img2Img, task: EditTask, status: EditStatus, notes: list[str
     }
     if body.include_map:
         maps = [result.relevance for result in status.results]
-        answer["maps"] = [None if one is None else _grey_png(one) for one in maps]
+        answer["maps"] = [None if one is None else grey_png(one) for one in maps]
     return answer
 
 
@@ -91,7 +91,8 @@ def _of_our_own(settings: EditSettings) -> dict[str, Any]:
     return {str(KNOBS[name].infotext): value for name, value in chosen.items() if value != KNOBS[name].default}
 
 
-def _grey_png(image: Image.Image) -> str:
+def grey_png(image: Image.Image) -> str:
+    """Return a picture as a PNG in base64."""
     return base64.b64encode(encode_picture(image, "PNG")).decode()
 
 

@@ -98,6 +98,13 @@ class Img2ImgAnswer(BaseModel):
     )
 
 
+class MapAnswer(BaseModel):
+    """Where an edit would change its picture."""
+
+    image: str = Field(description="A grey PNG in base64: white is where the instruction means to change the picture.")
+    notes: list[str] = Field(description="What of the request had no effect, a sentence each.")
+
+
 class PngInfo(BaseModel):
     """A picture whose settings are wanted."""
 

@@ -23,6 +23,9 @@ EXAMPLES = (
 )
 """Pictures, and an instruction for each."""
 
+LOOK = "Show what would be kept"
+"""On the button that shows the map before an edit."""
+
 EASEL = """
 <div class="ip2p-easel empty">
     <p>Drop a picture here<br>- or -<br>Click to choose one, Ctrl+V to paste</p>
@@ -204,6 +207,11 @@ class SettingsPane:
     apg_threshold: gr.Slider
     apg_momentum: gr.Slider
 
+    look_pane: gr.Column
+    """Around what follows, while the rest is to be kept."""
+    look: gr.Button
+    looked: gr.Image
+    """What an edit would keep."""
     side_row: gr.Row
     """Around `longest`, `width`, `swap` and `height`."""
     swap: gr.Button
@@ -217,6 +225,17 @@ def build_settings(count: int) -> SettingsPane:
     with gr.Row(elem_id="ip2p_keep"):
         keep_rest = panel.control(KNOBS["keep_rest"], "ip2p_keep_rest")
         keep_amount = bare_slider("keep_amount", "ip2p_keep_amount", info=KNOBS["keep_amount"].help, visible=False)
+    with gr.Column(visible=False, elem_id="ip2p_look") as look_pane:
+        look = gr.Button(LOOK, elem_id="ip2p_look_first", size="sm")
+        looked = gr.Image(
+            label="In grey: would be kept",
+            height=340,
+            visible=False,
+            type="filepath",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_id="ip2p_looked",
+        )
     with gr.Row():
         sampler = gr.Dropdown(
             list(SAMPLERS), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
@@ -280,6 +299,9 @@ def build_settings(count: int) -> SettingsPane:
         image_cfg=image_cfg,
         keep_rest=keep_rest,
         keep_amount=keep_amount,
+        look_pane=look_pane,
+        look=look,
+        looked=looked,
         sampler=sampler,
         schedule=schedule,
         steps=steps,

@@ -66,7 +66,7 @@ class _Events:
             settings.height,
         }
         self.model: set[Block] = {layout.top.checkpoint, layout.top.status, layout.top.chosen}
-        self.form: set[Block] = {*layout.form.values(), *self.sides, *self.model}
+        self.form: set[Block] = {*layout.form.values(), *self.sides, settings.look_pane, *self.model}
         self.details: set[Block] = {
             results.compare,
             results.infotext,
@@ -161,6 +161,13 @@ def _task_events(
     for event, new in [*((event, "true") for event in begun), (found, "false")]:
         follow = f"(job, live) => {{ ip2pFollow(job, live, {new}); }}"
         event.then(**events.browser, js=follow, inputs=[memory.followed, preferences.live])
+    settings = layout.settings
+    settings.look.click(edit_handlers.looking, None, unordered(settings.look), **events.at_once).then(
+        edit_handlers.look,
+        wanted,
+        unordered(settings.look, settings.looked, layout.progress),
+        **{**events.queued, **UNREAD},
+    )
     told = memory.news.click(
         show,
         [memory.followed, results.selected],
@@ -266,11 +273,10 @@ def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfo
 def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
     """Show what has an effect, and count tokens."""
     prompts, settings = layout.prompts, layout.settings
-    for control, handler, shown in (
-        (settings.keep_rest, form_handlers.keeping, settings.keep_amount),
-        (settings.result_sizing, form_handlers.result_sizing, settings.result_longest),
-    ):
-        control.input(handler, control, unordered(shown), **events.queued)
+    kept = unordered(settings.keep_amount, settings.look_pane)
+    settings.keep_rest.input(form_handlers.keeping, settings.keep_rest, kept, **events.queued)
+    sizing = settings.result_sizing
+    sizing.input(form_handlers.result_sizing, sizing, unordered(settings.result_longest), **events.queued)
     settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)
     settings.from_noise.input(form_handlers.start, settings.from_noise, unordered(settings.denoise), **events.queued)
     for text, shown in (

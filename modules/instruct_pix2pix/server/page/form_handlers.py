@@ -51,8 +51,9 @@ class FormHandlers:
         return updates
 
     def keeping(self, keep_rest: str) -> Updates:
-        """Show how much is kept where the rest is."""
-        return {self.settings.keep_amount: gr.update(visible=keep_rest != KNOBS["keep_rest"].default)}
+        """Show what belongs to keeping the rest where it is kept."""
+        visible = keep_rest != KNOBS["keep_rest"].default
+        return {one: gr.update(visible=visible) for one in (self.settings.keep_amount, self.settings.look_pane)}
 
     def result_sizing(self, sizing: str) -> Updates:
         """Show the longest side of a result where it has an effect."""

@@ -19,11 +19,16 @@ from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
-from .edit_layout import EXAMPLES
+from .edit_layout import EXAMPLES, LOOK
 from .form import settings_of, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
 from .results import Results, ShownEdit, sent_path
+
+LOOK_SECONDS = 120.0
+"""How long a visitor waits for a map, the tasks before it included."""
+ENDED = 10**9
+"""A version that no status reaches: to wait for a task's end."""
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 
@@ -61,6 +66,28 @@ class EditHandlers:
             return self._problem(str(error))
         self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
+
+    def looking(self) -> Updates:
+        """Say that `look` is under way."""
+        return {self.layout.settings.look: gr.update(value="Looking …", interactive=False)}
+
+    def look(self, data: Mapping[Block, Any]) -> Updates:
+        """Show what an edit would keep, before it is made."""
+        settings = self.layout.settings
+        updates: Updates = {settings.look: gr.update(value=LOOK, interactive=True)}
+        try:
+            with self._request(data) as request:
+                amount, task = request.settings.keep_amount, self.worker.submit_map(request)
+            status = task.wait(ENDED, LOOK_SECONDS)
+            task.interrupt()
+            if status.relevance is None:
+                busy = "The model is busy with other work: look again when that is done."
+                return {**updates, **self._problem(status.error or busy)}
+            picture = str(sent_path(data[self.layout.pictures.picture]))
+            shown = self.results.what_would_be_kept(picture, status.relevance, amount)
+        except UserError as error:
+            return {**updates, **self._problem(str(error))}
+        return {**updates, settings.looked: gr.update(value=shown, visible=True), self.layout.progress: ""}
 
     @contextmanager
     def _request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:

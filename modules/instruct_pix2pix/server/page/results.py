@@ -85,12 +85,20 @@ class Results:
                 shown.results.append(file if result.small is None else self.keep(result.small, f"{name}.webp"))
                 shown.files.append(file)
             if status.results and not shown.before:
-                size = small_size(*status.results[0].size)
-                with decoded(self._decoding, SentPicture.in_file(shown.picture), patient=True) as (before,):
-                    image = fit(*before.image.size, size, 1).apply(before.image)
-                    data = encode_picture(image, "PNG", icc=before.icc)
-                shown.before = self.keep(data, "before.png")
+                image, icc = self._framed(shown.picture, small_size(*status.results[0].size))
+                shown.before = self.keep(encode_picture(image, "PNG", icc=icc), "before.png")
             return shown
+
+    def _framed(self, picture: str, size: tuple[int, int]) -> tuple[Image.Image, bytes | None]:
+        """Return an input in the framing of its edit, at this size, and its profile. Raises UserError."""
+        with decoded(self._decoding, SentPicture.in_file(picture), patient=True) as (before,):
+            return fit(*before.image.size, size, 1).apply(before.image), before.icc
+
+    def what_would_be_kept(self, picture: str, relevance: Image.Image, amount: float) -> str:
+        """Return the picture of what an edit would keep of an input by its map. Raises UserError."""
+        image, icc = self._framed(picture, relevance.size)
+        image = kept_in_grey(image, _by_map(relevance, amount))
+        return self.keep(encode_picture(image, "WEBP", icc=icc), "kept.webp")
 
     def what_was_kept(self, shown: ShownEdit, place: int, result: EditResult) -> str | None:
         """Return the picture of what a result kept, made when it is first asked for; None for one without a map.
@@ -113,7 +121,8 @@ class Results:
         """
         if result.relevance is None:
             return None
-        mask = result.inside if result.kept and result.inside is not None else _by_map(result)
+        by_map = _by_map(result.relevance, result.settings.keep_amount)
+        mask = result.inside if result.kept and result.inside is not None else by_map
         return self.keep(encode_picture(mask, "PNG"), "mask.png")
 
 
@@ -125,12 +134,10 @@ def kept_in_grey(before: Image.Image, edited: Image.Image | None) -> Image.Image
     return Image.composite(before, grey, edited.resize(before.size, Image.Resampling.BILINEAR))
 
 
-def _by_map(result: EditResult) -> Image.Image:
-    """Return the part of the picture that the map takes in at the amount of the edit (L)."""
-    assert result.relevance is not None
-    levels = torch.arange(256) / 255
-    shares = inside(levels, result.settings.keep_amount)
-    return result.relevance.point([round(255 * share) for share in shares.tolist()])
+def _by_map(relevance: Image.Image, amount: float) -> Image.Image:
+    """Return the part of the picture that a map takes in at an amount (L)."""
+    shares = inside(torch.arange(256) / 255, amount)
+    return relevance.point([round(255 * share) for share in shares.tolist()])
 
 
 def sent_path(sent: object) -> str | None:

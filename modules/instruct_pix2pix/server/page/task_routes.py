@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 
@@ -13,7 +12,6 @@ from ...errors import UserError
 from ..folder_access import FolderAccess
 from ..worker.edit_task import EditTask
 from ..worker.folder_task import FolderTask
-from ..worker.task import Task
 from ..worker.worker import Worker
 from . import html, wording
 from .results import Results
@@ -29,7 +27,7 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
     async def progress(job_id: str, request: Request, live: bool = False, again: bool = False) -> dict[str, object]:
         """Return the status of a task; if asked `again`, only after a moment or when it has ended."""
         task = worker.queue.find(job_id)
-        if task is None:
+        if not isinstance(task, (EditTask, FolderTask)):
             raise HTTPException(404)
         if again:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, task.status().seconds / 10))
@@ -38,14 +36,15 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
         return {"kind": task.kind, **await asyncio.to_thread(_described, task, live, places, here, results)}
 
 
-def _described(task: Task[Any], live: bool, places: FolderAccess, here: bool, results: Results) -> dict[str, object]:
+def _described(
+    task: EditTask | FolderTask, live: bool, places: FolderAccess, here: bool, results: Results
+) -> dict[str, object]:
     """Return HTML to show; `news` changes when other buttons make sense, `results` are files for the gallery."""
     if isinstance(task, FolderTask):
         status = task.status()
         markup = wording.folder_progress(task, places, here=here)
         news = f"{status.state.value} {status.paused} {status.stopping}"
         return {"html": markup, "news": news, "results": [], "ended": status.state.ended}
-    assert isinstance(task, EditTask)
     preview = task.preview() if live else None
     status, model = task.status(), task.checkpoint
     waited = time.time() - task.submitted_at

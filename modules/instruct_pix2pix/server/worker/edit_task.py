@@ -41,6 +41,14 @@ class EditRequest:
     outputs: Path | None = None
     """The folder to save each result in, as soon as it is finished; None saves none."""
 
+    @property
+    def pixels(self) -> int:
+        """Pixels (4 bytes each) of its pictures; grey takes a quarter of the memory."""
+        picture = self.picture
+        images = [one for one in (picture.image, picture.alpha, self.mask) if one is not None]
+        deep = 0 if picture.deep is None else picture.deep.nbytes // 4
+        return deep + sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
+
 
 @dataclass(frozen=True)
 class EditResult:
@@ -113,13 +121,10 @@ class EditTask(Task[EditStatus]):
 
     @property
     def pixels(self) -> int:
-        """Pixels of its picture, or what its results take once it has ended; grey takes a quarter of the memory."""
-        request = self._request
-        if request is None:
+        """Pixels of its pictures, or what its results take once it has ended."""
+        if self._request is None:
             return sum(result.bytes_held for result in self._status.results) // 4
-        images = [one for one in (request.picture.image, request.picture.alpha, request.mask) if one is not None]
-        deep = 0 if request.picture.deep is None else request.picture.deep.nbytes // 4
-        return deep + sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
+        return self._request.pixels
 
     @property
     def parts(self) -> tuple[int, int]:

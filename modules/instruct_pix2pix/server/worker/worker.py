@@ -23,6 +23,7 @@ from ...models.checkpoints import inspect, model_files, vae_names
 from ...models.registry import model_hash
 from ..budget import Budget
 from .edit_task import EditRequest, EditTask
+from .map_task import MapTask
 from .queue import TaskQueue
 from .task import LoadedModel, Task
 
@@ -59,8 +60,13 @@ class Worker:
         Raises UserError for settings that cannot be right (no instruction, an unknown sampler), and as
         `TaskQueue.enqueue` does.
         """
-        settings = resolved(request.settings.require_instruction())
-        task = EditTask(self.queue, replace(request, settings=settings), id_)
+        task = EditTask(self.queue, _resolved(request), id_)
+        self.queue.enqueue(task)
+        return task
+
+    def submit_map(self, request: EditRequest, id_: str | None = None) -> MapTask:
+        """Put the question where an edit would change its picture at the end of the queue. Raises as `submit`."""
+        task = MapTask(self.queue, _resolved(request), id_)
         self.queue.enqueue(task)
         return task
 
@@ -123,3 +129,7 @@ class Worker:
                 log.warning("%s", note)
             self._loaded = loaded
         return loaded
+
+
+def _resolved(request: EditRequest) -> EditRequest:
+    return replace(request, settings=resolved(request.settings.require_instruction()))
