@@ -16,25 +16,31 @@ from tests.hosts.test_host_formula import probed
 
 THRESHOLDING = ("dynamic thresholding (cfg scale fix)", "dynamicthresholding (cfg-fix) integrated")
 """Titles of one extension in different hosts, as for each that follows."""
-CHANGES: list[tuple[tuple[str, ...], dict[int, Any], dict[str, Any]]] = [
-    (THRESHOLDING, {0: True, 1: 1.0}, {}),
+Arguments = dict[int | str, Any]
+"""Those that are not the default: by place, or by a word of their label where hosts have them in different places."""
+CHANGES: list[tuple[tuple[str, ...], Arguments, dict[str, Any]]] = [
+    (THRESHOLDING, {0: True, "mimic": 1.0}, {}),
     (("kohya hrfix integrated",), {0: True}, {}),
     (("forge couple",), {0: True, 3: ";"}, {"prompt": "make it snow; make it rain"}),
     (("regional prompter",), {0: True}, {"prompt": "make it snow BREAK make it rain"}),
     (("cd tuner",), {0: True, 1: 5.0, 3: 5.0}, {}),
     (("latent couple extension",), {0: True}, {"prompt": "make it AND snow AND rain"}),
 ]
-"""Titles, the arguments by place that are not the defaults, and what else the job says."""
+"""Titles, arguments, and what else the job says."""
 
 
-def asked(host: Host, titles: tuple[str, ...], arguments: dict[int, Any]) -> dict[str, Any]:
+def asked(host: Host, titles: tuple[str, ...], arguments: Arguments) -> dict[str, Any]:
     """The part of a job's body that calls the first of these extensions which is there; skips the test if none is."""
     scripts = {one["name"]: one for one in host.get("script-info") if one["is_img2img"]}
     title = next((title for title in titles if title in scripts), None)
     if title is None:
         pytest.skip(f"{titles[0]} is not among the host's extensions")
     values = [one["value"] for one in scripts[title]["args"]]
-    return {title: {"args": [arguments.get(place, value) for place, value in enumerate(values)]}}
+    labels = [str(one["label"]).lower() for one in scripts[title]["args"]]
+    for key, value in arguments.items():
+        place = key if isinstance(key, int) else next(i for i, label in enumerate(labels) if key in label)
+        values[place] = value
+    return {title: {"args": values}}
 
 
 def test_an_edit_is_the_formula_while_the_others_are_idle(editor: Host) -> None:
@@ -45,7 +51,7 @@ def test_an_edit_is_the_formula_while_the_others_are_idle(editor: Host) -> None:
 @pytest.mark.parametrize(("titles", "arguments", "body"), CHANGES, ids=[one[0][0] for one in CHANGES])
 @pytest.mark.parametrize("checkpoint", [checkpoints.EDITS, checkpoints.PLAIN])
 def test_the_other_one_changes_an_edit_and_works_on_a_plain_checkpoint(
-    host: Host, titles: tuple[str, ...], arguments: dict[int, Any], body: dict[str, Any], checkpoint: str
+    host: Host, titles: tuple[str, ...], arguments: Arguments, body: dict[str, Any], checkpoint: str
 ) -> None:
     called = asked(host, titles, arguments)
     host.select(checkpoint)
@@ -58,7 +64,7 @@ def test_the_other_one_changes_an_edit_and_works_on_a_plain_checkpoint(
 
 
 def test_thresholding_that_mimics_the_scale_itself_leaves_the_formula(editor: Host) -> None:
-    called = asked(editor, THRESHOLDING, {0: True, 1: 7.5})
+    called = asked(editor, THRESHOLDING, {0: True, "mimic": 7.5})
     body = probed(7.5, 1.5)
     editor.job(**body | {"alwayson_scripts": body["alwayson_scripts"] | called})
     assert max(step["error"] for step in editor.records()) <= 1e-4
