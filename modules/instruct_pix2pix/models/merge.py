@@ -22,6 +22,7 @@ from .convert import STALE_TEXTS
 from .safetensors_writer import Planned, Rows
 from .saved_model import Progress, output_file, save
 from .stored_model import UNET, Located, StoredModel, in_precision, require_plain_numbers, with_ema
+from .weights_files import fits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +63,8 @@ def merge(
     What counts is as in A1111: the tensors of A whose names have 'model' in them and that B has too; where C lacks one,
     it stays A's. Into an A of 8 or 9 input channels, partners of 4 are merged in the first four. Whole numbers and
     noise levels stay A's. Computed in float32 (float64 where A has that), written in A's format or `asked.precision`.
-    The result has no moving averages, and A1111's recipe in its metadata. Raises UserError for models that do not fit each
-    other, and as `output_file` and `save` do.
+    The result has no moving averages, and A1111's recipe in its metadata. Raises UserError for models that do not fit
+    each other, and as `output_file` and `save` do.
     """
     path = output_file(output, models, overwrite=asked.overwrite)
     _require_fitting(models)
@@ -172,7 +173,7 @@ def _require_shape(name: str, mine: Located, other: Located, first: StoredModel,
     ours, theirs = mine.info.shape, other.info.shape
     if name == _FIRST:
         theirs = (*theirs[:1], *ours[1:2], *theirs[2:])
-    if {ours, (*ours, 1, 1)}.isdisjoint({theirs, (*theirs, 1, 1)}):
+    if not fits(theirs, ours):
         raise UserError(
             f"'{model.path.name}' does not fit '{first.path.name}': {ascii(name)[:100]} is {list(other.info.shape)} in "
             f"the one and {list(ours)} in the other."

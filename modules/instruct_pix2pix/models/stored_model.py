@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from ..errors import UserError
 from .bounded import TooMuch, read_small
 from .checkpoints import Checkpoint, ema_twin, inspect
 from .moving_average import belongs
-from .weights_files import TensorInfo, TensorSource, header, metadata
+from .weights_files import TensorInfo, TensorSource, fits, header, metadata
 
 UNET = "model.diffusion_model."
 """How the names of the UNet's tensors begin."""
@@ -80,14 +80,18 @@ def stored_file(path: Path) -> StoredModel:
     return StoredModel(inspect(path), found, metadata(path), _yaml_beside(path))
 
 
-def locate(sources: Mapping[str, TensorSource]) -> dict[str, Located]:
-    """Return the tensors with what the headers of their files say. Raises UserError for one that is not there."""
+def locate(sources: Mapping[str, TensorSource], shapes: Mapping[str, Sequence[int]]) -> dict[str, Located]:
+    """Return tensors with their shape in the LDM layout, in which 1x1 convolutions are no matrices, and their dtype.
+
+    Raises UserError for one that is not there or has another shape.
+    """
     headers = {file: header(file) for file in {source.file for source in sources.values()} if file.is_file()}
     found: dict[str, Located] = {}
     for name, source in sources.items():
-        if source.name not in headers.get(source.file, {}):
-            raise UserError(f"'{source.file.name}' lacks the tensor {source.name}: it is not complete.")
-        found[name] = Located(source, headers[source.file][source.name])
+        info = headers.get(source.file, {}).get(source.name)
+        if info is None or not fits(info.shape, shapes[name]):
+            raise UserError(f"'{source.file.name}' lacks the tensor {source.name} of its config: download it again.")
+        found[name] = Located(source, TensorInfo(tuple(shapes[name]), info.dtype))
     return found
 
 

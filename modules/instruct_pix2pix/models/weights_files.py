@@ -14,7 +14,7 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -70,6 +70,12 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether two shapes agree; a 1x1 convolution may be written as a matrix and the other way round."""
+    stored, wanted = tuple(stored), tuple(wanted)
+    return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
 
 
 @dataclass(frozen=True)

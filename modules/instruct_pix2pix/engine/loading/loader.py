@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import UserError
 from ...models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
 from ...models.moving_average import belongs
-from ...models.weights_files import TensorInfo, TensorSource, header, read_weights
+from ...models.weights_files import TensorInfo, TensorSource, fits, header, read_weights
 from ..networks.clip import TextEncoder
 from ..networks.layers import packs
 from ..networks.unet import UNet
@@ -217,7 +217,7 @@ def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size]
                 f"'{model}' holds its weights packed in a way that this program does not read "
                 f"({source.name}, {info.dtype}): take a file in fp16."
             )
-        if not _fits(info.shape, shapes[key]):
+        if not fits(info.shape, shapes[key]):
             raise UserError(
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
                 f"but {list(shapes[key])} was expected."
@@ -258,12 +258,6 @@ def _empty_on_own_pages(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     if size < mmap.PAGESIZE:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
-
-
-def _fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether the shapes agree; a 1x1 convolution may be written as a matrix and the other way round."""
-    stored, wanted = tuple(stored), tuple(wanted)
-    return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
 
 
 def _wants_channels_last(shape: torch.Size) -> bool:

@@ -6,6 +6,7 @@ its configs and from our networks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,14 +38,14 @@ def as_single_file(path: Path) -> StoredModel:
         raise UserError(f"'{path.name}' is not a whole diffusers folder. {checkpoint.advice}")
     if checkpoint.family in ("sd2", "sdxl"):
         raise UserError(f"'{path.name}' is {checkpoint.label}: only folders of SD1 models can become one file here.")
-    # The names do not depend on how many channels come in, and a style model has four.
+    channels = checkpoint.in_channels or 0
+    # A style model, of four channels, is no model that can be loaded here, but its names are those of one.
     config = read_configs(path, in_channels=_EDIT_CHANNELS)
     with torch.device("meta"):
-        parts = {"unet": UNet(config.unet), "vae": VAE(config.vae), "text": TextEncoder(config.text)}
-    sources = {
-        _PREFIXES[part] + key: source
-        for part, found in folder_sources(path, parts, config).items()
-        for key, source in found.items()
-    }
-    needs_config = checkpoint.in_channels == _EDIT_CHANNELS and config != load_config(CONFIGS / "sd1.yaml")
-    return StoredModel(checkpoint, locate(sources), {}, yaml_of(config) if needs_config else None)
+        unet = UNet(replace(config.unet, in_channels=channels))
+        parts = {"unet": unet, "vae": VAE(config.vae), "text": TextEncoder(config.text)}
+    found = folder_sources(path, parts, config)
+    sources = {_PREFIXES[part] + key: source for part in parts for key, source in found[part].items()}
+    shapes = {_PREFIXES[part] + key: value.shape for part in parts for key, value in parts[part].state_dict().items()}
+    needs_config = channels == _EDIT_CHANNELS and config != load_config(CONFIGS / "sd1.yaml")
+    return StoredModel(checkpoint, locate(sources, shapes), {}, yaml_of(config) if needs_config else None)
