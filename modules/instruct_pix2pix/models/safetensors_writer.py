@@ -28,7 +28,7 @@ Rows = Callable[..., "torch.Tensor"]
 _NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPE.items()}
 _ROWS_AT_ONCE = 2**22  # numbers that are computed in one piece
 _MOST_IN_A_ROW = 2**26
-_BYTES_AT_ONCE = 128 * 2**20  # of the mapped files that are read before they are unmapped
+_BYTES_AT_ONCE = 64 * 2**20  # of the result, after which the files are unmapped and mapped anew
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def plan_file(tensors: Mapping[str, Planned], texts: Mapping[str, str]) -> Safet
 def write_planned(plan: SafetensorsPlan, file: IO[bytes], progress: Callable[[int, int], None]) -> None:
     """Write the planned file; `progress(bytes done, bytes in all)` is called on the way.
 
-    Takes memory for 128 MB of the files that it reads and for a few million numbers. Raises UserError as `read_weights`
+    Takes memory for some 64 MB of each of the files that it reads and for a few million numbers. Raises UserError as `read_weights`
     does, and for a number that the format of the result cannot hold; OSError where the disk is full.
     """
     file.write(plan.head)
@@ -126,7 +126,7 @@ def _pieces(name: str, planned: Planned, tensors: list[torch.Tensor]) -> Iterato
 
 
 def _groups(plan: SafetensorsPlan) -> Iterator[list[str]]:
-    """Yield the names in groups that read about `_BYTES_AT_ONCE` of each of their files."""
+    """Yield the names in groups of about `_BYTES_AT_ONCE`."""
     group: list[str] = []
     size = 0
     for name, planned in plan.tensors.items():
