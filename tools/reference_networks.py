@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from instruct_pix2pix.engine.loading.config import ModelConfig, load_config
+from instruct_pix2pix.engine.loading.config import ModelConfig, load_config, yaml_of
 from instruct_pix2pix.engine.loading.loader import Networks
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.networks.clip import TextConfig, TextEncoder
@@ -65,15 +64,7 @@ def random_model(config: ModelConfig = SMALL, machine: Machine = CPU) -> EditMod
 
 def write_yaml(path: Path, config: ModelConfig) -> Path:
     """Write a config the way latent diffusion's own files are written."""
-    plain = asdict(config)
-    unet, vae, text = (plain.pop(part) for part in ("unet", "vae", "text"))
-    sections = {
-        "unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel", unet),
-        "first_stage_config": ("ldm.models.autoencoder.AutoencoderKL", {"embed_dim": 4, "ddconfig": vae}),
-        "cond_stage_config": ("ldm.modules.encoders.modules.FrozenCLIPEmbedder", text),
-    }
-    plain.update({name: {"target": target, "params": params} for name, (target, params) in sections.items()})
-    OmegaConf.save(OmegaConf.create({"model": {"params": plain}}), path)
+    path.write_text(yaml_of(config), encoding="utf-8")
     return path
 
 

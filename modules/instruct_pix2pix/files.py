@@ -82,9 +82,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; missing folders are made.
+    """Write a file whole or not at all, as `writing_whole` does."""
+    with writing_whole(path) as file:
+        file.write(data)
 
-    An existing file keeps its content until the new one is complete. Raises UserError.
+
+@contextlib.contextmanager
+def writing_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is written whole or not at all; missing folders are made.
+
+    An existing file keeps its content until the block ends. Raises UserError, for an OSError of the block too.
     """
     name = printable(path.name)
     try:
@@ -92,7 +99,7 @@ def write_whole(path: Path, data: bytes) -> None:
             raise UserError(f"{name} is a folder: give the name of a file in it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(data)
+            yield file
     except (OSError, ValueError) as error:
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT):

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 from ..errors import Remedy, UserError, out_of_memory
 from ..text import telling_ends_nothing
-from . import batch, bench, edit, grid, models, serve
+from . import batch, bench, convert, edit, grid, merge, models, serve
 from .arguments import Command
 
 EXAMPLES = """examples:
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   grid photo.jpg "make it winter" --text-cfg 3:12:4 --image-cfg 1:2:3
   batch photos winter "make it winter" --recursive
   inspect instruct-pix2pix.safetensors
+  merge instruct-pix2pix.safetensors dreamshaper.safetensors v1-5-pruned.safetensors -o my-edit.safetensors
 """
 
 
@@ -30,6 +31,8 @@ COMMANDS: tuple[Command, ...] = (
     models.MODELS,
     models.INSPECT,
     models.DOWNLOAD,
+    merge.COMMAND,
+    convert.COMMAND,
     bench.COMMAND,
 )
 

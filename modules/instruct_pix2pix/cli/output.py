@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,9 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import is_folder, short_name, status_of
 from ..images import format_of
+from ..models.checkpoints import Checkpoint
+from ..models.hub import size_text
+from ..text import printable, say
 
 if TYPE_CHECKING:
     from ..engine.edit import OnStep, Progress
@@ -24,6 +27,35 @@ if TYPE_CHECKING:
 def progress_bar(total: int, unit: str) -> tqdm:
     """Return a bar that leaves no trace, and that is not shown where stderr is not a terminal."""
     return tqdm(total=total, unit=unit, leave=False, disable=None)
+
+
+@contextlib.contextmanager
+def byte_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each thing that is done to files, if it takes two seconds; see `models.saved_model.Progress`."""
+    with contextlib.ExitStack() as stack:
+        shown = ""
+        bar: tqdm | None = None
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal shown, bar
+            if bar is None or what != shown:
+                stack.close()
+                bar = tqdm(
+                    total=total, desc=printable(what), unit="B", unit_scale=True, leave=False, disable=None, delay=2
+                )
+                shown = what
+                stack.enter_context(bar)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def tell_model(path: Path, checkpoint: Checkpoint, notes: Iterable[str]) -> None:
+    """Say on stderr what a person should know of a model that was written, and on stdout what it is."""
+    for note in notes:
+        say(note)
+    size = size_text(checkpoint.size_bytes)
+    print(f"{printable(str(path))}: {checkpoint.label}, {size}, {checkpoint.dtype}")
 
 
 @contextlib.contextmanager

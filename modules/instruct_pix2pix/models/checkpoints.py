@@ -217,7 +217,12 @@ def ema_twin(name: str) -> str:
 
 
 def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
-    """Return A1111's 'Model hash': the first 10 hex digits of the SHA-256 of the whole file (of a folder, its UNet).
+    """Return A1111's 'Model hash', the first 10 hex digits of `whole_hash`, which see."""
+    return whole_hash(path, progress)[:10]
+
+
+def whole_hash(path: str | Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """Return the SHA-256 of the whole file (of a folder, its UNet), 64 hex digits.
 
     Reads everything, so it takes seconds; `progress(bytes done, bytes in all)` is called on the way.
     Raises UserError for a path that cannot be read.
@@ -237,7 +242,7 @@ def short_hash(path: str | Path, progress: Callable[[int, int], None] | None = N
                         progress(done, total)
     except OSError as error:
         raise UserError(f"'{Path(path).name}' cannot be read: {error.strerror}.") from error
-    return digest.hexdigest()[:10]
+    return digest.hexdigest()
 
 
 def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Checkpoint:

@@ -14,7 +14,7 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -33,12 +33,13 @@ _MOST_PICKLED = 16_000_000  # bytes of a pickle without the numbers; those of SD
 _MOST_ZIP_DIRECTORY = 4_000_000  # bytes; about 75 for each tensor
 _MOST_BYTES = 100_000_000_000  # of a file that may be read to its end, for its hash
 
-_SAFETENSORS_DTYPE = {
+SAFETENSORS_DTYPE = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool", "C64": "complex64",
 }  # fmt: skip
+"""torch's name for each type of numbers that safetensors names and this program reads."""
 
 # Types that safetensors knows besides (its 0.8, tensor.rs): numbers smaller than a byte, those that only AMD's
 # processors have, and the scales of block-wise formats such as MXFP4.
@@ -69,6 +70,20 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether two shapes agree; a 1x1 convolution may be written as a matrix and the other way round."""
+    stored, wanted = tuple(stored), tuple(wanted)
+    return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Where one tensor is stored: the file, and its name there."""
+
+    file: Path
+    name: str
 
 
 @dataclass(frozen=True)
@@ -104,10 +119,11 @@ def metadata(path: str | Path) -> Mapping[str, str]:
         return _index(file, size).metadata
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of a safetensors or torch file, mapped from it (CPU, copy on write): no memory until used.
+def read_weights(path: str | Path, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    """Return tensors of a safetensors or torch file, mapped from it (CPU, copy on write): no memory until used.
 
-    Same names and the same UserErrors as `header`. The file must stay as it is while the tensors live.
+    All of them, or those of `names` alone. Where torch's older format has put one at an odd place, it is copied. Same
+    names and the same UserErrors as `header`. The file must stay as it is while the tensors live.
     """
     import torch
 
@@ -120,6 +136,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         parts: dict[Storage, torch.UntypedStorage] = {}
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in index.tensors.items():
+            if names is not None and name not in names:
+                continue
             storage = tensor.storage
             if storage not in parts:
                 start, item = index.start(storage), ITEM_SIZE[storage.dtype]
@@ -247,7 +265,7 @@ def _safetensor(entry: dict[str, object]) -> StoredTensor:
         raise _Broken(
             f"holds numbers of the type {entry['dtype']}, which this program does not read: take a file in fp16"
         )
-    dtype = _SAFETENSORS_DTYPE[entry["dtype"]]  # type: ignore[index] - a wrong type is a TypeError for the caller
+    dtype = SAFETENSORS_DTYPE[entry["dtype"]]  # type: ignore[index] - a wrong type is a TypeError for the caller
     shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])  # type: ignore[arg-type]
     check_sizes(shape, offsets)
     begin, end = offsets

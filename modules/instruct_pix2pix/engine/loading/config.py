@@ -6,7 +6,7 @@ table, and nothing else in it can refer to Python code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,20 @@ def load_config(path: Path) -> ModelConfig:
             f"{path.name} is not a model config that this program can read ({first_line(error)}): "
             "remove it, or put the yaml that came with the checkpoint beside it."
         ) from error
+
+
+def yaml_of(config: ModelConfig) -> str:
+    """Return the text of a model config, as latent diffusion's own files are written."""
+    plain = asdict(config)
+    unet, vae, text = (plain.pop(part) for part in ("unet", "vae", "text"))
+    targets = {kind: name for name, kind in _CLASSES.items()}
+    sections = {
+        "unet_config": (UNetConfig, unet),
+        "first_stage_config": (VAEConfig, {"embed_dim": 4, "ddconfig": vae}),
+        "cond_stage_config": (TextConfig, text),
+    }
+    plain |= {name: {"target": targets[kind], "params": params} for name, (kind, params) in sections.items()}
+    return OmegaConf.to_yaml(OmegaConf.create({"model": {"params": plain}}))
 
 
 def _bounded_yaml(path: Path) -> str:

@@ -78,8 +78,11 @@ def vae_name(key: str, config: VAEConfig, old: bool = False) -> str:
     return name
 
 
-def read_configs(folder: Path) -> ModelConfig:
-    """Read the configs of a diffusers folder. Raises UserError when one is missing or cannot be used."""
+def read_configs(folder: Path, in_channels: int | None = None) -> ModelConfig:
+    """Read the configs of a diffusers folder, its UNet's input channels replaced by `in_channels` if given.
+
+    Raises UserError when one is missing or cannot be used.
+    """
     try:
         unet, vae, text = (_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
         scheduler_file = folder / "scheduler" / "scheduler_config.json"
@@ -89,7 +92,7 @@ def read_configs(folder: Path) -> ModelConfig:
         if text.get("hidden_act", "quick_gelu") != "quick_gelu":
             raise UserError(f"'{folder.name}' has a text encoder other than SD1's, which is not supported.")
         return ModelConfig(
-            unet=_unet_config(unet),
+            unet=_unet_config(unet if in_channels is None else {**unet, "in_channels": in_channels}),
             vae=_vae_config(vae),
             text=TextConfig(
                 width=text["hidden_size"],

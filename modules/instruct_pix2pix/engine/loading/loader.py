@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import UserError
 from ...models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
-from ...models.weights_files import TensorInfo, header, read_weights
+from ...models.moving_average import belongs
+from ...models.weights_files import TensorInfo, TensorSource, fits, header, read_weights
 from ..networks.clip import TextEncoder
 from ..networks.layers import packs
 from ..networks.unet import UNet
@@ -27,7 +28,6 @@ from ..networks.vae import VAE
 from ..precision import Machine
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
-from .moving_average import belongs
 
 _UNET = "model.diffusion_model."
 _OLD_VAE = "encoder.mid_block.attentions.0.query.weight"  # one of diffusers' names before 2023
@@ -38,14 +38,6 @@ _SCALES = ("scale_weight", "weight_scale")
 _PACKED = ("weight_scale_inv", "weight_scale_2", "weight.absmax", "weight.quant_map")
 
 _BYTES_AT_ONCE = 256 * 2**20  # of the mapped file that are converted before it is unmapped
-
-
-@dataclass(frozen=True)
-class TensorSource:
-    """Where one tensor is stored: the file, and its name there."""
-
-    file: Path
-    name: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
     use_ema, notes = _choose_ema(checkpoint, networks.unet)
-    sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
+    sources = folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
     if checkpoint.vae:
         sources["vae"] = _vae_sources(checkpoint.vae, networks.vae, config)
     for name, module in parts.items():
@@ -153,7 +145,7 @@ def _vae_sources(file: Path, vae: VAE, config: ModelConfig) -> dict[str, TensorS
     return {key: TensorSource(file, f"{prefix}{key}") for key in keys}
 
 
-def _folder_sources(
+def folder_sources(
     path: Path, parts: Mapping[str, nn.Module], config: ModelConfig
 ) -> dict[str, dict[str, TensorSource]]:
     """Map each network's tensors to the files and names of a diffusers folder."""
@@ -225,7 +217,7 @@ def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size]
                 f"'{model}' holds its weights packed in a way that this program does not read "
                 f"({source.name}, {info.dtype}): take a file in fp16."
             )
-        if not _fits(info.shape, shapes[key]):
+        if not fits(info.shape, shapes[key]):
             raise UserError(
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
                 f"but {list(shapes[key])} was expected."
@@ -266,12 +258,6 @@ def _empty_on_own_pages(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     if size < mmap.PAGESIZE:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
-
-
-def _fits(stored: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether the shapes agree; a 1x1 convolution may be written as a matrix and the other way round."""
-    stored, wanted = tuple(stored), tuple(wanted)
-    return stored == wanted or (*stored, 1, 1) == wanted or stored == (*wanted, 1, 1)
 
 
 def _wants_channels_last(shape: torch.Size) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ...models.checkpoints import ema_twin
-from ...models.weights_files import metadata, read_weights
+from .checkpoints import ema_twin
+from .weights_files import header, metadata, read_weights
 
 # What A1111 and the model specification of Stability AI write into the header of a merge.
 _RECIPES = ("sd_merge_recipe", "modelspec.merged_from")
@@ -37,9 +37,10 @@ def belongs(path: Path, names: Sequence[str]) -> bool:
     """
     if metadata(path).keys() & set(_RECIPES):
         return False
-    mapped = read_weights(path)
-    matrices = [name for name in names if mapped[name].ndim > 1 and mapped[name].numel() in _SIZES]
+    shapes = {name: info.shape for name, info in header(path).items()}
+    matrices = [name for name in names if len(shapes[name]) > 1 and math.prod(shapes[name]) in _SIZES]
     chosen = matrices[:: math.ceil(len(matrices) / _SAMPLES)] if matrices else []
+    mapped = read_weights(path, {*chosen, *map(ema_twin, chosen)})
     distances = [_distance(mapped[name], mapped[ema_twin(name)]) for name in chosen]
     return not distances or sorted(distances)[len(distances) * 3 // 4] <= _NEAR
 
