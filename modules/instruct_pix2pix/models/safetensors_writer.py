@@ -82,8 +82,8 @@ def plan_file(tensors: Mapping[str, Planned], texts: Mapping[str, str]) -> Safet
 def write_planned(plan: SafetensorsPlan, file: IO[bytes], progress: Callable[[int, int], None]) -> None:
     """Write the planned file; `progress(bytes done, bytes in all)` is called on the way.
 
-    Takes memory for some 64 MB of each of the files that it reads and for a few million numbers. Raises UserError as `read_weights`
-    does, and for a number that the format of the result cannot hold; OSError where the disk is full.
+    Takes memory for some 64 MB of each of the files that it reads and for a few million numbers. Raises UserError as
+    `read_weights` does, and for a number that the format of the result cannot hold; OSError where the disk is full.
     """
     file.write(plan.head)
     done = len(plan.head)

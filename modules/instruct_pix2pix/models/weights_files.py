@@ -84,6 +84,22 @@ class TensorSource:
 
     file: Path
     name: str
+    third: int | None = None
+    """Which third of the stored rows it is: OpenCLIP keeps queries, keys and values in one tensor."""
+    transposed: bool = False
+    """Whether the stored matrix is the other way round."""
+
+    def shape_of(self, stored: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the tensor, from that of what is stored."""
+        if self.third is not None and stored:
+            return (stored[0] // 3, *stored[1:])
+        return tuple(reversed(stored)) if self.transposed else tuple(stored)
+
+    def of(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return the tensor, as a view of what is stored."""
+        if self.third is not None:
+            return stored.chunk(3)[self.third]
+        return stored.t() if self.transposed else stored
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def as_single_file(path: Path) -> StoredModel:
     checkpoint = inspect(path)
     if checkpoint.layout != "diffusers" or not (path / "unet").is_dir():
         raise UserError(f"'{path.name}' is not a whole diffusers folder. {checkpoint.advice}")
-    if checkpoint.family in ("sd2", "sdxl"):
-        raise UserError(f"'{path.name}' is {checkpoint.label}: only folders of SD1 models can become one file here.")
     channels = checkpoint.in_channels or 0
     # A style model, of four channels, is no model that can be loaded here, but its names are those of one.
-    config = read_configs(path, in_channels=_EDIT_CHANNELS)
+    config = None if checkpoint.family in ("sd2", "sdxl") else read_configs(path, in_channels=_EDIT_CHANNELS)
+    if config is None or config.text_2 is not None:
+        raise UserError(f"'{path.name}' is {checkpoint.label}: only folders of SD1 models can become one file here.")
     with torch.device("meta"):
         unet = UNet(replace(config.unet, in_channels=channels))
         parts = {"unet": unet, "vae": VAE(config.vae), "text": TextEncoder(config.text)}
