@@ -12,9 +12,9 @@ from ..conditioning import join
 from ..errors import UserError
 from ..guidance.dual import Prompt
 from ..models.add_ons import AddOnFolders
-from ..models.registry import model_dirs
-from .free_memory import PIXEL, ROW, is_room_for
 from .beside.add_ons import AddOns
+from .beside.tiny_vae import CELL
+from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
 from .networks.layers import prepare
@@ -50,7 +50,7 @@ class EditModel:
         for network in (self.unet, networks.vae, self.text):
             prepare(network, machine)
         tokenizer = Tokenizer(self.config.text.vocab_size)
-        self.add_ons = AddOns(networks, machine, tokenizer, folders or AddOnFolders(model_dirs()))
+        self.add_ons = AddOns(networks, machine, tokenizer, folders or AddOnFolders.near())
         """What edits have beside the checkpoint, LoRAs and the like."""
         self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
@@ -143,7 +143,8 @@ class EditModel:
         """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
         tiny = self.add_ons.tiny_decoder if self.add_ons.fast else None
         if tiny is not None:
-            return tiny(latent.to(self.machine.dtype)).float()
+            tile, overlap = TILE // CELL, OVERLAP // CELL
+            return in_tiles(lambda z: tiny(z.to(self.machine.dtype)), latent, tile=tile, overlap=overlap, scale=CELL)
         z, factor = latent / self.config.scale_factor, self.config.vae.factor
         tile = self._tile(torch.Size([len(z), z.shape[1], z.shape[2] * factor, z.shape[3] * factor])) // factor
         return self._through_vae(self.vae.decode, z, tile=tile, overlap=OVERLAP // factor, scale=factor)

@@ -47,9 +47,9 @@ class AddOnFolders:
         self.roots = tuple(dict.fromkeys(roots))
 
     @classmethod
-    def near(cls, checkpoint: Path) -> AddOnFolders:
+    def near(cls, checkpoint: Path | None = None) -> AddOnFolders:
         """Return those of the `models` folder that a checkpoint lies in, of the program's own, and of a host's."""
-        parents = checkpoint.absolute().parents
+        parents = list(checkpoint.absolute().parents) if checkpoint else []
         named = [folder for folder in parents[:_ANCESTORS] if folder.name.lower() == "models"]
         own = [folder.parent if folder.name.lower() == "stable-diffusion" else folder for folder in model_dirs()]
         return cls([*(named or parents[:1]), *own])

@@ -39,10 +39,8 @@ class LoraFile:
         more = "" if len(self.left_out) <= _SHOWN else ", …"
         shown = ", ".join(self.left_out[:_SHOWN])[:200]
         count = len(self.left_out) + sum(map(len, self.layers.values()))
-        return (
-            f"Of the LoRA '{self.name}' {len(self.left_out)} of {count} tensors were left out: this model has no place "
-            f"for them ({shown}{more}).",
-        )
+        what = f"Of the LoRA '{self.name}' {len(self.left_out)} of {count} tensors were left out"
+        return (f"{what}: this model has no place for them ({shown}{more}).",)
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def _sum_of(
             part = (weight_change if kind == "weight" else bias_change)(tensors, shape)
         except Unfit as problem:
             raise UserError(
-                f"The LoRA '{lora.file.name}' cannot be used: what it has for the layer {layer.name} {problem}; take one "
-                "that was made for this kind of model."
+                f"The LoRA '{lora.file.name}' cannot be used: what it has for the layer {layer.name} {problem}; "
+                "take one that was made for this kind of model."
             ) from problem
         if part is None:
             continue

@@ -47,10 +47,9 @@ def weight_change(tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor | 
         return None
     if any(name in own for name in ("dora_scale", "lora_magnitude_vector")):
         raise Unfit("is a DoRA, which scales whole weights and is not supported")
-    for kind, (needed, optional) in _MATRICES.items():
-        if needed <= own.keys() <= needed | optional:
-            break
-    else:
+    forms = _MATRICES.items()
+    kind = next((name for name, (needed, optional) in forms if needed <= own.keys() <= needed | optional), None)
+    if kind is None:
         raise Unfit(f"combines {', '.join(sorted(own))}, which is no form of LoRA known here")
     if not all(tensor.is_floating_point() for name, tensor in own.items() if name != "alpha"):
         raise Unfit("holds packed numbers")

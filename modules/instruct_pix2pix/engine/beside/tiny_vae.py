@@ -1,7 +1,7 @@
 """TAESD: a decoder of 1.2 million weights that shows nearly what the VAE's decoder of 50 million would.
 
-Ollin Boer Bohan, github.com/madebyollin/taesd; one for the latents of SD1 and one for SDXL's. The layers are numbered as
-in its file taesd_decoder.
+Ollin Boer Bohan, github.com/madebyollin/taesd; one for the latents of SD1 and one for SDXL's. The layers are
+numbered as in its file taesd_decoder.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class TinyBlock(nn.Module):
         self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, 64, h, w] -> the same."""
         return F.relu(self.conv(x) + x)
 
 
@@ -37,6 +38,7 @@ class SoftClamp(nn.Module):
     """Keep numbers within -3..3, smoothly."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
         return 3 * torch.tanh(x / 3)
 
 
@@ -58,6 +60,7 @@ class TinyDecoder(nn.Sequential):
         )
 
     def forward(self, input: Tensor) -> Tensor:
+        """[B, 4, h, w] -> [B, 3, 8h, 8w]."""
         return super().forward(input) * 2 - 1
 
 
@@ -66,10 +69,12 @@ def load_tiny_decoder(path: Path, device: torch.device, dtype: torch.dtype) -> T
     tensors = read_weights(path)
     with torch.device("meta"):
         decoder = TinyDecoder()
+    shapes = {key: value.shape for key, value in decoder.state_dict().items()}
     for prefix, less in _PREFIXES.items():
-        names = {key: prefix + _counted(key, less) for key in decoder.state_dict()}
-        if all(name in tensors and tensors[name].shape == decoder.state_dict()[key].shape for key, name in names.items()):
-            state = {key: tensors[name].to(device, dtype, copy=True) for key, name in names.items()}
+        found = {key: tensors.get(prefix + _counted(key, less)) for key in shapes}
+        fitting = {key: value for key, value in found.items() if value is not None and value.shape == shapes[key]}
+        if len(fitting) == len(shapes):
+            state = {key: value.to(device, dtype, copy=True) for key, value in fitting.items()}
             decoder.load_state_dict(state, assign=True)
             return decoder.eval().requires_grad_(False)
     raise UserError(f"'{path.name}' is not the decoder of a tiny VAE (TAESD): take taesd_decoder.safetensors.")
