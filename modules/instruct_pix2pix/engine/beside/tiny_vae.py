@@ -72,7 +72,8 @@ def load_tiny_decoder(path: Path, device: torch.device, dtype: torch.dtype) -> T
     shapes = {key: value.shape for key, value in decoder.state_dict().items()}
     for prefix, less in _PREFIXES.items():
         found = {key: tensors.get(prefix + _counted(key, less)) for key in shapes}
-        fitting = {key: value for key, value in found.items() if value is not None and value.shape == shapes[key]}
+        pairs = found.items()
+        fitting = {key: value for key, value in pairs if value is not None and value.shape == shapes[key]}
         if len(fitting) == len(shapes):
             state = {key: value.to(device, dtype, copy=True) for key, value in fitting.items()}
             decoder.load_state_dict(state, assign=True)
