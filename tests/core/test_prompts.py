@@ -353,7 +353,7 @@ def test_loras_of_a_prompt_with_their_weights(text, tags):
     ["<lora:>", "<lora::1>", "<lora:a:much>", "<lora:a:nan>", "<lora:a:1e9>", "<lora:a:1:1:8>", "<lora:a:x=1>"],
 )
 def test_a_lora_that_cannot_be_read_is_told(text):
-    with pytest.raises(UserError, match="is no LoRA that can be used: write <lora:name:0.8>"):
+    with pytest.raises(UserError, match="is no LoRA that can be used"):
         lora_tags(text)
 
 

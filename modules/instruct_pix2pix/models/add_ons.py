@@ -94,8 +94,9 @@ class AddOnFolders:
             return difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio()
 
         there = sorted(files, key=likeness, reverse=True)
+        shown = "/".join(place.parts[-2:])  # whoever asks over a network need not know where that is
         known = f"there are {', '.join(there[:_SHOWN])}" if there else "there are none yet"
-        return UserError(f"There is no {kind.name} '{name[:80]}': put its file into {place} ({known}).")
+        return UserError(f"There is no {kind.name} '{name[:80]}': put its file into {shown} ({known}).")
 
 
 def kohya_hash(path: Path) -> str:
