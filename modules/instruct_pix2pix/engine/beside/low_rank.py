@@ -53,6 +53,9 @@ def weight_change(tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor | 
         raise Unfit(f"combines {', '.join(sorted(own))}, which is no form of LoRA known here")
     if not all(tensor.is_floating_point() for name, tensor in own.items() if name != "alpha"):
         raise Unfit("holds packed numbers")
+    most = max(shape.numel(), MOST_RANK * max(shape[0], shape.numel() // max(1, shape[0])))
+    if any(tensor.numel() > most for tensor in own.values()):
+        raise Unfit("is far larger than that layer")
     parts = {name: tensor.float() for name, tensor in own.items()}
     if kind == "LoRA":
         change, rank = _pair(parts, shape)
