@@ -100,7 +100,7 @@ def run(options: EditOptions) -> int:
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
 
-    model, hash_ = load(path, machine)
+    model, hash_ = load(path, machine, options.model.folders)
     fit = replace(fitted(model, picture.image, settings, mask and mask.mask), deep=picture.deep)
     if options.map_only is not None:
         found = map_of(model, fit, settings.for_image(settings.seeds()[0]))
@@ -111,7 +111,9 @@ def run(options: EditOptions) -> int:
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:
         results = edit_each(model, fit, chosen, show)
-        for result, output, map_ in zip(results, outputs, maps, strict=True):
+        for number, (result, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
+            for note in () if number else result.beside.notes:
+                say(note)
             seed, text = result.settings.seed, result.infotext(model.name, hash_)
             pixels = to_write(result, alpha, format_of(output))
             written = save_picture(pixels, output, text, exif=picture.exif, icc=picture.icc)

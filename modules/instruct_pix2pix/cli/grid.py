@@ -96,7 +96,7 @@ def run(options: GridOptions) -> int:
         say(note)
     path = options.model.find()
     settings = suited_to(path, settings, options.asked)
-    model, hash_ = load(path, machine)
+    model, hash_ = load(path, machine, options.model.folders)
 
     one = replace(settings, seed=settings.seeds()[0], result_size="model", zoom=False)
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
@@ -105,6 +105,8 @@ def run(options: GridOptions) -> int:
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:
         for result in edit_each(model, fit, asked, show):
+            for note in () if results else result.beside.notes:
+                say(note)
             results.append(result)
             if options.as_json:
                 print_result(_facts(result, source), "", as_json=True)

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from ..conditioning import join
 from ..errors import UserError
 from ..guidance.dual import Prompt, completed
+from ..models.add_ons import AddOnFolders
+from .beside.add_ons import AddOns
+from .beside.tiny_vae import CELL
 from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
 from .networks.layers import prepare
 from .networks.unet import Condition, size_label, take
+from .networks.vae import VAE
 from .precision import Machine
 from .sampling.schedules import ContinuousSchedule, NoiseSchedule
 from .shared_cores import SharedCores
@@ -33,33 +37,48 @@ class EditModel:
     Latents that are sampled are scaled by the model's factor and float32; the picture's latent is unscaled.
     """
 
-    def __init__(self, networks: Networks, machine: Machine, name: str = "") -> None:
+    def __init__(
+        self, networks: Networks, machine: Machine, name: str = "", folders: AddOnFolders | None = None
+    ) -> None:
+        """`folders` are where LoRAs and the like are looked up; by default the program's own."""
         self.config = networks.config
         self.machine = machine
         self.name = name
         self.notes = networks.notes
         """Sentences for whoever uses it, on how it was loaded."""
-        self.unet, self.vae, self.text, self.text_2 = networks.unet, networks.vae, networks.text, networks.text_2
+        self.unet, self.text, self.text_2 = networks.unet, networks.text, networks.text_2
+        self._own_vae = networks.vae
         for network in self.networks:
             prepare(network, machine)
+        tokenizer = Tokenizer(self.config.text.vocab_size)
+        self.add_ons = AddOns(networks, machine, tokenizer, folders or AddOnFolders.near())
+        """What edits have beside the checkpoint, LoRAs and the like."""
         self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
         if self.config.cosxl is not None:
             self.levels = ContinuousSchedule(*self.config.cosxl)
-        tokenizer = Tokenizer(self.config.text.vocab_size)
-        self.prompts = PromptEncoder(tokenizer, self.text, self.text_2, device=machine.device)
+        words = self.add_ons.words
+        self.prompts = PromptEncoder(tokenizer, self.text, self.text_2, device=machine.device, words=words)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """All that holds weights."""
-        return (self.unet, self.vae, self.text, *([self.text_2] if self.text_2 else []))
+        return (self.unet, self._own_vae, self.text, *([self.text_2] if self.text_2 else []))
+
+    @property
+    def vae(self) -> VAE:
+        """The VAE in use."""
+        return self.add_ons.vae
 
     @classmethod
     @SharedCores()
-    def load(cls, path: Path, machine: Machine) -> EditModel:
-        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does."""
+    def load(cls, path: Path, machine: Machine, models: Sequence[Path] = ()) -> EditModel:
+        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does.
+
+        LoRAs and the like are looked up near it, near the program's own models, and near those of the folders `models`.
+        """
         _, networks = load_networks(path, machine)
-        return cls(networks, machine, path.stem if path.is_file() else path.name)
+        return cls(networks, machine, path.stem if path.is_file() else path.name, AddOnFolders.near(path, models))
 
     @torch.inference_mode()
     def encode_image(self, picture: Tensor) -> Tensor:
@@ -154,6 +173,10 @@ class EditModel:
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
+        tiny = self.add_ons.tiny_decoder if self.add_ons.fast else None
+        if tiny is not None:
+            tile, overlap = TILE // CELL, OVERLAP // CELL
+            return in_tiles(lambda z: tiny(z.to(self.machine.dtype)), latent, tile=tile, overlap=overlap, scale=CELL)
         z, factor = latent / self.config.scale_factor, self.config.vae.factor
         tile = self._tile(torch.Size([len(z), z.shape[1], z.shape[2] * factor, z.shape[3] * factor])) // factor
         return self._through_vae(self.vae.decode, z, tile=tile, overlap=OVERLAP // factor, scale=factor)

@@ -32,8 +32,13 @@ OPTION_KNOBS = (
     "apg_momentum",
     "no_text",
     "guidance",
+    "vae",
 )
 """The settings that are options too."""
+
+
+SD_VAE = "sd_vae"
+"""What the web UI calls the option 'vae'."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Options:
         notes = [
             f"There is no option {key[:60]!r} here: it had no effect."
             for key in changes
-            if key not in OPTION_KNOBS and key != "sd_model_checkpoint"
+            if key not in (*OPTION_KNOBS, "sd_model_checkpoint", SD_VAE)
         ]
         return chosen.entry, chosen.suited, notes
 
@@ -93,5 +98,6 @@ class Options:
             now = self._now
         name = changes.get("sd_model_checkpoint")
         entry = now.entry if name in (None, "") else self._catalog.find(str(name))
+        changes = {"vae" if key == SD_VAE else key: value for key, value in changes.items()}
         known = {key: value for key, value in changes.items() if key in OPTION_KNOBS and value is not None}
         return _Chosen(entry, resolved(replace(now.settings, **known)), now.asked | known.keys())

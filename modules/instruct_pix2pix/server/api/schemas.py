@@ -52,6 +52,7 @@ class Img2Img(BaseModel):
     apg_momentum: float | None = Field(None, description=f"-1 to 1. {KNOBS['apg_momentum'].help}")
     no_text: str | None = Field(None, description=KNOBS["no_text"].help)
     guidance: str | None = Field(None, description=KNOBS["guidance"].help)
+    vae: str | None = Field(None, description=KNOBS["vae"].help)
     mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")

@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 
 from ... import panel
+from ...engine.beside.add_ons import TINY
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...models.add_ons import VAE_FILE, AddOnFolders
 from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchTab, build_batch_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SIZINGS
@@ -208,6 +210,7 @@ class SettingsPane:
     apg_momentum: gr.Slider
     no_text: gr.Radio
     guidance: gr.Radio
+    vae: gr.Dropdown
 
     look_pane: gr.Column
     """Around what follows, while the rest is to be kept."""
@@ -299,6 +302,15 @@ def build_settings(count: int) -> SettingsPane:
         with gr.Row(elem_id="ip2p_model_kinds"):
             no_text = panel.control(KNOBS["no_text"], "ip2p_no_text")
             guidance = panel.control(KNOBS["guidance"], "ip2p_guidance")
+        knob = KNOBS["vae"]
+        vae = gr.Dropdown(
+            [knob.default, TINY, *AddOnFolders.near().files(VAE_FILE)],
+            value=knob.default,
+            label=knob.label,
+            info=knob.help,
+            allow_custom_value=True,
+            elem_id="ip2p_vae",
+        )
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
@@ -330,6 +342,7 @@ def build_settings(count: int) -> SettingsPane:
         apg_momentum=apg_momentum,
         no_text=no_text,
         guidance=guidance,
+        vae=vae,
         side_row=side_row,
         swap=swap,
         dice=dice,

@@ -36,6 +36,7 @@ SAME = (
     "apg_momentum",
     "no_text",
     "guidance",
+    "vae",
 )
 """Settings that have a control of the same name and meaning."""
 
