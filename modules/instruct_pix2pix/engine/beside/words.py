@@ -98,7 +98,8 @@ class Words:
         except UserError as error:
             return f"{error} The word '{path.stem}' was read as text."
         pairs = zip(self._encoders, rows, strict=True)
-        return [encoder.text_model.embeddings.add_words(vectors) for encoder, vectors in pairs][0]
+        ids = [encoder.text_model.embeddings.add_words(vectors) for encoder, vectors in pairs]
+        return ids[0]
 
 
 def vectors_in(path: Path, widths: Sequence[int]) -> list[Tensor]:
