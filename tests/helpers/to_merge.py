@@ -39,7 +39,7 @@ def moved(state: dict[str, Tensor], amount: float, seed: int) -> dict[str, Tenso
 
 
 def states() -> dict[str, dict[str, Tensor]]:
-    """Return 'edit', 'style' and 'base'. The style has the text encoder's names of older files, the base no EMA."""
+    """Return 'edit', 'style' and 'base'. The style has the names of older files, the base lacks one tensor."""
     edit = edit_state()
     plain = {name: value for name, value in edit.items() if name != ONLY_IN_EDIT}
     plain[FIRST] = plain[FIRST][:, :4].contiguous()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoints import Checkpoint
-from .safetensors_writer import Planned
+from .safetensors_writer import PlannedTensor
 from .saved_model import Progress, output_file, save
 from .stored_model import StoredModel, in_precision, require_plain_numbers, with_ema
 
@@ -36,7 +36,7 @@ def convert(
         require_plain_numbers(model)
     model, notes = with_ema(model, asked.ema)
     planned = {
-        name: Planned(in_precision(name, info, asked.precision), (source,), lambda rows: rows)
+        name: PlannedTensor(in_precision(name, info, asked.precision), (source,), lambda rows: rows)
         for name, (source, info) in model.tensors.items()
     }
     texts = {name: text for name, text in model.texts.items() if name not in STALE_TEXTS}

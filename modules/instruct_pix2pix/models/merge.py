@@ -19,7 +19,7 @@ from ..errors import UserError
 from .bounded import parse_json
 from .checkpoints import Checkpoint, whole_hash
 from .convert import STALE_TEXTS
-from .safetensors_writer import Planned, Rows
+from .safetensors_writer import PlannedTensor, Rows
 from .saved_model import Progress, output_file, save
 from .stored_model import UNET, Located, StoredModel, in_precision, require_plain_numbers, with_ema
 from .weights_files import fits
@@ -100,8 +100,8 @@ def _require_fitting(models: Sequence[StoredModel]) -> None:
     for model in models:
         if _FIRST not in model.tensors or len(model.tensors[_FIRST].info.shape) != 4:
             raise UserError(
-                f"'{model.path.name}' is {model.checkpoint.label}: a merge takes whole checkpoints "
-                "(of a LoRA or a VAE, use it beside the model)."
+                f"'{model.path.name}' is {model.checkpoint.label}: a merge takes whole checkpoints, as one "
+                ".safetensors or .ckpt or as a diffusers folder."
             )
         require_plain_numbers(model)
     for number, model in enumerate(partners):
@@ -148,7 +148,7 @@ def _new_name(name: str) -> str:
 # --- one tensor ---
 
 
-def _planned(name: str, models: Sequence[StoredModel], multiplier: float, asked: Merge) -> Planned:
+def _planned(name: str, models: Sequence[StoredModel], multiplier: float, asked: Merge) -> PlannedTensor:
     """Return how a tensor of the result is made. Raises UserError for one that does not fit A's."""
     mine = models[0].tensors[name]
     info = in_precision(name, mine.info, asked.precision)
@@ -159,13 +159,13 @@ def _planned(name: str, models: Sequence[StoredModel], multiplier: float, asked:
         raise UserError(f"'{lacking}' lacks the tensor {ascii(name)[:100]} of '{models[0].path.name}': they differ.")
     found = [other for other in others if other is not None]
     if not counts or len(found) < len(others) or not all("float" in one.info.dtype for one in (mine, *found)):
-        return Planned(info, (mine.source,), lambda rows: rows)
+        return PlannedTensor(info, (mine.source,), lambda rows: rows)
     rows = _formula(len(models), multiplier)
     for model, other in zip(models[1:], found, strict=True):
         if name == _FIRST and other.info.shape != mine.info.shape:
             rows = partial(_in_first_channels, _formula(len(models), multiplier), other.info.shape[1])
         _require_shape(name, mine, other, models[0], model)
-    return Planned(info, (mine.source, *(other.source for other in found)), rows)
+    return PlannedTensor(info, (mine.source, *(other.source for other in found)), rows)
 
 
 def _require_shape(name: str, mine: Located, other: Located, first: StoredModel, model: StoredModel) -> None:

@@ -32,7 +32,7 @@ _BYTES_AT_ONCE = 64 * 2**20  # of the result, after which the files are unmapped
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTensor:
     """A tensor to be written: its shape and dtype, the tensors that it is made of, and how."""
 
     info: TensorInfo
@@ -45,7 +45,7 @@ class SafetensorsPlan:
     """A file to be written, from its header to the order of its data."""
 
     head: bytes
-    tensors: Mapping[str, Planned]
+    tensors: Mapping[str, PlannedTensor]
     """In the order of their data."""
 
     @property
@@ -54,7 +54,7 @@ class SafetensorsPlan:
         return len(self.head) + sum(_bytes(one.info) for one in self.tensors.values())
 
 
-def plan_file(tensors: Mapping[str, Planned], texts: Mapping[str, str]) -> SafetensorsPlan:
+def plan_file(tensors: Mapping[str, PlannedTensor], texts: Mapping[str, str]) -> SafetensorsPlan:
     """Return what a file with these tensors and these texts as its metadata will be.
 
     Wider numbers lie first, as the package orders them, so that all lie at multiples of their size. Raises UserError
@@ -82,8 +82,9 @@ def plan_file(tensors: Mapping[str, Planned], texts: Mapping[str, str]) -> Safet
 def write_planned(plan: SafetensorsPlan, file: IO[bytes], progress: Callable[[int, int], None]) -> None:
     """Write the planned file; `progress(bytes done, bytes in all)` is called on the way.
 
-    Takes memory for some 64 MB of each of the files that it reads and for a few million numbers. Raises UserError as
-    `read_weights` does, and for a number that the format of the result cannot hold; OSError where the disk is full.
+    Takes memory for some 64 MB of each of the files that it reads, or for its largest tensor, and for a few million
+    numbers. Raises UserError as `read_weights` does, and for a number that the format of the result cannot hold;
+    OSError where the disk is full.
     """
     file.write(plan.head)
     done = len(plan.head)
@@ -101,8 +102,8 @@ def write_planned(plan: SafetensorsPlan, file: IO[bytes], progress: Callable[[in
         raise RuntimeError(f"{done:,} bytes were written in place of {plan.size:,}")
 
 
-def _pieces(name: str, planned: Planned, tensors: list[torch.Tensor]) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor, some rows at a time."""
+def _pieces(name: str, planned: PlannedTensor, tensors: list[torch.Tensor]) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor, some rows at a time. Raises UserError for numbers that they cannot hold."""
     import torch
 
     dtype = getattr(torch, planned.info.dtype)

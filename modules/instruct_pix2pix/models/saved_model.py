@@ -11,7 +11,7 @@ from ..files import is_folder, status_of, write_whole, writing_whole
 from ..text import printable
 from .checkpoints import Checkpoint, inspect
 from .hub import size_text
-from .safetensors_writer import Planned, plan_file, write_planned
+from .safetensors_writer import PlannedTensor, plan_file, write_planned
 from .stored_model import StoredModel
 
 Progress = Callable[[str, int, int], None]
@@ -48,7 +48,7 @@ def output_file(given: Path, inputs: Sequence[StoredModel], *, overwrite: bool) 
 
 
 def save(
-    path: Path, tensors: Mapping[str, Planned], texts: Mapping[str, str], config: str | None, progress: Progress
+    path: Path, tensors: Mapping[str, PlannedTensor], texts: Mapping[str, str], config: str | None, progress: Progress
 ) -> Checkpoint:
     """Write a model to `path` and, where it needs one, its yaml beside it; return what the file then is.
 
