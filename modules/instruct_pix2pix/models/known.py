@@ -1,0 +1,145 @@
+"""The models that `download` knows by a short name: where they come from, how large they are, and on which terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .hub import DIFFUSERS_INDEX, HUB, has_token, size_text
+from .places import LORA, VAE_APPROX, place_of
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file or folder with a short name. What it says of size, licence and terms is what its page on the hub says."""
+
+    repo: str
+    file: str
+    """The file there, a pattern: `model_index.json` stands for the whole diffusers folder."""
+    about: str
+    """A line for lists."""
+    size: int
+    """Bytes to come, about."""
+    licence: str
+    terms: str = ""
+    """A sentence about what the licence does not allow."""
+    gated: bool = False
+    """Whether the hub gives it only to those who accepted its terms."""
+    kind: str = ""
+    """Its folder in AUTOMATIC1111, beside the models; empty for a model."""
+    save_as: str = ""
+    """The name that the file or folder gets here, where its own says nothing."""
+    use: str = ""
+    """How something beside a model is used: a sentence."""
+
+    @property
+    def page(self) -> str:
+        """The address of its page."""
+        return f"{HUB}/{self.repo}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person must know before it is downloaded, a sentence each: the licence, and how to be let in."""
+        notes = [f"Licence: {self.licence} ({self.page})."]
+        if self.terms:
+            notes.append(self.terms)
+        if self.gated:
+            done = "A token is set here." if has_token() else "No token is set here yet."
+            notes.append(
+                f"It is open only to those who accepted its terms on {self.page} and who send a token: sign in with "
+                f"'hf auth login', or set HF_TOKEN to one from {HUB}/settings/tokens before this program starts. {done}"
+            )
+        return notes
+
+    def found_in(self, models: Path) -> Path | None:
+        """Return where it lies in a models folder, judged by its name alone; None where it does not."""
+        name = self.save_as or (self.repo.split("/")[1] if self.file == DIFFUSERS_INDEX else self.file)
+        try:
+            return min(place_of(self.kind, models).glob(name), default=None)
+        except OSError:
+            return None
+
+
+KNOWN = {
+    "instruct-pix2pix": Known(
+        "timbrooks/instruct-pix2pix",
+        "instruct-pix2pix-00-22000.safetensors",
+        "the authors' model with its EMA weights, SD1, float32",
+        7_700_000_000,
+        "MIT",
+    ),
+    "instruct-pix2pix-fp16": Known(
+        "webui/instruct-pix2pix",
+        "*fp16*.safetensors",
+        "the same, pruned to float16",
+        2_130_000_000,
+        "none named there; the authors' model is under the MIT licence",
+    ),
+    "magicbrush": Known(
+        "osunlp/InstructPix2Pix-MagicBrush",
+        "MagicBrush-epoch-52-step-4999.ckpt",
+        "trained further on hand-made edits (MagicBrush), SD1, with its EMA weights",
+        7_700_000_000,
+        "CreativeML OpenRAIL-M",
+    ),
+    "hq-edit": Known(
+        "UCSC-VLAA/HQ-Edit-ckpt",
+        DIFFUSERS_INDEX,
+        "trained on the HQ-Edit pictures, SD1, a diffusers folder",
+        3_850_000_000,
+        "none named",
+        terms="Its page names no licence: ask its authors before you use it for more than trying it out.",
+        save_as="HQ-Edit",
+    ),
+    "sdxl-ip2p": Known(
+        "diffusers/sdxl-instructpix2pix-768",
+        DIFFUSERS_INDEX,
+        "trained by the diffusers team for pictures of 768 pixels, SDXL, a diffusers folder",
+        12_270_000_000,
+        "CreativeML OpenRAIL++-M",
+    ),
+    "cosxl-edit": Known(
+        "stabilityai/cosxl",
+        "cosxl_edit.safetensors",
+        "Stability AI's edit model with the full range of colours, SDXL",
+        6_940_000_000,
+        "Stability AI Non-Commercial Research Community License",
+        terms="It may be used for research and other non-commercial purposes only.",
+        gated=True,
+    ),
+    "taesd": Known(
+        "madebyollin/taesd",
+        "taesd_decoder.safetensors",
+        "a small decoder for previews with SD1",
+        4_900_000,
+        "MIT",
+        kind=VAE_APPROX,
+        use="It decodes quickly, for previews.",
+    ),
+    "taesdxl": Known(
+        "madebyollin/taesdxl",
+        "taesdxl_decoder.safetensors",
+        "a small decoder for previews with SDXL",
+        4_900_000,
+        "MIT",
+        kind=VAE_APPROX,
+        use="It decodes quickly, for previews.",
+    ),
+    "lcm-lora": Known(
+        "latent-consistency/lcm-lora-sdv1-5",
+        "pytorch_lora_weights.safetensors",
+        "a LoRA that needs 4 to 8 steps, SD1",
+        135_000_000,
+        "CreativeML OpenRAIL++-M",
+        kind=LORA,
+        save_as="lcm-lora-sdv1-5.safetensors",
+        use="Write <lora:lcm-lora-sdv1-5:1> into the instruction, and choose the sampler LCM.",
+    ),
+}
+
+
+def listed() -> Iterator[str]:
+    """Yield a line about each, for a sentence: its name, what it is, its size and licence."""
+    for name, known in KNOWN.items():
+        yield f"{name} ({known.about}, {size_text(known.size)}, licence: {known.licence})"
