@@ -88,6 +88,13 @@ def has_token() -> bool:
     return get_token() is not None
 
 
+def show_no_bars() -> None:
+    """Let the library draw no progress bars on the terminal of this program from now on."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
 def list_files(repo: str) -> Listing:
     """Return what the newest commit of a repository holds."""
     from huggingface_hub import HfApi

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from PIL import Image
 
@@ -232,30 +231,3 @@ def model_choice(entry: ModelEntry) -> str:
     if entry.checkpoint is None:
         return f"{entry.name} — cannot be read"
     return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
-
-
-def models_table(entries: Iterable[ModelEntry], dirs: Iterable[Path]) -> str:
-    """Return the table of all models and a hint where more may be put; of `dirs` only the last part is shown."""
-    folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
-    rows = "".join(_model_row(entry) for entry in entries)
-    return (
-        '<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead><tr>'
-        "<th>Name</th><th>Folder</th><th>What it is</th><th>Size</th><th>Precision</th><th>How that is known</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
-        f'<p class="ip2p-hint">These are the models in the folders {folders}, and those in folders inside them. Put '
-        "another one there, then look again.</p>"
-    )
-
-
-def _model_row(entry: ModelEntry) -> str:
-    found = entry.checkpoint
-    cells = [entry.name, entry.path.parent.name]
-    if found is None:
-        cells += ["cannot be read", "", "", entry.problem or ""]
-    else:
-        precision = found.dtype + (", EMA" if found.has_ema else "")
-        reason = found.reason if found.editable else f"{found.reason}. {found.advice}"
-        cells += [found.label, f"{found.size_bytes / 1e6:,.0f} MB", precision, reason]
-    edits = found is not None and found.editable
-    body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr class="{"edits" if edits else "other"}">{body}</tr>'
