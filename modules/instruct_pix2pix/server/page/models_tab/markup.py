@@ -31,7 +31,7 @@ def here(entries: Iterable[ModelEntry], dirs: Iterable[Path], cards: Mapping[str
     """Return the models that are here, and what goes beside them; of `dirs` only the last part is shown."""
     folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
     rows = "".join(map(_model_row, entries))
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Name", "What it is", "Size, precision", "Hash", ""))
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Name", "What it is", "Size", "Hash", ""))
     return (
         f'<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead>'
         f"<tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -63,9 +63,8 @@ def _model_row(entry: ModelEntry) -> str:
 def _defaults(suited: Mapping[str, float]) -> str:
     value = {name: number_text(number) for name, number in suited.items()}
     size = f", {value['size']} pixels" if "size" in value else ""
-    return (
-        f"It edits best near Text CFG {value['text_cfg']}, Image CFG {value['image_cfg']}, {value['steps']} steps{size}."
-    )
+    scales = f"Text CFG {value['text_cfg']}, Image CFG {value['image_cfg']}"
+    return f"It edits best near {scales}, {value['steps']} steps{size}."
 
 
 def _add_ons(kinds: Mapping[str, list[AddOnCard]]) -> str:

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import FastAPI, HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 
+from ....errors import UserError
 from ....models.add_on_cards import all_cards
 from ....models.catalog import Catalog
 from ....models.known import KNOWN
@@ -47,7 +48,7 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
     async def short_hash(name: str) -> dict[str, object]:
         entry = next((one for one in catalog.entries if one.name == name), None)
         if entry is None:
-            raise HTTPException(404, "This model is no longer here: look again.")
+            raise UserError("This model is no longer here: look again.")
         async with hashing:
             return {"hash": await run_in_threadpool(model_hash, entry.path)}
 
@@ -60,6 +61,6 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
         if not may(request):
             raise HTTPException(403, markup.NOT_ALLOWED)
         if name not in KNOWN or action not in actions:
-            raise HTTPException(404, "There is no such download.")
+            raise HTTPException(404)
         actions[action](name)
         return described(request)
