@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from instruct_pix2pix.models.known import KNOWN
 from instruct_pix2pix.server.app import guarded
 from instruct_pix2pix.server.downloads import Downloads, DownloadState, DownloadStatus
 from instruct_pix2pix.server.folder_access import FolderAccess
+from instruct_pix2pix.server.page.models_tab import markup
 from instruct_pix2pix.server.page.models_tab.routes import add_routes
 from instruct_pix2pix.server.responses import ERROR_HANDLERS
 from instruct_pix2pix.server.security import Credentials
@@ -152,6 +154,31 @@ def test_a_wrong_hash_is_a_failure_with_its_sentence_and_leaves_nothing(
     del hub.lies[FILE]
     downloads.start(FP16)
     wait_for(downloads, FP16, is_in(DownloadState.FINISHED))
+
+
+def test_a_disk_without_room_is_told_before_anything_comes(
+    hub: Hub, downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    downloads.start(FP16)
+    failed = wait_for(downloads, FP16, is_in(DownloadState.FAILED))
+    assert "has 1.0 MB free and 6.3 MB are to come" in str(failed.problem)
+    assert hub.gets == [] and files_in(tmp_path) == set()
+
+
+def test_a_file_that_has_another_name_by_now_is_here_where_it_landed(
+    hub: Hub, downloads: Downloads, tmp_path: Path
+) -> None:
+    hub.repos[KNOWN[BRUSH].repo] = {"renamed.safetensors": weights()}
+    downloads.start(BRUSH)
+    status = wait_for(downloads, BRUSH, is_in(DownloadState.FINISHED))
+    assert status.path == tmp_path / "renamed.safetensors"
+    catalog = Catalog([tmp_path])
+    shown = markup.offers(downloads, catalog.entries, str, may=True)
+    assert 'data-use="renamed"' in shown
+    status.path.unlink()
+    assert 'data-use="renamed"' not in markup.offers(downloads, catalog.entries, str, may=True)
 
 
 def test_a_download_that_failed_does_not_hold_up_the_next(hub: Hub, downloads: Downloads) -> None:

@@ -48,9 +48,8 @@ def cards(kind: AddOnKind, folders: AddOnFolders) -> list[AddOnCard]:
     return found
 
 
-def all_cards(models: Path) -> dict[str, list[AddOnCard]]:
-    """Return the cards of what lies beside the models in a folder, by the kind's name for people."""
-    folders = AddOnFolders.near(models / "model")
+def all_cards(folders: AddOnFolders) -> dict[str, list[AddOnCard]]:
+    """Return the cards of what a prompt can name, by the kind's name for people."""
     return {kind.name: cards(kind, folders) for kind in (LORA, EMBEDDING)}
 
 

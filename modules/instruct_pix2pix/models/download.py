@@ -24,7 +24,6 @@ from .hub import (
     size_text,
 )
 from .known import KNOWN, listed
-from .places import place_of
 
 # NAME as OWNER/REPO or OWNER/REPO/FILE, also as the address a browser shows.
 _NAME = re.compile(
@@ -42,7 +41,7 @@ def download(
     """Download a model into the models folder `folder` and return the path of its file or diffusers folder.
 
     `name` is one of KNOWN, OWNER/REPO (whose one checkpoint or diffusers folder is taken) or OWNER/REPO/FILE. What goes
-    beside a model goes into the folder of its kind; see `places`. `report` gets lines for a person: on which terms it
+    beside a model goes into the folder of its kind; see `add_ons`. `report` gets lines for a person: on which terms it
     comes, what comes with size and hash, then what it is. `follow` is told of all bytes done, those of an earlier
     download too, and of bytes in all; while these are equal, hashes are checked.
     The model appears under its name only when it is whole and its hash right; what an interrupted download left is
@@ -52,7 +51,7 @@ def download(
     known = KNOWN.get(name.strip().lower())
     repo, file = (known.repo, known.file) if known else _parse(name)
     if known:
-        folder = place_of(known.kind, folder)
+        folder = known.folder_in(folder)
         for note in known.notes:
             report(note)
     source = DownloadSource(repo, file, folder)
@@ -241,7 +240,7 @@ def _stage_prefix(repo: str) -> str:
 def _stages(name: str, folder: Path) -> list[Path]:
     """Return the folders in which downloads from the repository of a name are on their way."""
     known = KNOWN.get(name.strip().lower())
-    repo, where = (known.repo, place_of(known.kind, folder)) if known else (_parse(name)[0], folder)
+    repo, where = (known.repo, known.folder_in(folder)) if known else (_parse(name)[0], folder)
     return [path for path in (where / _STAGES).glob(f"{_stage_prefix(repo)}*") if path.is_dir()]
 
 

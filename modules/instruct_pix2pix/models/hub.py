@@ -71,7 +71,7 @@ class DownloadSource:
 
 
 @dataclass(frozen=True)
-class Listing:
+class RepoListing:
     """What a repository holds now."""
 
     commit: str
@@ -95,7 +95,7 @@ def show_no_bars() -> None:
     disable_progress_bars()
 
 
-def list_files(repo: str) -> Listing:
+def list_files(repo: str) -> RepoListing:
     """Return what the newest commit of a repository holds."""
     from huggingface_hub import HfApi
 
@@ -108,7 +108,7 @@ def list_files(repo: str) -> Listing:
             files.append(RemoteFile(entry.rfilename, entry.size, digest))
     files.sort(key=lambda file: (file.size, file.path))
     named = (tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:"))
-    return Listing(info.sha or "main", tuple(files), next(named, ""))
+    return RepoListing(info.sha or "main", tuple(files), next(named, ""))
 
 
 def fetch(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .add_ons import LORA, TINY_VAE, AddOnFolders, AddOnKind
 from .hub import DIFFUSERS_INDEX, HUB, has_token, size_text
-from .places import LORA, VAE_APPROX, place_of
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Known:
     """A sentence about what the licence does not allow."""
     gated: bool = False
     """Whether the hub gives it only to those who accepted its terms."""
-    kind: str = ""
-    """Its folder in AUTOMATIC1111, beside the models; empty for a model."""
+    kind: AddOnKind | None = None
+    """What goes beside a model; None for a model."""
     save_as: str = ""
     """The name that the file or folder gets here, where its own says nothing."""
     use: str = ""
@@ -52,11 +52,15 @@ class Known:
             )
         return notes
 
+    def folder_in(self, models: Path) -> Path:
+        """Return where it belongs: the models folder itself, or the one for its kind beside it."""
+        return AddOnFolders.near(models=[models]).folders(self.kind)[0] if self.kind else models
+
     def found_in(self, models: Path) -> Path | None:
         """Return where it lies in a models folder, judged by its name alone; None where it does not."""
         name = self.save_as or (self.repo.split("/")[1] if self.file == DIFFUSERS_INDEX else self.file)
         try:
-            return min(place_of(self.kind, models).glob(name), default=None)
+            return min(self.folder_in(models).glob(name), default=None)
         except OSError:
             return None
 
@@ -111,20 +115,20 @@ KNOWN = {
     "taesd": Known(
         "madebyollin/taesd",
         "taesd_decoder.safetensors",
-        "a small decoder for previews with SD1",
+        "a tiny decoder, for previews, SD1",
         4_900_000,
         "MIT",
-        kind=VAE_APPROX,
-        use="It decodes quickly, for previews.",
+        kind=TINY_VAE,
+        use="Previews are decoded by it, and results too where the VAE is set to taesd.",
     ),
     "taesdxl": Known(
         "madebyollin/taesdxl",
         "taesdxl_decoder.safetensors",
-        "a small decoder for previews with SDXL",
+        "a tiny decoder, for previews, SDXL",
         4_900_000,
         "MIT",
-        kind=VAE_APPROX,
-        use="It decodes quickly, for previews.",
+        kind=TINY_VAE,
+        use="Previews are decoded by it, and results too where the VAE is set to taesd.",
     ),
     "lcm-lora": Known(
         "latent-consistency/lcm-lora-sdv1-5",

@@ -14,12 +14,12 @@ from ..errors import UserError
 from ..paths import DATA, PACKAGE, checkout_of, home_of
 from ..text import writable
 from .checkpoints import Checkpoint, inspect, model_files, short_hash
-from .places import BESIDE
 from .user_cache import read_table, write_table
 
 DEMO = DATA / "demo" / "demo.safetensors"
 
 _SUFFIXES = (".safetensors", ".ckpt")  # those that A1111 lists
+_BESIDE = frozenset({"Lora", "LyCORIS", "VAE", "VAE-approx", "embeddings"})  # folders of what goes beside a model
 _SHOWN = 10  # names in one sentence
 
 
@@ -50,7 +50,7 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     """Return every model below `dirs`, identified by its header, sorted by name; the demo model comes last.
 
     Listed are .safetensors and .ckpt files and diffusers folders (those with model_index.json), not the
-    files inside such folders, nor those in folders for what goes beside a model (`places.BESIDE`). A file that cannot
+    files inside such folders, nor those in folders for what goes beside a model (`add_ons`). A file that cannot
     be read is listed with its problem, a VAE or LoRA as what it is.
     A name is the path below its folder without the suffix; with it, or in full, where two would be the same.
     """
@@ -118,7 +118,7 @@ def _paths(folder: Path, seen: set[str]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         here = Path(parent)
         real = os.path.realpath(parent)
-        folders[:] = () if real in seen else sorted(n for n in folders if not n.startswith(".") and n not in BESIDE)
+        folders[:] = () if real in seen else sorted(n for n in folders if not n.startswith(".") and n not in _BESIDE)
         if real in seen:
             continue
         seen.add(real)

@@ -60,6 +60,8 @@ class DownloadStatus:
     """Whether it was asked to pause or to end, and will in a moment."""
     problem: UserError | None = None
     """Why it failed."""
+    path: Path | None = None
+    """Where it is, once it is finished."""
 
     @property
     def left(self) -> float | None:
@@ -147,7 +149,7 @@ class Downloads:
         show_no_bars()
         while (name := self._next()) is not None:
             try:
-                download(name, folder, report=log.info, follow=self._follower(name))
+                path = download(name, folder, report=log.info, follow=self._follower(name))
                 self._landed()
             except Interrupted:
                 self._stopped(name, folder)
@@ -158,7 +160,7 @@ class Downloads:
                 said = UserError("Something went wrong in this program: its log says what.")
                 self._change(name, state=DownloadState.FAILED, problem=said)
             else:
-                self._change(name, state=DownloadState.FINISHED)
+                self._change(name, state=DownloadState.FINISHED, path=path)
 
     def _next(self) -> str | None:
         """Take the next that waits; where there is none, the thread ends."""

@@ -117,6 +117,8 @@ def _offer(
 ) -> str:
     status = downloads.status(name)
     place = known.found_in(downloads.folder) if downloads.folder else None
+    if place is None and status is not None and status.path is not None and status.path.exists():
+        place = status.path  # a repository may have renamed its file
     if status is None or status.state is DownloadState.FINISHED:
         going, buttons = "", _here_buttons(place, names) if place else _offer_buttons(may and downloads.folder)
         state = "here" if place else "offered"

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ....errors import UserError
 from ....models.add_on_cards import all_cards
+from ....models.add_ons import AddOnFolders
 from ....models.catalog import Catalog
 from ....models.known import KNOWN
 from ....models.registry import model_hash
@@ -41,7 +42,7 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
 
     @app.get("/models", include_in_schema=False)
     def here() -> dict[str, object]:
-        cards = all_cards(catalog.dirs[0]) if catalog.dirs else {}
+        cards = all_cards(AddOnFolders.near(models=catalog.dirs))
         return {"html": markup.here(catalog.entries, catalog.dirs, cards)}
 
     @app.get("/models/hash", include_in_schema=False)
