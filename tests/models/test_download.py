@@ -12,7 +12,7 @@ from instruct_pix2pix.cli.main import WORDS
 from instruct_pix2pix.errors import Interrupted, Remedy, UserError
 from instruct_pix2pix.models import download as module
 from instruct_pix2pix.models.checkpoints import weight_files
-from instruct_pix2pix.models.download import discard, download, left_over
+from instruct_pix2pix.models.download import discard, download, left_over, look_up
 from instruct_pix2pix.models.known import KNOWN
 from instruct_pix2pix.models.registry import find_models
 from tests.helpers.hub import CONV, UNET, standing_in, weights
@@ -486,12 +486,12 @@ def test_a_download_that_is_stopped_keeps_what_came_and_the_next_goes_on(hub, tm
     hub.repos["a/b"] = {"x.safetensors": content}
     with pytest.raises(Interrupted):
         download("a/b", tmp_path, report=str, follow=stop_after(3_000_000))
-    kept = left_over("a/b", tmp_path)
+    kept = left_over(look_up("a/b", tmp_path), tmp_path)
     assert 3_000_000 < kept < 4_200_000
     assert not (tmp_path / "x.safetensors").exists()
     path, _ = get("a/b", tmp_path)
     assert path.read_bytes() == content and hub.gets[-1] == ("x.safetensors", f"bytes={kept}-")
-    assert left_over("a/b", tmp_path) == 0
+    assert left_over(look_up("a/b", tmp_path), tmp_path) == 0
 
 
 def test_a_check_of_what_came_can_be_stopped_too(hub, tmp_path):
@@ -516,9 +516,9 @@ def test_what_a_stopped_download_left_can_be_thrown_away_and_nothing_else_goes(h
         with pytest.raises(Interrupted):
             download(name, tmp_path, report=str, follow=stop_after(3_000_000))
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
-    discard("a/b", tmp_path)
-    assert left_over("a/b", tmp_path) == 0
-    assert left_over("a/other", tmp_path) > 0 and (tmp_path / "mine.safetensors").exists()
+    discard(look_up("a/b", tmp_path), tmp_path)
+    assert left_over(look_up("a/b", tmp_path), tmp_path) == 0
+    assert left_over(look_up("a/other", tmp_path), tmp_path) > 0 and (tmp_path / "mine.safetensors").exists()
 
 
 # --- names ---

@@ -16,9 +16,10 @@ from fastapi.testclient import TestClient
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.catalog import Catalog
+from instruct_pix2pix.models.download import left_over
 from instruct_pix2pix.models.known import KNOWN
 from instruct_pix2pix.server.app import guarded
-from instruct_pix2pix.server.downloads import Downloads, DownloadState, DownloadStatus
+from instruct_pix2pix.server.downloads import MOST_LOOKED_UP, Downloads, DownloadState, DownloadStatus
 from instruct_pix2pix.server.folder_access import FolderAccess
 from instruct_pix2pix.server.page.models_tab import markup
 from instruct_pix2pix.server.page.models_tab.routes import add_routes
@@ -200,6 +201,57 @@ def test_without_a_models_folder_nothing_begins() -> None:
         Downloads(None, lambda: None).start(FP16)
 
 
+# --- looked up by its name on the hub ---
+
+
+def test_what_is_looked_up_is_offered_with_size_and_licence_and_can_be_downloaded(
+    hub: Hub, downloads: Downloads, tmp_path: Path
+) -> None:
+    content = weights(extra=1_000_000)
+    hub.repos["me/mine"] = {"mine.safetensors": content, "README.md": b"x"}
+    hub.licence = "cc-by-nc-4.0"
+    name = downloads.look_up("https://huggingface.co/me/mine")
+    offer = downloads.offers[name]
+    assert (name, offer.size, offer.licence) == ("me/mine/mine.safetensors", len(content), "cc-by-nc-4.0")
+    assert hub.gets == []
+    downloads.start(name)
+    status = wait_for(downloads, name, is_in(DownloadState.FINISHED))
+    assert status.path == offer.found_in(tmp_path) == tmp_path / "mine.safetensors"
+
+
+def test_two_files_of_one_repository_are_two_downloads(hub: Hub, downloads: Downloads, tmp_path: Path) -> None:
+    hub.repos["me/mine"] = {"a.safetensors": weights(extra=6_000_000), "b.safetensors": weights(seed=1)}
+    hub.pace = 0.1
+    first, second = downloads.look_up("me/mine/a.safetensors"), downloads.look_up("me/mine/b.safetensors")
+    downloads.start(first)
+    wait_for(downloads, first, lambda status: status.done > 1_000_000)
+    downloads.pause(first)
+    wait_for(downloads, first, is_in(DownloadState.PAUSED))
+    assert downloads.status(second) is None
+    downloads.cancel(second)
+    assert left_over(downloads.offers[first], tmp_path) > 1_000_000
+
+
+def test_a_short_name_means_what_it_means_elsewhere(hub: Hub, downloads: Downloads) -> None:
+    assert downloads.look_up("  MagicBrush ") == BRUSH and downloads.offers == KNOWN
+    assert hub.tokens == []
+
+
+def test_only_so_many_are_remembered_that_were_looked_up(hub: Hub, downloads: Downloads) -> None:
+    names = []
+    for number in range(MOST_LOOKED_UP + 3):
+        hub.repos[f"me/{number}"] = {"x.safetensors": weights()}
+        names.append(downloads.look_up(f"me/{number}"))
+    assert set(downloads.offers) - set(KNOWN) == set(names[3:])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b/../c.ckpt", "http://evil.example/a/b", "a/none"])
+def test_a_name_that_means_nothing_is_a_sentence(name: str, hub: Hub, downloads: Downloads) -> None:
+    with pytest.raises(UserError):
+        downloads.look_up(name)
+    assert downloads.offers == KNOWN
+
+
 # --- who may ---
 
 
@@ -238,7 +290,7 @@ def test_who_is_neither_known_nor_here_may_look_and_begin_nothing(
         shown = visitor.get("/models/downloads", headers=headers).json()["html"]
         assert ("or who logged in, may download" in shown) is not may
         assert ("disabled" in shown) is not may
-        answer = visitor.post(f"/models/downloads/{BRUSH}/start", headers=headers)
+        answer = visitor.post(f"/models/downloads/start?name={BRUSH}", headers=headers)
         assert answer.status_code == (200 if may else 403)
         if may:
             wait_for(downloads, BRUSH, is_in(DownloadState.FINISHED))
@@ -249,14 +301,14 @@ def test_who_is_neither_known_nor_here_may_look_and_begin_nothing(
 
 def test_a_page_of_another_site_begins_nothing(hub: Hub, tmp_path: Path) -> None:
     with client_of(tmp_path, "127.0.0.1", private=True, users=False) as (visitor, _):
-        answer = visitor.post(f"/models/downloads/{BRUSH}/start", headers={"Origin": "https://evil.example"})
+        answer = visitor.post(f"/models/downloads/start?name={BRUSH}", headers={"Origin": "https://evil.example"})
         assert answer.status_code == 403 and hub.tokens == []
 
 
-@pytest.mark.parametrize("address", ["/models/downloads/x/start", f"/models/downloads/{BRUSH}/close"])
-def test_nothing_else_can_be_asked_of_downloads(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "status"), [("start?name=a/b", 422), (f"close?name={BRUSH}", 404), ("start", 422)])
+def test_nothing_else_can_be_asked_of_downloads(asked: str, status: int, tmp_path: Path) -> None:
     with client_of(tmp_path, "127.0.0.1", private=True, users=False) as (visitor, _):
-        assert visitor.post(address).status_code == 404
+        assert visitor.post(f"/models/downloads/{asked}").status_code == status
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -266,7 +318,7 @@ def test_only_a_visitor_at_the_machine_reads_a_path_of_the_server(here: bool, hu
     (models / KNOWN[BRUSH].file).write_bytes(b"another")
     client = "127.0.0.1" if here else "192.0.2.1"
     with client_of(models, client, private=here, users=not here, home=tmp_path / "home") as (visitor, downloads):
-        visitor.post(f"/models/downloads/{BRUSH}/start")
+        visitor.post(f"/models/downloads/start?name={BRUSH}")
         wait_for(downloads, BRUSH, is_in(DownloadState.FAILED))
         shown = visitor.get("/models/downloads").json()["html"]
         assert "is here already, but it is another file" in shown and "press Download again" in shown

@@ -203,6 +203,27 @@ def test_an_edit_does_not_wait_for_a_download(at_page: Visit, hub: Hub) -> None:
     hub.pace = None
 
 
+def test_any_model_of_the_hub_can_be_looked_up_by_its_name(at_page: Visit, hub: Hub, models: Path) -> None:
+    open_models(at_page)
+    field = at_page.locate("#ip2p_look_up input")
+    field.fill("me/nothing")
+    field.press("Enter")
+    at_page.locate("#ip2p_look_up [role=alert]").get_by_text("shows no me/nothing").wait_for()
+    at_page.errors.clear()  # the browser's note of the answer's status
+    hub.repos["me/mine"] = {"it's [mine].safetensors": weights(extra=500_000)}
+    hub.licence = "apache-2.0"
+    field.fill("me/mine")
+    field.press("Enter")
+    offer = at_page.locate(".ip2p-offers li").filter(has_text="me/mine/it's [mine].safetensors")
+    offer.wait_for()
+    assert "0.8 MB" in offer.inner_text() and "Licence: apache-2.0" in offer.inner_text()
+    assert hub.gets == []
+    at_page.page.keyboard.press("Enter")  # its button has the focus
+    offer.locator(".ip2p-here").wait_for(timeout=60_000)
+    assert (models / "it's [mine].safetensors").is_file()
+    hub.licence = ""
+
+
 def test_cancel_throws_away_what_came(at_page: Visit, hub: Hub, models: Path) -> None:
     name = "taesd"
     hub.repos[KNOWN[name].repo] = {KNOWN[name].file: weights({"1.weight": [4, 4]}, extra=9_000_000)}

@@ -23,7 +23,7 @@ from .hub import (
     list_files,
     size_text,
 )
-from .known import KNOWN, listed
+from .known import KNOWN, Offer, listed
 
 # NAME as OWNER/REPO or OWNER/REPO/FILE, also as the address a browser shows.
 _NAME = re.compile(
@@ -62,8 +62,7 @@ def download(
     chosen = _choose(repo, list(listing.files), file, exact=known is None)
     root = PurePosixPath(chosen[0].path).parent
     is_folder = _is_index(chosen[0])
-    own_name = (root.name or repo.split("/")[1]) if is_folder else PurePosixPath(chosen[0].path).name
-    target = folder / ((known and known.save_as) or own_name)
+    target = folder / ((known and known.save_as) or _name_of(repo, chosen[0]))
     inside = {item: PurePosixPath(item.path).relative_to(root) for item in chosen}
 
     report(f"{repo}: {len(chosen)} files, {size_text(sum(i.size for i in chosen))}" if is_folder else f"{repo}:")
@@ -85,16 +84,39 @@ def download(
     return target
 
 
-def left_over(name: str, folder: Path) -> int:
-    """Return how many bytes an interrupted download of one of KNOWN, or of OWNER/REPO, left in the models folder."""
+def look_up(name: str, folder: Path) -> Offer:
+    """Return what a name of `download` means: one of KNOWN, or what the hub says. Raises UserError as that does.
+
+    `folder` is the models folder, for the sentence about a hub that cannot be reached.
+    """
+    if known := KNOWN.get(name.strip().lower()):
+        return known
+    repo, file = _parse(name)
+    with explained(DownloadSource(repo, file, folder)):
+        listing = list_files(repo)
+    chosen = _choose(repo, list(listing.files), file, exact=True)
+    first = chosen[0]
+    return Offer(
+        repo,
+        first.path,
+        f"a diffusers folder, {len(chosen)} files" if _is_index(first) else "one file",
+        sum(item.size for item in chosen),
+        listing.licence or "none named",
+        gated=listing.gated,
+        save_as=_name_of(repo, first),
+    )
+
+
+def left_over(offer: Offer, folder: Path) -> int:
+    """Return how many bytes of an offer an interrupted download left in the models folder."""
     with contextlib.suppress(OSError):
-        return sum(map(_size, _stages(name, folder)))
+        return sum(map(_size, _stages(offer, folder)))
     return 0
 
 
-def discard(name: str, folder: Path) -> None:
-    """Remove what an interrupted download left; not to be called while it is under way."""
-    for stage in _stages(name, folder):
+def discard(offer: Offer, folder: Path) -> None:
+    """Remove what an interrupted download of an offer left; not to be called while it is under way."""
+    for stage in _stages(offer, folder):
         shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -138,6 +160,12 @@ def _choose(repo: str, files: list[RemoteFile], wanted: str | None, exact: bool)
     if not first.path.endswith((".safetensors", ".ckpt")):
         raise UserError(f"'{first.path}' is not a model file: {repo} has {_models_in(files)}.")
     return [first]
+
+
+def _name_of(repo: str, first: RemoteFile) -> str:
+    """Return the name that a file, or a diffusers folder whose index this is, gets here unless it is given another."""
+    path = PurePosixPath(first.path)
+    return (path.parent.name or repo.split("/")[1]) if _is_index(first) else path.name
 
 
 def _is_index(file: RemoteFile) -> bool:
@@ -237,11 +265,11 @@ def _stage_prefix(repo: str) -> str:
     return f"{repo.replace('/', '--')}--"
 
 
-def _stages(name: str, folder: Path) -> list[Path]:
-    """Return the folders in which downloads from the repository of a name are on their way."""
-    known = KNOWN.get(name.strip().lower())
-    repo, where = (known.repo, known.folder_in(folder)) if known else (_parse(name)[0], folder)
-    return [path for path in (where / _STAGES).glob(f"{_stage_prefix(repo)}*") if path.is_dir()]
+def _stages(offer: Offer, folder: Path) -> list[Path]:
+    """Return the folders in which an offer is on its way."""
+    start = _stage_prefix(offer.repo)
+    found = (offer.folder_in(folder) / _STAGES).glob(f"{start}*")
+    return [path for path in found if path.is_dir() and offer.is_called(path.name.removeprefix(start))]
 
 
 def _size(folder: Path) -> int:

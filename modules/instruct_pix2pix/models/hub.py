@@ -79,6 +79,8 @@ class RepoListing:
     """The smallest first."""
     licence: str
     """As the hub calls it, such as 'mit'; empty where its page names none."""
+    gated: bool
+    """Whether it is open only to those who accepted its terms."""
 
 
 def has_token() -> bool:
@@ -108,7 +110,7 @@ def list_files(repo: str) -> RepoListing:
             files.append(RemoteFile(entry.rfilename, entry.size, digest))
     files.sort(key=lambda file: (file.size, file.path))
     named = (tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:"))
-    return RepoListing(info.sha or "main", tuple(files), next(named, ""))
+    return RepoListing(info.sha or "main", tuple(files), next(named, ""), bool(info.gated))
 
 
 def fetch(

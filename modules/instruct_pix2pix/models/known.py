@@ -1,9 +1,10 @@
-"""The models that `download` knows by a short name: where they come from, how large they are, and on which terms."""
+"""What can be downloaded: where it comes from, how large it is, on which terms; and what has a short name of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .add_ons import LORA, TINY_VAE, AddOnFolders, AddOnKind
@@ -11,8 +12,8 @@ from .hub import DIFFUSERS_INDEX, HUB, has_token, size_text
 
 
 @dataclass(frozen=True)
-class Known:
-    """A file or folder with a short name. What it says of size, licence and terms is what its page on the hub says."""
+class Offer:
+    """A file or folder that can be downloaded. Its size, licence and terms are those that its page on the hub says."""
 
     repo: str
     file: str
@@ -58,36 +59,40 @@ class Known:
 
     def found_in(self, models: Path) -> Path | None:
         """Return where it lies in a models folder, judged by its name alone; None where it does not."""
-        name = self.save_as or (self.repo.split("/")[1] if self.file == DIFFUSERS_INDEX else self.file)
         try:
-            return min(self.folder_in(models).glob(name), default=None)
+            return min((one for one in self.folder_in(models).iterdir() if self.is_called(one.name)), default=None)
         except OSError:
             return None
 
+    def is_called(self, name: str) -> bool:
+        """Whether this is the name that the file or folder gets here, as far as it is known beforehand."""
+        own = self.repo.split("/")[1] if self.file == DIFFUSERS_INDEX else self.file
+        return name == self.save_as if self.save_as else fnmatchcase(name, own)
+
 
 KNOWN = {
-    "instruct-pix2pix": Known(
+    "instruct-pix2pix": Offer(
         "timbrooks/instruct-pix2pix",
         "instruct-pix2pix-00-22000.safetensors",
         "the authors' model with its EMA weights, SD1, float32",
         7_700_000_000,
         "MIT",
     ),
-    "instruct-pix2pix-fp16": Known(
+    "instruct-pix2pix-fp16": Offer(
         "webui/instruct-pix2pix",
         "*fp16*.safetensors",
         "the same, pruned to float16",
         2_130_000_000,
         "none named there; the authors' model is under the MIT licence",
     ),
-    "magicbrush": Known(
+    "magicbrush": Offer(
         "osunlp/InstructPix2Pix-MagicBrush",
         "MagicBrush-epoch-52-step-4999.ckpt",
         "trained further on hand-made edits (MagicBrush), SD1, with its EMA weights",
         7_700_000_000,
         "CreativeML OpenRAIL-M",
     ),
-    "hq-edit": Known(
+    "hq-edit": Offer(
         "UCSC-VLAA/HQ-Edit-ckpt",
         DIFFUSERS_INDEX,
         "trained on the HQ-Edit pictures, SD1, a diffusers folder",
@@ -96,14 +101,14 @@ KNOWN = {
         terms="Its page names no licence: ask its authors before you use it for more than trying it out.",
         save_as="HQ-Edit",
     ),
-    "sdxl-ip2p": Known(
+    "sdxl-ip2p": Offer(
         "diffusers/sdxl-instructpix2pix-768",
         DIFFUSERS_INDEX,
         "trained by the diffusers team for pictures of 768 pixels, SDXL, a diffusers folder",
         12_270_000_000,
         "CreativeML OpenRAIL++-M",
     ),
-    "cosxl-edit": Known(
+    "cosxl-edit": Offer(
         "stabilityai/cosxl",
         "cosxl_edit.safetensors",
         "Stability AI's edit model with the full range of colours, SDXL",
@@ -112,7 +117,7 @@ KNOWN = {
         terms="It may be used for research and other non-commercial purposes only.",
         gated=True,
     ),
-    "taesd": Known(
+    "taesd": Offer(
         "madebyollin/taesd",
         "taesd_decoder.safetensors",
         "a tiny decoder, for previews, SD1",
@@ -121,7 +126,7 @@ KNOWN = {
         kind=TINY_VAE,
         use="Previews are decoded by it, and results too where the VAE is set to taesd.",
     ),
-    "taesdxl": Known(
+    "taesdxl": Offer(
         "madebyollin/taesdxl",
         "taesdxl_decoder.safetensors",
         "a tiny decoder, for previews, SDXL",
@@ -130,7 +135,7 @@ KNOWN = {
         kind=TINY_VAE,
         use="Previews are decoded by it, and results too where the VAE is set to taesd.",
     ),
-    "lcm-lora": Known(
+    "lcm-lora": Offer(
         "latent-consistency/lcm-lora-sdv1-5",
         "pytorch_lora_weights.safetensors",
         "a LoRA that needs 4 to 8 steps, SD1",

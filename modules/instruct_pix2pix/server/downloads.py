@@ -12,12 +12,15 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import Interrupted, UserError
-from ..models.download import discard, download, left_over
+from ..models.download import discard, download, left_over, look_up
 from ..models.hub import show_no_bars
-from ..models.known import KNOWN
+from ..models.known import KNOWN, Offer
 
 SPEED_SECONDS = 10.0
 """Over which a speed is measured."""
+
+MOST_LOOKED_UP = 16
+"""Offers that somebody looked up; of more, the oldest are forgotten."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class _Stop(Enum):
 
 @dataclass(frozen=True)
 class DownloadStatus:
-    """A download of one of `known.KNOWN`."""
+    """A download of an offer."""
 
     name: str
     state: DownloadState = DownloadState.WAITING
@@ -77,25 +80,45 @@ class Downloads:
         self.folder = folder
         self._landed = landed
         self._lock = threading.Lock()
+        self._looked_up: dict[str, Offer] = {}
         self._statuses: dict[str, DownloadStatus] = {}  # in the order in which they were asked for
         self._stops: dict[str, _Stop] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def offers(self) -> dict[str, Offer]:
+        """What can be downloaded, by name."""
+        with self._lock:
+            return {**KNOWN, **self._looked_up}
+
+    def look_up(self, name: str) -> str:
+        """Ask the hub what OWNER/REPO or OWNER/REPO/FILE is, and return the name of its offer. Raises UserError."""
+        offer = look_up(name, self._require_folder())
+        known = next((name for name, one in KNOWN.items() if one == offer), None)
+        name = known or f"{offer.repo}/{offer.file}"
+        with self._lock:
+            if known is None:
+                self._looked_up[name] = offer
+            idle = [one for one in self._looked_up if one not in self._statuses]
+            for old in idle[: max(0, len(self._looked_up) - MOST_LOOKED_UP)]:
+                del self._looked_up[old]
+        return name
+
     def status(self, name: str) -> DownloadStatus | None:
         """Return how the download of a name stands, or None; one that an earlier run of the program left is paused."""
         with self._lock:
             status = self._statuses.get(name)
-        if status is None and self.folder is not None and (here := left_over(name, self.folder)):
+        offer = self.offers.get(name)
+        if status is None and offer and self.folder and (here := left_over(offer, self.folder)):
             return DownloadStatus(name, DownloadState.PAUSED, here)
         return status
 
     def start(self, name: str) -> None:
         """Begin or go on with a download, behind those that were asked for before. Raises UserError."""
-        if name not in KNOWN:
-            raise UserError(f"There is no download {name[:80]!r}: choose one of {', '.join(KNOWN)}.")
-        if self.folder is None:
-            raise UserError("This server has no models folder: start it with --models-dir.")
+        if name not in self.offers:
+            raise UserError(f"There is no download {name[:80]!r}: choose one of {', '.join(KNOWN)}, or look it up.")
+        folder = self._require_folder()
         with self._lock:
             if self._closed:
                 raise UserError("The program is about to stop: start it again.")
@@ -107,7 +130,7 @@ class Downloads:
             self._statuses.pop(name, None)  # behind the others
             self._statuses[name] = replace(before, state=DownloadState.WAITING, problem=None)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, args=(self.folder,), name="downloads", daemon=True)
+                self._thread = threading.Thread(target=self._work, args=(folder,), name="downloads", daemon=True)
                 self._thread.start()
 
     def pause(self, name: str) -> None:
@@ -124,7 +147,8 @@ class Downloads:
 
     def cancel(self, name: str) -> None:
         """Stop a download, and throw away what came of it."""
-        if name not in KNOWN or self.folder is None:
+        offer = self.offers.get(name)
+        if offer is None or self.folder is None:
             return
         with self._lock:
             status = self._statuses.get(name)
@@ -133,7 +157,7 @@ class Downloads:
                 self._statuses[name] = replace(status, stopping=True)
                 return
             self._statuses.pop(name, None)
-            discard(name, self.folder)
+            discard(offer, self.folder)
 
     def close(self) -> None:
         """Stop all in a moment: the next run of the program can go on with them."""
@@ -142,6 +166,11 @@ class Downloads:
             names = list(self._statuses)
         for name in names:
             self.pause(name)
+
+    def _require_folder(self) -> Path:
+        if self.folder is None:
+            raise UserError("This server has no models folder: start it with --models-dir.")
+        return self.folder
 
     # --- the thread ---
 
@@ -194,7 +223,7 @@ class Downloads:
         with self._lock:
             if self._stops.pop(name, _Stop.PAUSE) is _Stop.CANCEL:
                 del self._statuses[name]
-                discard(name, folder)
+                discard({**KNOWN, **self._looked_up}[name], folder)
             else:
                 status = self._statuses[name]
                 self._statuses[name] = replace(status, state=DownloadState.PAUSED, stopping=False, speed=None)

@@ -54,7 +54,7 @@
         const held = document.activeElement?.closest?.("#ip2p_models_more [data-name]")?.dataset.name;
         ip2pShow(place, told.html);
         if (held && !place.contains(document.activeElement)) {
-            place.querySelector(`[data-name="${held}"] button`)?.focus(); // its own button may be another now
+            place.querySelector(`[data-name="${CSS.escape(held)}"] button`)?.focus(); // its own button may be another now
         }
         const landed = going.some((name) => told.finished.includes(name));
         going = told.going;
@@ -72,22 +72,32 @@
         following = false;
     }
 
-    async function act(button) {
-        const item = button.closest("[data-name]");
+    /** Ask the server for something, by a button; what is wrong is told at the end of `place`. */
+    async function act(button, place, action, name) {
         button.disabled = true;
-        const told = await asked(`models/downloads/${item.dataset.name}/${button.dataset.action}`, "POST");
+        place.querySelector(".ip2p-refused")?.remove();
+        const told = await asked(`models/downloads/${action}?name=${encodeURIComponent(name)}`, "POST");
+        button.disabled = false;
         if (told.problem) {
-            button.disabled = false;
             const line = document.createElement("p");
-            line.className = "ip2p-line problem";
+            line.className = "ip2p-line problem ip2p-refused";
             line.role = "alert";
             line.textContent = told.problem;
-            item.append(line);
+            place.append(line);
             return;
         }
         showDownloads(told);
         follow();
+        if (told.found) document.querySelector(`[data-name="${CSS.escape(told.found)}"] button`)?.focus();
     }
+
+    document.addEventListener("submit", (event) => {
+        const form = event.target;
+        if (form.id !== "ip2p_look_up") return;
+        event.preventDefault();
+        const name = form.elements.name.value.trim();
+        if (name) act(form.querySelector("button"), form, "look-up", name);
+    });
 
     // --- into the instruction ---
 
@@ -121,7 +131,8 @@
         const button = event.target.closest?.("#ip2p_models button");
         if (!button) return;
         const { action, hash, use, write: text } = button.dataset;
-        if (action) act(button);
+        const item = button.closest("[data-name]");
+        if (action) act(button, item, action, item.dataset.name);
         else if (hash) showHash(button);
         else if (text) write(text);
         else if (use) {

@@ -8,8 +8,11 @@ import gradio as gr
 
 PLACE = (
     '<div id="ip2p_models_here"><p class="ip2p-hint">Looking at the models …</p></div><div id="ip2p_models_more"></div>'
+    '<form id="ip2p_look_up"><label>Another from huggingface.co <input name="name" autocomplete="off" '
+    'spellcheck="false" placeholder="OWNER/REPO or OWNER/REPO/FILE"></label>'
+    '<button class="ip2p-small">Look it up</button></form>'
 )
-"""What models.js fills: the models that are here with what goes beside them, and those that can be had."""
+"""What models.js fills: what is here, and what can be had, which may be looked up by name."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ....errors import UserError
 from ....models.add_on_cards import AddOnCard
 from ....models.hub import size_text
-from ....models.known import KNOWN, Known
+from ....models.known import Offer
 from ....models.registry import ModelEntry
 from ....panel import suited_to
 from ....text import escape, number_text
@@ -97,7 +97,7 @@ def offers(
     `said` puts an error into the words of the page.
     """
     names = {entry.path: entry.name for entry in entries if entry.checkpoint and entry.checkpoint.editable}
-    items = "".join(_offer(name, known, downloads, names, said, may) for name, known in KNOWN.items())
+    items = "".join(_offer(name, offer, downloads, names, said, may) for name, offer in downloads.offers.items())
     refused = "" if may else html.line(NOT_ALLOWED)
     if downloads.folder is None:
         refused = html.line("This server has no models folder: start it with --models-dir.")
@@ -109,28 +109,28 @@ def offers(
 
 def _offer(
     name: str,
-    known: Known,
+    offer: Offer,
     downloads: Downloads,
     names: Mapping[Path, str],
     said: Callable[[UserError], str],
     may: bool,
 ) -> str:
     status = downloads.status(name)
-    place = known.found_in(downloads.folder) if downloads.folder else None
+    place = offer.found_in(downloads.folder) if downloads.folder else None
     if place is None and status is not None and status.path is not None and status.path.exists():
         place = status.path  # a repository may have renamed its file
     if status is None or status.state is DownloadState.FINISHED:
         going, buttons = "", _here_buttons(place, names) if place else _offer_buttons(may and downloads.folder)
         state = "here" if place else "offered"
     else:
-        shown = _bar(status, known) if status.problem is None else html.line(said(status.problem), "problem")
+        shown = _bar(status, offer) if status.problem is None else html.line(said(status.problem), "problem")
         going, buttons = f'<div class="ip2p-offer-going">{shown}</div>', _going_buttons(status) if may else ""
         state = status.state.value
-    notes = "".join(f"<p>{escape(note)}</p>" for note in known.notes[1:])
-    page = f'<a href="{escape(known.page)}" target="_blank" rel="noreferrer">{escape(known.repo)}</a>'
+    notes = "".join(f"<p>{escape(note)}</p>" for note in offer.notes[1:])
+    page = f'<a href="{escape(offer.page)}" target="_blank" rel="noreferrer">{escape(offer.repo)}</a>'
     return (
-        f'<li data-name="{escape(name)}" data-state="{state}"><div><b>{escape(name)}</b> {escape(known.about)}'
-        f"<small>{size_text(known.size)} · {page} · Licence: {escape(known.licence)}</small>{notes}</div>"
+        f'<li data-name="{escape(name)}" data-state="{state}"><div><b>{escape(name)}</b> {escape(offer.about)}'
+        f"<small>{size_text(offer.size)} · {page} · Licence: {escape(offer.licence)}</small>{notes}</div>"
         f'<div class="ip2p-offer-buttons">{buttons}</div>{going}</li>'
     )
 
@@ -152,8 +152,8 @@ def _going_buttons(status: DownloadStatus) -> str:
     return _button(again, 'data-action="start"', f"{again}: {status.name}") + cancel
 
 
-def _bar(status: DownloadStatus, known: Known) -> str:
-    total = status.total or known.size
+def _bar(status: DownloadStatus, offer: Offer) -> str:
+    total = status.total or offer.size
     came = f"{size_text(status.done)} of {size_text(total)}"
     share: float | None = min(status.done / total, 1.0)
     says, left = came, ""

@@ -11,7 +11,6 @@ from ....errors import UserError
 from ....models.add_on_cards import all_cards
 from ....models.add_ons import AddOnFolders
 from ....models.catalog import Catalog
-from ....models.known import KNOWN
 from ....models.registry import model_hash
 from ...downloads import Downloads, DownloadState
 from ...folder_access import FolderAccess
@@ -23,7 +22,12 @@ from . import markup
 def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: FolderAccess) -> None:
     """Add the routes of models.js, below /models."""
     hashing = asyncio.Lock()  # each reads a whole model from the disk
-    actions = {"start": downloads.start, "pause": downloads.pause, "cancel": downloads.cancel}
+    actions = {
+        "look-up": downloads.look_up,
+        "start": downloads.start,
+        "pause": downloads.pause,
+        "cancel": downloads.cancel,
+    }
 
     def is_here(request: Request) -> bool:
         return access.is_here(request.client.host if request.client else None, request.headers)
@@ -31,11 +35,13 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
     def may(request: Request) -> bool:
         return USER in request.scope or is_here(request)
 
+    def words(request: Request) -> wording.FolderNames:
+        return wording.FolderNames(access, is_here(request), {})
+
     def described(request: Request) -> dict[str, object]:
-        said = wording.FolderNames(access, is_here(request), {}).said
-        statuses = {name: downloads.status(name) for name in KNOWN}
+        statuses = {name: downloads.status(name) for name in downloads.offers}
         return {
-            "html": markup.offers(downloads, catalog.entries, said, may=may(request)),
+            "html": markup.offers(downloads, catalog.entries, words(request).said, may=may(request)),
             "going": [name for name, one in statuses.items() if one and one.state.going],
             "finished": [name for name, one in statuses.items() if one and one.state is DownloadState.FINISHED],
         }
@@ -57,11 +63,14 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
     def look(request: Request) -> dict[str, object]:
         return described(request)
 
-    @app.post("/models/downloads/{name}/{action}", include_in_schema=False)
-    def act(name: str, action: str, request: Request) -> dict[str, object]:
+    @app.post("/models/downloads/{action}", include_in_schema=False)
+    def act(action: str, name: str, request: Request) -> dict[str, object]:
         if not may(request):
             raise HTTPException(403, markup.NOT_ALLOWED)
-        if name not in KNOWN or action not in actions:
+        if action not in actions:
             raise HTTPException(404)
-        actions[action](name)
-        return described(request)
+        try:
+            found = actions[action](name)
+        except UserError as error:
+            raise UserError(words(request).said(error)) from error
+        return {**described(request), "found": found}
