@@ -69,7 +69,10 @@ def _defaults(suited: Mapping[str, float]) -> str:
 
 def _add_ons(kinds: Mapping[str, list[AddOnCard]]) -> str:
     """Return the cards of LoRAs and embeddings; a click writes one into the instruction."""
-    hint = "Put them into models/Lora and embeddings, then look again. A click writes one into the instruction."
+    hint = (
+        "Put them into models/Lora and embeddings, then look again. A click writes one into the instruction, another "
+        "takes it out."
+    )
     found = "".join(_card(kind, card) for kind, cards in kinds.items() for card in cards)
     cards = f'<ul class="ip2p-cards">{found}</ul>' if found else '<p class="ip2p-hint">There are none yet.</p>'
     return f'<h3>LoRAs and embeddings</h3>{cards}<p class="ip2p-hint">{hint}</p>'
