@@ -6,8 +6,11 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
+from instruct_pix2pix.models.known import KNOWN
 from tools.browser import EXAMPLES, Visit, chromium, served_page, visit
 from tools.demo_model import scenes
 
@@ -16,10 +19,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
-    """Take four: an edit in light colours, one in dark colours while it runs, a narrow screen, and a folder."""
+    """Take five: an edit in light colours, one in dark colours while it runs, a narrow screen, a folder, and models."""
     with (
         tempfile.TemporaryDirectory() as folder_name,
-        served_page(Path(folder_name) / "outputs") as (address, worker),
+        served_page(Path(folder_name) / "outputs", models_in(Path(folder_name))) as (address, worker),
         chromium() as browser,
     ):
         with visit(browser, address, worker, viewport={"width": 1280, "height": 1000}) as visited:
@@ -49,6 +52,31 @@ def main() -> None:
             visited.page.screenshot(path=DOCS / "gui-batch.png")
             visited.locate("#img2img_interrupt").click()
             visited.wait_for_end()
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 1000}) as visited:
+            visited.open_tab("Models")
+            visited.locate("[data-name=cosxl-edit]").wait_for()
+            visited.locate(".ip2p-card").nth(1).click()
+            visited.page.mouse.move(0, 0)
+            visited.page.wait_for_timeout(300)
+            visited.page.screenshot(path=DOCS / "gui-models.png")
+
+
+def models_in(folder: Path) -> Path:
+    """Return a models folder with two LoRAs, a model that cannot edit, and a download that was paused."""
+    models = folder / "models"
+    (models / "Lora").mkdir(parents=True)
+    pair = {"lora_unet_x.lora_down.weight": np.zeros((4, 8), np.float16)}
+    save_file(pair, models / "Lora" / "pencil sketch.safetensors")
+    save_file(pair, models / "Lora" / "watercolour.safetensors", {"modelspec.trigger_phrase": "in watercolour"})
+    context = {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768)}
+    plain = {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3), **context}
+    save_file({name: np.zeros(shape, np.float16) for name, shape in plain.items()}, models / "plain.safetensors")
+    offer = KNOWN["instruct-pix2pix-fp16"]
+    stage = models / ".download" / f"{offer.repo.replace('/', '--')}--instruct-pix2pix-00-22000-pruned-fp16.safetensors"
+    stage.mkdir(parents=True)
+    with (stage / "begun.part").open("wb") as file:
+        file.truncate(1_240_000_000)  # of holes
+    return models
 
 
 def folder(visited: Visit, pictures: Path) -> None:

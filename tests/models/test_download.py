@@ -3,135 +3,19 @@
 import hashlib
 import json
 import os
-import random
-import struct
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from instruct_pix2pix.cli.main import WORDS
-from instruct_pix2pix.errors import Remedy, UserError
+from instruct_pix2pix.errors import Interrupted, Remedy, UserError
 from instruct_pix2pix.models import download as module
 from instruct_pix2pix.models.checkpoints import weight_files
-from instruct_pix2pix.models.download import KNOWN, download
+from instruct_pix2pix.models.download import discard, download, left_over, look_up
+from instruct_pix2pix.models.known import KNOWN
 from instruct_pix2pix.models.registry import find_models
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONV = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
-        "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3],
-        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": [8, 8],
-        "model.diffusion_model.input_blocks.0.0.weight": [320, 8, 3, 3],
-        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
-UNET = {"conv_in.weight": [320, 8, 3, 3],
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": [320, 768]}  # fmt: skip
-
-
-def weights(shapes: dict[str, list[int]] = CONV, extra: int = 0, seed: int = 0) -> bytes:
-    """A safetensors file with random bytes, so that a piece in the wrong place cannot go unseen."""
-    header, end = {}, 0
-    for name, shape in {**shapes, "extra": [extra]}.items():
-        size = 1
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + random.Random(seed).randbytes(end)
-
-
-class Hub:
-    """A hub with repositories of bytes. What it does wrong is set by a test."""
-
-    def __init__(self) -> None:
-        self.repos: dict[str, dict[str, bytes]] = {}
-        self.lies: dict[str, bytes] = {}  # path: what is sent in place of the file
-        self.refuse_api: tuple[int, str] | None = None  # status and X-Error-Code
-        self.refuse_file: tuple[int, str] | None = None
-        self.cut_at: int | None = None  # bytes after which the next answer ends
-        self.refuse_after_cut = False
-        self.no_ranges = False
-        self.page: bytes | None = None  # sent for everything, as a hotel's login does
-        self.cdn = ""  # where files are, if elsewhere
-        self.gets: list[tuple[str, str | None]] = []  # path and Range of each file that was asked for
-        self.tokens: list[tuple[str, str | None]] = []  # path and Authorization of every question
-
-    @property
-    def asked(self) -> list[str]:
-        return [path for path, _ in self.gets]
-
-    def listing(self, repo: str) -> dict[str, object]:
-        siblings = []
-        for path, content in self.repos[repo].items():
-            entry: dict[str, object] = {"rfilename": path, "size": len(content)}
-            blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-            entry["blobId"] = blob
-            if path.endswith((".safetensors", ".ckpt", ".bin")):
-                sha = hashlib.sha256(content).hexdigest()
-                entry["blobId"] = "f" * 40  # git keeps only a pointer
-                entry["lfs"] = {"size": len(content), "sha256": sha, "pointerSize": 130}
-            siblings.append(entry)
-        return {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "tags": []}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    hub: Hub
-
-    def log_message(self, format, *args):
-        pass
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[:cut])
-        if cut is not None:
-            self.wfile.flush()
-            self.close_connection = True
-
-    def refuse(self, refusal: tuple[int, str]):
-        status, code = refusal
-        self.answer(status, b"{}", {"X-Error-Code": code} if code else {})
-
-    def do_GET(self):
-        hub, path = self.hub, unquote(urlsplit(self.path).path)
-        hub.tokens.append((path, self.headers.get("Authorization")))
-        if hub.page is not None:
-            return self.answer(200, hub.page, {"Content-Type": "text/html"})
-        if path.startswith("/api/models/"):
-            repo = path.removeprefix("/api/models/")
-            if hub.refuse_api:
-                return self.refuse(hub.refuse_api)
-            if repo not in hub.repos:
-                return self.refuse((404, "RepoNotFound"))
-            return self.answer(200, json.dumps(hub.listing(repo)).encode(), {"Content-Type": "application/json"})
-        if path.startswith("/cdn/"):  # the hub sends large files from another place
-            return self.send_file(path.removeprefix("/cdn/"))
-        return self.answer(302, b"", {"Location": f"{hub.cdn}/cdn{self.path}"})
-
-    def send_file(self, path: str):
-        hub = self.hub
-        owner, name, resolve, commit, file = path.split("/", 4)
-        assert (resolve, commit) == ("resolve", COMMIT)
-        ranges = self.headers.get("Range")
-        hub.gets.append((file, ranges))
-        if hub.refuse_file:
-            return self.refuse(hub.refuse_file)
-        content = hub.lies.get(file, hub.repos[f"{owner}/{name}"][file])
-        cut, hub.cut_at = hub.cut_at, None
-        if cut is not None and hub.refuse_after_cut:
-            hub.refuse_file = (503, "")
-        if ranges is None or hub.no_ranges:
-            return self.answer(200, content, {"ETag": '"x"', "X-Repo-Commit": COMMIT}, cut)
-        start = int(ranges.removeprefix("bytes=").removesuffix("-"))
-        piece = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-        return self.answer(206, content[start:], piece, cut)
-
+from tests.helpers.hub import CONV, UNET, standing_in, weights
 
 NOBODY = "http://127.0.0.1:9"  # a port where nothing listens
 
@@ -145,14 +29,9 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    found = Hub()
-    handler = type("HubHandler", (Handler,), {"hub": found})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield found
-    server.shutdown()
-    server.server_close()
+    with standing_in() as (found, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield found
 
 
 def get(name: str, folder: Path) -> tuple[Path, str]:
@@ -442,7 +321,7 @@ NEEDED = [
 
 
 def test_of_a_diffusers_folder_only_what_is_needed_comes(hub, tmp_path):
-    hub.repos["UCSC-VLAA/HQ-Edit"] = FOLDER
+    hub.repos["UCSC-VLAA/HQ-Edit-ckpt"] = FOLDER
     path, said = get("hq-edit", tmp_path)
     assert path == tmp_path / "HQ-Edit"
     assert files_in(tmp_path) == [f"HQ-Edit/{name}" for name in NEEDED]
@@ -517,6 +396,129 @@ def test_the_weights_that_come_are_those_that_will_be_loaded(hub, tmp_path):
 def test_a_diffusers_folder_without_a_unet_is_refused(hub, tmp_path):
     hub.repos["a/b"] = {"model_index.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"x"}
     assert "has no unet/" in refusal("a/b", tmp_path)
+
+
+# --- what goes beside a model, and on which terms ---
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "place"),
+    [
+        ("lcm-lora", "pytorch_lora_weights.safetensors", "Lora/lcm-lora-sdv1-5.safetensors"),
+        ("taesd", "taesd_decoder.safetensors", "VAE-approx/taesd_decoder.safetensors"),
+        ("taesdxl", "taesdxl_decoder.safetensors", "VAE-approx/taesdxl_decoder.safetensors"),
+    ],
+)
+def test_what_goes_beside_a_model_lands_where_automatic1111_has_it(name, file, place, hub, tmp_path):
+    content = weights({"1.weight": [4, 4]})
+    hub.repos[KNOWN[name].repo] = {file: content, "taesd_encoder.safetensors": b"x", "README.md": b"x"}
+    host, ours = tmp_path / "host" / "models" / "Stable-diffusion", tmp_path / "models"
+    for folder, root in ((host, host.parent), (ours, ours)):
+        path, said = get(name, folder)
+        assert path == root / place and path.read_bytes() == content
+        assert KNOWN[name].use in said and "cannot edit" not in said and "pick an" not in said
+        assert KNOWN[name].found_in(folder) == path
+    assert [entry.name for entry in find_models([ours])] == ["demo"]  # it is no model to choose
+
+
+def test_a_known_model_is_found_by_its_name_in_the_folder(hub, tmp_path):
+    known = KNOWN["instruct-pix2pix-fp16"]
+    assert known.found_in(tmp_path) is None
+    hub.repos[known.repo] = {"instruct-pix2pix-00-22000-pruned-fp16.safetensors": weights()}
+    path, _ = get("instruct-pix2pix-fp16", tmp_path)
+    assert known.found_in(tmp_path) == path
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_licence_is_told_before_anything_is_asked_of_the_hub(name, tmp_path):
+    lines: list[str] = []
+    with pytest.raises(UserError, match="cannot be reached"):
+        download(name, tmp_path, report=lines.append)
+    assert lines[0] == f"Licence: {KNOWN[name].licence} (https://huggingface.co/{KNOWN[name].repo})."
+
+
+@pytest.mark.parametrize("token", ["hf_of_the_tests", ""])
+def test_of_cosxl_edit_it_is_told_what_it_may_be_used_for_and_how_to_be_let_in(token, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    hub.repos["stabilityai/cosxl"] = {"cosxl.safetensors": b"x", "cosxl_edit.safetensors": weights()}
+    path, said = get("cosxl-edit", tmp_path)
+    assert path.name == "cosxl_edit.safetensors"
+    assert "Stability AI Non-Commercial Research Community License" in said
+    assert "non-commercial purposes only" in said
+    assert "accepted its terms on https://huggingface.co/stabilityai/cosxl" in said and "HF_TOKEN" in said
+    assert ("A token is set here." if token else "No token is set here yet.") in said
+
+
+@pytest.mark.parametrize(("licence", "told"), [("cc-by-4.0", "cc-by-4.0"), ("", "none named")])
+def test_of_any_other_repository_the_licence_is_what_the_hub_says(licence, told, hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights()}
+    hub.licence = licence
+    assert f"Licence: {told} (https://huggingface.co/a/b)." in get("a/b", tmp_path)[1]
+
+
+# --- who follows it, and stops it ---
+
+
+def test_whoever_follows_is_told_of_each_piece_and_of_all_bytes(hub, tmp_path):
+    content = {"unet/diffusion_pytorch_model.safetensors": weights(UNET, extra=3_000_000), "model_index.json": b"{}",
+               "vae/diffusion_pytorch_model.bin": b"vae" * 700_000}  # fmt: skip
+    hub.repos["a/b"] = content
+    told: list[tuple[int, int]] = []
+    download("a/b", tmp_path, report=str, follow=lambda done, total: told.append((done, total)))
+    whole = sum(map(len, content.values()))
+    assert {total for _, total in told} == {whole}
+    done = [one for one, _ in told]
+    assert done == sorted(done) and done[-1] == whole
+    assert len([one for one in set(done) if one < whole]) >= 4  # pieces of a megabyte
+
+
+def stop_after(most: int):
+    def follow(done: int, total: int) -> None:
+        if done > most:
+            raise Interrupted
+
+    return follow
+
+
+def test_a_download_that_is_stopped_keeps_what_came_and_the_next_goes_on(hub, tmp_path):
+    content = weights(extra=6_000_000)
+    hub.repos["a/b"] = {"x.safetensors": content}
+    with pytest.raises(Interrupted):
+        download("a/b", tmp_path, report=str, follow=stop_after(3_000_000))
+    kept = left_over(look_up("a/b", tmp_path), tmp_path)
+    assert 3_000_000 < kept < 4_200_000
+    assert not (tmp_path / "x.safetensors").exists()
+    path, _ = get("a/b", tmp_path)
+    assert path.read_bytes() == content and hub.gets[-1] == ("x.safetensors", f"bytes={kept}-")
+    assert left_over(look_up("a/b", tmp_path), tmp_path) == 0
+
+
+def test_a_check_of_what_came_can_be_stopped_too(hub, tmp_path):
+    hub.repos["a/b"] = {"x.safetensors": weights(extra=3_000_000)}
+    calls: list[int] = []
+
+    def follow(done: int, total: int) -> None:
+        calls.append(done)
+        if calls.count(total) == 3:  # it is whole, and its hash is under way
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        download("a/b", tmp_path, report=str, follow=follow)
+    assert not (tmp_path / "x.safetensors").exists()
+    get("a/b", tmp_path)
+    assert len(hub.gets) == 1  # nothing had to come again
+
+
+def test_what_a_stopped_download_left_can_be_thrown_away_and_nothing_else_goes(hub, tmp_path):
+    hub.repos["a/b"] = hub.repos["a/other"] = {"x.safetensors": weights(extra=6_000_000)}
+    for name in ("a/b", "a/other"):
+        with pytest.raises(Interrupted):
+            download(name, tmp_path, report=str, follow=stop_after(3_000_000))
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    discard(look_up("a/b", tmp_path), tmp_path)
+    assert left_over(look_up("a/b", tmp_path), tmp_path) == 0
+    assert left_over(look_up("a/other", tmp_path), tmp_path) > 0 and (tmp_path / "mine.safetensors").exists()
 
 
 # --- names ---

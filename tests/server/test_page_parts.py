@@ -18,10 +18,12 @@ from PIL import Image
 from instruct_pix2pix.engine.edit import settings_here
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import save_picture
+from instruct_pix2pix.models.add_on_cards import AddOnCard
 from instruct_pix2pix.models.registry import ModelEntry
 from instruct_pix2pix.server.page import html
 from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
 from instruct_pix2pix.server.page.gradio_compat import GradioGate
+from instruct_pix2pix.server.page.models_tab import markup
 from instruct_pix2pix.server.page.results import kept_in_grey
 from instruct_pix2pix.server.worker.edit_task import EditStatus
 from instruct_pix2pix.server.worker.folder_task import FolderStatus
@@ -182,9 +184,10 @@ def test_the_bar_shows_the_share_that_is_done() -> None:
 
 def test_names_of_files_are_text_and_nothing_else() -> None:
     entry = ModelEntry("<img src=x>${1}{{2}}`", Path("a&b/c.ckpt"), None, "bad <b>")
-    table = html.models_table([entry], [Path("/home/me/<b>")])
+    card = AddOnCard("<img>", 1, "<lora:{x}`:1>", "<b>")
+    table = markup.here([entry], [Path("/home/me/<b>")], {"<b>": [card]})
     assert "<img" not in table
-    assert "<b>" not in table
+    assert "<b><" not in table and "<lora" not in table and "<b>&lt;img&gt;</b>" in table
     assert "{" not in table
     assert "`" not in table
     assert "/home/me" not in table

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..models.checkpoints import Checkpoint, inspect
 from ..models.download import download
+from ..models.known import KNOWN
 from ..models.registry import find_models, model_dirs
 from ..text import printable, say
 from .arguments import Command, add_models_dir, model_folders_of
@@ -114,8 +115,10 @@ class DownloadOptions:
 
 def add_download_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `download`."""
-    parser.add_argument("name", metavar="NAME", help="a known name, OWNER/REPO or OWNER/REPO/FILE")
-    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="put it here")
+    names = ", ".join(KNOWN)
+    parser.add_argument("name", metavar="NAME", help=f"one of {names}; or OWNER/REPO, or OWNER/REPO/FILE")
+    about = "put it here; what goes beside a model goes into the folder of its kind there, such as Lora"
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=about)
 
 
 def download_options_of(args: argparse.Namespace) -> DownloadOptions:

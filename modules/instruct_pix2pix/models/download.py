@@ -6,40 +6,24 @@ import contextlib
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ..errors import Remedy, UserError
 from .checkpoints import inspect
-from .hub import DIFFUSERS_INDEX, HUB, DownloadSource, RemoteFile, explained, fetch, is_safe, list_files, size_text
-
-
-@dataclass(frozen=True)
-class Known:
-    """A model with a short name: its repository, the file there (a pattern) and a line for lists."""
-
-    repo: str
-    file: str
-    about: str
-
-
-KNOWN = {
-    "instruct-pix2pix": Known(
-        "timbrooks/instruct-pix2pix",
-        "instruct-pix2pix-00-22000.safetensors",
-        "the authors' model with its EMA weights, SD1, float32, 7.7 GB",
-    ),
-    "instruct-pix2pix-fp16": Known(
-        "webui/instruct-pix2pix", "*fp16*.safetensors", "the same, pruned to float16, 2.13 GB"
-    ),
-    "magicbrush": Known(
-        "osunlp/InstructPix2Pix-MagicBrush",
-        "MagicBrush-epoch-52-step-4999.ckpt",
-        "trained further on hand-made edits (MagicBrush), SD1",
-    ),
-    "hq-edit": Known("UCSC-VLAA/HQ-Edit", DIFFUSERS_INDEX, "trained on the HQ-Edit pictures, SD1, a diffusers folder"),
-}
+from .hub import (
+    DIFFUSERS_INDEX,
+    HUB,
+    DownloadSource,
+    Follow,
+    RemoteFile,
+    explained,
+    fetch,
+    is_safe,
+    list_files,
+    size_text,
+)
+from .known import KNOWN, Offer, listed
 
 # NAME as OWNER/REPO or OWNER/REPO/FILE, also as the address a browser shows.
 _NAME = re.compile(
@@ -51,24 +35,34 @@ _COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "to
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)[.-]")
 
 
-def download(name: str, folder: Path, *, report: Callable[[str], None]) -> Path:
-    """Download a model into `folder` and return the path of its file or diffusers folder.
+def download(
+    name: str, folder: Path, *, report: Callable[[str], None], follow: Follow = lambda done, total: None
+) -> Path:
+    """Download a model into the models folder `folder` and return the path of its file or diffusers folder.
 
-    `name` is one of KNOWN, OWNER/REPO (whose one checkpoint or diffusers folder is taken) or OWNER/REPO/FILE.
-    `report` gets lines for a person: what comes with size and hash, then what the model is. The model appears
-    under its name only when it is whole and its hash right; what an interrupted download left is used by the next.
-    Raises UserError for a name that means nothing, a hub that cannot be reached or refuses, a full disk, and
-    a file that is not what the hub says, which is removed.
+    `name` is one of KNOWN, OWNER/REPO (whose one checkpoint or diffusers folder is taken) or OWNER/REPO/FILE. What goes
+    beside a model goes into the folder of its kind; see `add_ons`. `report` gets lines for a person: on which terms it
+    comes, what comes with size and hash, then what it is. `follow` is told of all bytes done, those of an earlier
+    download too, and of bytes in all; while these are equal, hashes are checked.
+    The model appears under its name only when it is whole and its hash right; what an interrupted download left is
+    used by the next. Raises UserError for a name that means nothing, a hub that cannot be reached or refuses, a full
+    disk, and a file that is not what the hub says, which is removed; and what `follow` raises.
     """
     known = KNOWN.get(name.strip().lower())
     repo, file = (known.repo, known.file) if known else _parse(name)
+    if known:
+        folder = known.folder_in(folder)
+        for note in known.notes:
+            report(note)
     source = DownloadSource(repo, file, folder)
     with explained(source):
-        commit, files = list_files(repo)
-    chosen = _choose(repo, files, file, exact=known is None)
+        listing = list_files(repo)
+    if not known:
+        report(f"Licence: {listing.licence or 'none named'} ({HUB}/{repo}).")
+    chosen = _choose(repo, list(listing.files), file, exact=known is None)
     root = PurePosixPath(chosen[0].path).parent
     is_folder = _is_index(chosen[0])
-    target = folder / ((root.name or repo.split("/")[1]) if is_folder else PurePosixPath(chosen[0].path).name)
+    target = folder / ((known and known.save_as) or _name_of(repo, chosen[0]))
     inside = {item: PurePosixPath(item.path).relative_to(root) for item in chosen}
 
     report(f"{repo}: {len(chosen)} files, {size_text(sum(i.size for i in chosen))}" if is_folder else f"{repo}:")
@@ -77,21 +71,60 @@ def download(name: str, folder: Path, *, report: Callable[[str], None]) -> Path:
             report(f"  {item}")
     if target.exists():
         places = {item: target / below if is_folder else target for item, below in inside.items()}
-        _require_same(target, places)
+        _require_same(target, places, follow)
         report(f"{target} is here already, complete.")
     else:
         with explained(source, under_way=True):
-            _bring(repo, commit, inside, target, is_folder, report)
-    found = inspect(target)
-    report(f"{target.name} is {found.label}. {found.advice}".strip())
+            _bring(repo, listing.commit, inside, target, is_folder, report, follow)
+    if known and known.use:
+        report(f"{target.name}: {known.about}. {known.use}")
+    else:
+        found = inspect(target)
+        report(f"{target.name} is {found.label}. {found.advice}".strip())
     return target
+
+
+def look_up(name: str, folder: Path) -> Offer:
+    """Return what a name of `download` means: one of KNOWN, or what the hub says. Raises UserError as that does.
+
+    `folder` is the models folder, for the sentence about a hub that cannot be reached.
+    """
+    if known := KNOWN.get(name.strip().lower()):
+        return known
+    repo, file = _parse(name)
+    with explained(DownloadSource(repo, file, folder)):
+        listing = list_files(repo)
+    chosen = _choose(repo, list(listing.files), file, exact=True)
+    first = chosen[0]
+    return Offer(
+        repo,
+        first.path,
+        f"a diffusers folder, {len(chosen)} files" if _is_index(first) else "one file",
+        sum(item.size for item in chosen),
+        listing.licence or "none named",
+        gated=listing.gated,
+        save_as=_name_of(repo, first),
+    )
+
+
+def left_over(offer: Offer, folder: Path) -> int:
+    """Return how many bytes of an offer an interrupted download left in the models folder."""
+    with contextlib.suppress(OSError):
+        return sum(map(_size, _stages(offer, folder)))
+    return 0
+
+
+def discard(offer: Offer, folder: Path) -> None:
+    """Remove what an interrupted download of an offer left; not to be called while it is under way."""
+    for stage in _stages(offer, folder):
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _parse(name: str) -> tuple[str, str | None]:
     """Return the repository that a name means and the file in it, both safe to use in an address and in a path."""
     match = _NAME.fullmatch(name.strip())
     if match is None or ".." in match[1] or "--" in match[1]:
-        names = "; ".join(f"{known} ({model.about})" for known, model in KNOWN.items())
+        names = "; ".join(listed())
         raise UserError(
             f"There is no model {name!r} to download: write OWNER/REPO or OWNER/REPO/FILE, or one of these: {names}."
         )
@@ -127,6 +160,12 @@ def _choose(repo: str, files: list[RemoteFile], wanted: str | None, exact: bool)
     if not first.path.endswith((".safetensors", ".ckpt")):
         raise UserError(f"'{first.path}' is not a model file: {repo} has {_models_in(files)}.")
     return [first]
+
+
+def _name_of(repo: str, first: RemoteFile) -> str:
+    """Return the name that a file, or a diffusers folder whose index this is, gets here unless it is given another."""
+    path = PurePosixPath(first.path)
+    return (path.parent.name or repo.split("/")[1]) if _is_index(first) else path.name
 
 
 def _is_index(file: RemoteFile) -> bool:
@@ -187,19 +226,26 @@ def _bring(
     target: Path,
     is_folder: bool,
     report: Callable[[str], None],
+    follow: Follow,
 ) -> None:
     """Download into a hidden folder beside `target`, check, then move the whole model to `target`."""
     from huggingface_hub.utils import WeakFileLock
 
-    stage = target.parent / ".download" / f"{repo.replace('/', '--')}--{target.name}"
+    stage = target.parent / _STAGES / f"{_stage_prefix(repo)}{target.name}"
+    total, before = sum(item.size for item in inside), 0
+
+    def follow_all(done: int, _: int) -> None:
+        follow(before + done, total)
+
     stage.parent.mkdir(parents=True, exist_ok=True)
     # A second download of the same model waits, then finds it there. The lock's file stays: removing it is a race.
     with WeakFileLock(stage.with_name(f"{stage.name}.lock")):
         if not target.exists():
             stage.mkdir(exist_ok=True)
-            _require_space(stage, sum(item.size for item in inside))
+            _require_space(stage, total)
             for item, below in inside.items():
-                fetch(repo, commit, item, stage / below, report)
+                fetch(repo, commit, item, stage / below, report, follow_all)
+                before += item.size
             if is_folder:
                 # Only the files of this commit: an earlier, interrupted download may have left others.
                 wanted = {stage / below for below in inside.values()}
@@ -211,25 +257,47 @@ def _bring(
         shutil.rmtree(stage, ignore_errors=True)
 
 
+_STAGES = ".download"
+"""The hidden folder, in the folder where models go, of what is on its way."""
+
+
+def _stage_prefix(repo: str) -> str:
+    return f"{repo.replace('/', '--')}--"
+
+
+def _stages(offer: Offer, folder: Path) -> list[Path]:
+    """Return the folders in which an offer is on its way."""
+    start = _stage_prefix(offer.repo)
+    found = (offer.folder_in(folder) / _STAGES).glob(f"{start}*")
+    return [path for path in found if path.is_dir() and offer.is_called(path.name.removeprefix(start))]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _require_space(stage: Path, size: int) -> None:
-    here = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
-    free, needed = shutil.disk_usage(stage).free, size - here
+    free, needed = shutil.disk_usage(stage).free, size - _size(stage)
     if needed > free:
         raise UserError(
-            f"The disk of {stage.parents[1]} has {size_text(free)} free and {size_text(needed)} are to come: "
+            "The disk of ",
+            stage.parents[1],
+            f" has {size_text(free)} free and {size_text(needed)} are to come: "
             "free some space, or choose a folder on another disk",
             Remedy.MODELS_FOLDER,
             ".",
         )
 
 
-def _require_same(target: Path, places: dict[RemoteFile, Path]) -> None:
+def _require_same(target: Path, places: dict[RemoteFile, Path], follow: Follow) -> None:
     """Raise UserError when what is at `target` is not what would be downloaded: it may be worth keeping."""
+    total = sum(item.size for item in places)
     with contextlib.suppress(OSError):
-        if all(item.is_at(place) for item, place in places.items()):
+        if all(item.is_at(place, lambda: follow(total, total)) for item, place in places.items()):
             return
     raise UserError(
-        f"{target} is here already, but it is another file or damaged: move it away, or choose another folder",
+        target,
+        " is here already, but it is another file or damaged: move it away, or choose another folder",
         Remedy.MODELS_FOLDER,
         ", and ",
         Remedy.DOWNLOAD_AGAIN,

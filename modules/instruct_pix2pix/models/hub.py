@@ -10,9 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from ..errors import Remedy, UserError
+
+Follow = Callable[[int, int], None]
+"""Told of bytes done and bytes in all, after each piece. What it raises ends a download; what came stays."""
+
+CHUNK = 1 << 20
 
 HUB = "https://huggingface.co"
 
@@ -32,8 +38,8 @@ class RemoteFile:
         sha = f", SHA-256 {self.digest}" if len(self.digest) == 64 else ""
         return f"{self.path}, {size_text(self.size)}{sha}"
 
-    def is_at(self, place: Path) -> bool:
-        """Whether `place` holds this very file, byte for byte."""
+    def is_at(self, place: Path, follow: Callable[[], None] = lambda: None) -> bool:
+        """Whether `place` holds this very file, byte for byte; `follow` is called after each piece."""
         if not place.is_file() or place.stat().st_size != self.size:
             return False
         if len(self.digest) == 64:
@@ -41,8 +47,9 @@ class RemoteFile:
         else:
             content = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         with place.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
+            while chunk := stream.read(CHUNK):
                 content.update(chunk)
+                follow()
         return content.hexdigest() == self.digest
 
 
@@ -55,16 +62,43 @@ class DownloadSource:
     folder: Path
 
     @property
-    def by_hand(self) -> str:
-        """The end of a sentence: what a person can do without this program."""
+    def by_hand(self) -> tuple[str | Path, ...]:
+        """The end of a sentence, in parts: what a person can do without this program."""
         page = f"{HUB}/{self.repo}"
         if self.file is None or PurePosixPath(self.file).name == DIFFUSERS_INDEX:
-            return f"download the model's files from {page} in a browser and put them into {self.folder}"
-        return f"download {self.file} from {page} in a browser and put it into {self.folder}"
+            return (f", or download the model's files from {page} in a browser and put them into ", self.folder, ".")
+        return (f", or download {self.file} from {page} in a browser and put it into ", self.folder, ".")
 
 
-def list_files(repo: str) -> tuple[str, list[RemoteFile]]:
-    """Return the newest commit of a repository, and its files, the smallest first."""
+@dataclass(frozen=True)
+class RepoListing:
+    """What a repository holds now."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+    """The smallest first."""
+    licence: str
+    """As the hub calls it, such as 'mit'; empty where its page names none."""
+    gated: bool
+    """Whether it is open only to those who accepted its terms."""
+
+
+def has_token() -> bool:
+    """Whether a token is set on this machine, which the hub asks for before it gives some files."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def show_no_bars() -> None:
+    """Let the library draw no progress bars on the terminal of this program from now on."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
+def list_files(repo: str) -> RepoListing:
+    """Return what the newest commit of a repository holds."""
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=_endpoint()).model_info(repo, files_metadata=True, timeout=30)
@@ -74,21 +108,30 @@ def list_files(repo: str) -> tuple[str, list[RemoteFile]]:
         is_digest = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digest or "")
         if digest and is_digest and isinstance(entry.size, int) and is_safe(entry.rfilename):
             files.append(RemoteFile(entry.rfilename, entry.size, digest))
-    return info.sha or "main", sorted(files, key=lambda file: (file.size, file.path))
+    files.sort(key=lambda file: (file.size, file.path))
+    named = (tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:"))
+    return RepoListing(info.sha or "main", tuple(files), next(named, ""), bool(info.gated))
 
 
-def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callable[[str], None]) -> None:
+def fetch(
+    repo: str, commit: str, item: RemoteFile, place: Path, report: Callable[[str], None], follow: Follow
+) -> None:
     """Download one file of a commit to `place`, going on with what an interrupted download left there.
 
-    Raises UserError when its size or hash is wrong, and what `explained` explains.
+    Raises UserError when its size or hash is wrong, what `explained` explains, and what `follow` raises.
     """
     # Not hf_hub_download: it throws away what it has when it is interrupted, and shows the file before the check.
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    if item.is_at(place):
+    def checking() -> None:
+        follow(item.size, item.size)
+
+    if item.is_at(place, checking):
         return
+    # There is no argument for it. 10 MB by default: until a piece is whole nobody is told, and a break loses it.
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{place.name}.{item.digest[:12]}.part")
     if part.exists() and (not part.is_file() or part.stat().st_size > item.size):
@@ -101,7 +144,7 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
                 report(f"Going on with {item.path} after {size_text(done)}.")
             http_get(
                 url,
-                stream,
+                cast("BinaryIO", _FollowedFile(stream, item.size, follow)),
                 resume_size=done,
                 headers=headers,
                 expected_size=item.size,
@@ -110,7 +153,7 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
     except OSError:
         if part.stat().st_size <= item.size:
             raise  # more than the hub announced is a wrong file; less can be resumed
-    if not item.is_at(part):
+    if not item.is_at(part, checking):
         part.unlink()
         raise UserError(
             f"{item.path} came without the size and hash that the hub gives for it, so it was removed: ",
@@ -118,6 +161,21 @@ def fetch(repo: str, commit: str, item: RemoteFile, place: Path, report: Callabl
             ".",
         )
     part.replace(place)
+
+
+class _FollowedFile:
+    """A file that is written, and tells after each piece how long it is."""
+
+    def __init__(self, file: BinaryIO, size: int, follow: Follow) -> None:
+        self._file, self._size, self._follow = file, size, follow
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data)
+        self._follow(self._file.tell(), self._size)
+        return written
 
 
 def _endpoint() -> str:
@@ -141,14 +199,14 @@ def explained(source: DownloadSource, *, under_way: bool = False) -> Iterator[No
         raise UserError(*_explanation(error, source, under_way)) from error
 
 
-def _explanation(error: Exception, source: DownloadSource, under_way: bool) -> tuple[str | Remedy, ...]:
+def _explanation(error: Exception, source: DownloadSource, under_way: bool) -> tuple[str | Path | Remedy, ...]:
     """Return the parts of the sentence about an error of the hub, the network or the disk."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 
     repo, page, host = source.repo, f"{HUB}/{source.repo}", urlsplit(_endpoint()).netloc or _endpoint()
     code = getattr(getattr(error, "response", None), "status_code", None)
     again = (Remedy.DOWNLOAD_AGAIN, " to go on where it stopped") if under_way else ("try again later",)
-    by_hand = f", or {source.by_hand}."
+    by_hand = source.by_hand
     if isinstance(error, GatedRepoError) or code == 403:
         terms = f"{repo} is open only to those who accepted its terms: accept them on {page}, "
         return (f"{terms}then sign in here with 'hf auth login' (or set HF_TOKEN) and ", Remedy.DOWNLOAD_AGAIN, ".")
@@ -156,19 +214,18 @@ def _explanation(error: Exception, source: DownloadSource, under_way: bool) -> t
         name = f"{host} shows no {repo}: check the name on {page}; "
         return (f"{name}if it is private, sign in here with 'hf auth login' (or set HF_TOKEN).",)
     if code is not None:
-        return (f"{host} answers with error {code}: ", *again, by_hand)
+        return (f"{host} answers with error {code}: ", *again, *by_hand)
     if isinstance(error, OfflineModeIsEnabled):
-        return (f"HF_HUB_OFFLINE does not let this program ask {host}: unset it{by_hand}",)
+        return (f"HF_HUB_OFFLINE does not let this program ask {host}: unset it", *by_hand)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (f"The disk of {source.folder} is full: free some space, then ", *again, ".")
+        return ("The disk of ", source.folder, " is full: free some space, then ", *again, ".")
     if isinstance(error, OSError) and error.errno:
-        cannot = f"{source.folder} cannot be written ({error.strerror}): choose another"
-        return (cannot, Remedy.MODELS_FOLDER, ".")
+        return (source.folder, f" cannot be written ({error.strerror}): choose another", Remedy.MODELS_FOLDER, ".")
     if isinstance(error, ValueError):
-        return (f"{host} answers, but not as the hub does (a login page?): ", *again, by_hand)
+        return (f"{host} answers, but not as the hub does (a login page?): ", *again, *by_hand)
     if under_way:
-        return (f"The connection to {host} was lost: ", *again, by_hand)
-    return (f"{host} cannot be reached: check the network{by_hand}",)
+        return (f"The connection to {host} was lost: ", *again, *by_hand)
+    return (f"{host} cannot be reached: check the network", *by_hand)
 
 
 def size_text(size: int) -> str:

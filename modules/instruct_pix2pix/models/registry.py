@@ -21,7 +21,7 @@ DEMO = DATA / "demo" / "demo.safetensors"
 _SUFFIXES = (".safetensors", ".ckpt")  # those that A1111 lists
 _SHOWN = 10  # names in one sentence
 
-BESIDE_MODELS = ("Lora", "LyCORIS", "VAE", "VAE-approx", "VAE-taesd")
+BESIDE_MODELS = ("Lora", "LyCORIS", "VAE", "VAE-approx", "VAE-taesd", "embeddings")
 """Folders within one of models that hold what is loaded beside them; see `add_ons`."""
 
 

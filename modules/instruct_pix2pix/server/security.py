@@ -204,6 +204,8 @@ def _is_same_origin(scope: Scope) -> bool:
     return scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
 
 
+USER = "ip2p_user"
+"""Where a request's scope has the name of the user who sent it, if it was asked for."""
 COOKIE = "ip2p_browser"
 """The name of the cookie of `guesses.Guesses`."""
 
@@ -247,7 +249,8 @@ class Authentication:
             sentence = f"Too many wrong passwords came from your address: try again in {seconds} s."
             await _refuse(scope, receive, send, 429, sentence, {"Retry-After": str(seconds)})
         elif any(matches):
-            await self.app(scope, receive, send if known else self._marked(send))
+            user = self.users[matches.index(True)].user
+            await self.app({**scope, USER: user}, receive, send if known else self._marked(send))
         else:
             if given and self._guesses.add(guesser, given) == FREE:
                 log.warning("%d wrong passwords came from %s: it has to wait now.", FREE, address)

@@ -26,6 +26,8 @@
         });
     }
 
+    window.ip2pShow = show;
+
     let title = ""; // the window's when nothing is under way; unknown when this script is read
     let calls = 0; // of ip2pFollow: a later one takes over from the one before
     let followed = ""; // the id of the task

@@ -144,7 +144,6 @@ def _task_events(
         memory.followed,
         preferences.live,
         preferences.save,
-        layout.models.table,
         pictures.picture,
         pictures.modes,
         pictures.mode,
@@ -249,14 +248,24 @@ def _picture_events(
 
 
 def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
-    """Choose a model, or look for more."""
+    """Choose a model, look for more, and open the tab of them."""
     top, models = layout.top, layout.models
     suited = [layout.form[name] for name in SUITED]
     given, changed = [top.checkpoint, top.chosen, *suited], unordered(*events.model, top.defaults)
     top.checkpoint.input(form_handlers.choose, given, changed, **events.queued)
     top.defaults.click(form_handlers.take_defaults, top.checkpoint, unordered(*suited, top.defaults), **events.queued)
     for button in (top.refresh, models.refresh):
-        button.click(form_handlers.refresh, top.checkpoint, unordered(*events.model, models.table), **events.queued)
+        button.click(form_handlers.refresh, top.checkpoint, unordered(*events.model), **events.queued).then(
+            **events.browser, js="() => { ip2pModels(true); }"
+        )
+    models.tab.select(**events.browser, js="() => { ip2pModels(); }")
+    models.use.click(
+        form_handlers.use,
+        models.wanted,
+        unordered(*events.model, layout.tabs),
+        js="() => [ip2pWanted()]",
+        **events.queued,
+    )
 
 
 def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfoHandlers) -> None:
@@ -302,7 +311,7 @@ def _preference_events(
     preferences.reset.click(
         edit_handlers.reset(count),
         None,
-        unordered(*events.form, layout.models.table, layout.memory.settings, preferences.live, preferences.save),
+        unordered(*events.form, layout.memory.settings, preferences.live, preferences.save),
         **events.queued,
     )
 

@@ -21,7 +21,7 @@ from . import html
 from .edit_layout import SettingsPane, sides_shown
 from .form import LONGEST, values_of
 from .gradio_compat import inform, warn
-from .layout import ModelsPane, PngInfoPane, TopBar, Updates
+from .layout import PngInfoPane, TopBar, Updates
 from .results import sent_path
 
 
@@ -29,11 +29,11 @@ class FormHandlers:
     """The handlers of the settings and of the model."""
 
     def __init__(
-        self, catalog: Catalog, form: dict[str, Component], settings: SettingsPane, top: TopBar, models: ModelsPane
+        self, catalog: Catalog, form: dict[str, Component], settings: SettingsPane, top: TopBar, tabs: gr.Tabs
     ) -> None:
         """`form` holds all controls of `form.NAMES`, those of `settings` among them."""
         self.catalog = catalog
-        self.form, self.settings, self.top, self.models = form, settings, top, models
+        self.form, self.settings, self.top, self.tabs = form, settings, top, tabs
         self.count_tokens = html.TokenCounter()
 
     # --- settings ---
@@ -131,8 +131,15 @@ class FormHandlers:
         return {
             **self._chosen(entry),
             self.top.checkpoint: gr.update(choices=choices, value=entry.name),
-            self.models.table: html.models_table(entries, self.catalog.dirs),
         }
+
+    def use(self, name: str) -> Updates:
+        """Choose a model that may have come just now, and go to where it edits; or say why it cannot be chosen."""
+        try:
+            chosen = self.catalog.find(name).name
+        except UserError as error:
+            return {self.top.status: panel.line(str(error))}
+        return {**self.choices(chosen), self.tabs: gr.Tabs(selected="img2img")}
 
     def _chosen(self, entry: ModelEntry) -> Updates:
         top = self.top

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from PIL import Image
 
@@ -241,30 +240,3 @@ def offer(entry: ModelEntry, values: Sequence[float]) -> str:
     if entry.checkpoint is None or tuple(values) == tuple(getattr(entry.checkpoint.suited, name) for name in SUITED):
         return ""
     return f"Use the model's defaults: {replace(entry.checkpoint.suited, size=None).text}"
-
-
-def models_table(entries: Iterable[ModelEntry], dirs: Iterable[Path]) -> str:
-    """Return the table of all models and a hint where more may be put; of `dirs` only the last part is shown."""
-    folders = ", ".join(f"<code>{escape(folder.name)}</code>" for folder in dirs)
-    rows = "".join(_model_row(entry) for entry in entries)
-    return (
-        '<div class="ip2p-scroll" tabindex="0" role="region" aria-label="Models"><table class="ip2p-models"><thead><tr>'
-        "<th>Name</th><th>Folder</th><th>What it is</th><th>Size</th><th>Precision</th><th>How that is known</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
-        f'<p class="ip2p-hint">These are the models in the folders {folders}, and those in folders inside them. Put '
-        "another one there, then look again.</p>"
-    )
-
-
-def _model_row(entry: ModelEntry) -> str:
-    found = entry.checkpoint
-    cells = [entry.name, entry.path.parent.name]
-    if found is None:
-        cells += ["cannot be read", "", "", entry.problem or ""]
-    else:
-        precision = found.dtype + (", EMA" if found.has_ema else "")
-        reason = found.reason if found.editable else f"{found.reason}. {found.advice}"
-        cells += [found.label, f"{found.size_bytes / 1e6:,.0f} MB", precision, reason]
-    edits = found is not None and found.editable
-    body = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr class="{"edits" if edits else "other"}">{body}</tr>'

@@ -25,6 +25,7 @@ from .edit_layout import (
     tool_button,
 )
 from .form import NAMES
+from .models_tab.layout import ModelsPane, build_models
 
 THEMES = ("System", "Light", "Dark")
 
@@ -123,22 +124,6 @@ def build_png_info() -> PngInfoPane:
 
 
 @dataclass(frozen=True)
-class ModelsPane:
-    """The models that there are."""
-
-    table: gr.HTML
-    refresh: gr.Button
-
-
-def build_models(table: str) -> ModelsPane:
-    """Make the pane inside the tab that is open; `table` is HTML."""
-    return ModelsPane(
-        table=gr.HTML(table, elem_id="ip2p_models"),
-        refresh=gr.Button("Look again", elem_id="ip2p_models_refresh", size="md", scale=0),
-    )
-
-
-@dataclass(frozen=True)
 class PreferencesPane:
     """How the page behaves."""
 
@@ -201,9 +186,7 @@ class Layout:
         return {name: controls[name] for name in NAMES}
 
 
-def build(
-    *, choices: list[tuple[str, str]], chosen: str, offer: str, models: str, count: int, examples: Path
-) -> Layout:
+def build(*, choices: list[tuple[str, str]], chosen: str, offer: str, count: int, examples: Path) -> Layout:
     """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise."""
     memory = build_memory()
     top = build_top_bar(choices, chosen, offer)
@@ -220,8 +203,8 @@ def build(
                     results = build_results()
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
             png_info = build_png_info()
-        with gr.Tab("Models", id="models", elem_id="tab_models"):
-            models_pane = build_models(models)
+        with gr.Tab("Models", id="models", elem_id="tab_models") as models_tab:
+            models_pane = build_models(models_tab)
         with gr.Tab("Settings", id="settings", elem_id="tab_settings"):
             preferences = build_preferences()
     return Layout(

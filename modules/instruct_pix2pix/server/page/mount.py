@@ -17,6 +17,7 @@ from ...models.registry import DEMO
 from ...paths import DATA, PACKAGE, checkout_of
 from ...settings import KNOBS
 from ..app import Page
+from ..downloads import Downloads
 from ..folder_access import FolderAccess
 from ..upload_space import UploadSpace
 from ..uploads import Uploads
@@ -27,6 +28,7 @@ from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .handlers import EditHandlers
 from .layout import build
+from .models_tab import routes as models_routes
 from .results import Results
 
 ROOT = checkout_of() or PACKAGE
@@ -65,10 +67,12 @@ def page(
         uploads, results = Uploads(space), Results(space, worker.decoding)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
+        downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
+        models_routes.add_routes(app, catalog, downloads, access)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
         blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
-        app.router.lifespan_context = _sweeping(space, blocks)
-        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "page.js")
+        app.router.lifespan_context = _sweeping(space, blocks, downloads)
+        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "models.js", "page.js")
         served = gr.mount_gradio_app(
             app,
             blocks,
@@ -108,11 +112,10 @@ def make(
             choices=[(html.model_choice(one), one.name) for one in catalog.entries],
             chosen=catalog.default.name,
             offer=html.offer(catalog.default, [KNOBS[name].default for name in SUITED]),
-            models=html.models_table(catalog.entries, catalog.dirs),
             count=count,
             examples=EXAMPLES,
         )
-        form = FormHandlers(catalog, layout.form, layout.settings, layout.top, layout.models)
+        form = FormHandlers(catalog, layout.form, layout.settings, layout.top, layout.tabs)
         handlers = Handlers(
             edit=EditHandlers(worker, catalog, layout, form, results, examples=EXAMPLES, outputs=outputs),
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
@@ -123,8 +126,13 @@ def make(
     return blocks
 
 
-def _sweeping(space: UploadSpace, blocks: gr.Blocks) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return what runs while the app does: every hour it removes visitors' files that are a day old."""
+def _sweeping(
+    space: UploadSpace, blocks: gr.Blocks, downloads: Downloads
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what runs while the app does: every hour it removes visitors' files that are a day old.
+
+    In the end it stops the downloads.
+    """
 
     async def sweep() -> None:
         while True:
@@ -137,6 +145,7 @@ def _sweeping(space: UploadSpace, blocks: gr.Blocks) -> Callable[[FastAPI], Abst
         task = asyncio.create_task(sweep())
         yield
         task.cancel()
+        downloads.close()
 
     return lifespan
 

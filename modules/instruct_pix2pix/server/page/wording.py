@@ -1,4 +1,4 @@
-"""What the page says of a batch: remedies by the names of its controls, folders by the names that a visitor knows."""
+"""The page's own words in sentences: remedies by the names of its controls, folders by the names a visitor knows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ WORDS: Mapping[Remedy, str] = {
     Remedy.OVERWRITE: ": “Overwrite” replaces it.",
     Remedy.RUN_AGAIN: ", then press Generate again.",
     Remedy.GO_ON: " Then press Generate again: it goes on where it was.",
+    Remedy.DOWNLOAD_AGAIN: "press Download again",
+    Remedy.MODELS_FOLDER: " (--models-dir, when the program is started)",
 }
 """How the page ends a sentence with each remedy."""
 

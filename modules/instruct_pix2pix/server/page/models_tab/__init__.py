@@ -1,0 +1,1 @@
+"""The tab Models: the models that are here, those that can be had, and what goes beside them."""
