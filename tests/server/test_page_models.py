@@ -148,11 +148,16 @@ def test_a_newcomer_downloads_a_model_and_edits_with_it(at_page: Visit, hub: Hub
 
     # it is in both lists, and edits
     stem = Path(FILE).stem
+    at_page.open_tab("img2img")
+    at_page.set("ip2p_text_cfg", 6)
+    at_page.open_tab("Models")
     at_page.locate(".ip2p-models tr.edits").filter(has_text=stem).wait_for()
     at_page.locate(f"{OFFER} [data-use]").click()
     at_page.page.wait_for_function(
         "(name) => document.querySelector('#setting_sd_model_checkpoint input').value.startsWith(name)", arg=stem
     )
+    at_page.locate("#ip2p_defaults").get_by_text("Text CFG 7.5, Image CFG 1.5, 20 steps").click()
+    at_page.page.wait_for_function("document.querySelector('#ip2p_text_cfg input').value == 7.5")
     at_page.drop(EXAMPLES / "house.png")
     at_page.write("make it winter")
     at_page.set("img2img_steps", 2)
@@ -246,7 +251,7 @@ def test_the_models_say_what_they_are_and_their_hash_when_asked(at_page: Visit, 
     wanted = hashlib.sha256((models / "plain.safetensors").read_bytes()).hexdigest()[:10]
     row.locator("code").get_by_text(wanted).wait_for()
     demo = at_page.locate(".ip2p-models tr").filter(has_text="in demo").inner_text()
-    assert "float16" in demo and "28.7 MB" in demo and "Text CFG 7.5, Image CFG 1.5, 20 steps" in demo
+    assert "float16" in demo and "28.7 MB" in demo and "It can edit pictures." in demo
 
 
 def test_a_model_that_was_put_into_the_folder_is_found_by_looking_again(at_page: Visit, models: Path) -> None:
@@ -254,7 +259,8 @@ def test_a_model_that_was_put_into_the_folder_is_found_by_looking_again(at_page:
     (models / "later.safetensors").write_bytes(weights(seed=7))
     try:
         at_page.locate("#ip2p_models_refresh").click()
-        at_page.locate(".ip2p-models tr").filter(has_text="later").wait_for()
+        row = at_page.locate(".ip2p-models tr").filter(has_text="later")
+        row.get_by_text("It can edit pictures. Text CFG 7.5, Image CFG 1.5, 20 steps, 512 px suit it.").wait_for()
     finally:
         (models / "later.safetensors").unlink()
 

@@ -88,8 +88,7 @@ def run_inspect(options: InspectOptions) -> int:
     print(f"  {found.size_bytes / 1e9:.2f} GB, {found.dtype}{ema}")
     if found.missing:
         print(f"  It has no {' and no '.join(found.missing)}.")
-    suits = f" {found.suited.text} suit it." if found.suited.size else ""
-    print(f"  It can edit pictures.{suits}" if found.editable else f"  {found.advice}")
+    print(f"  {found.verdict}")
     return 0
 
 

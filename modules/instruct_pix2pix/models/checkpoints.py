@@ -155,6 +155,13 @@ class Checkpoint:
         return ", ".join(part for part in (self.kind, family, channels, without) if part)
 
     @property
+    def verdict(self) -> str:
+        """Whether it can edit: with the settings that suit it, where they are known, or with what to do instead."""
+        if not self.editable:
+            return self.advice
+        return f"It can edit pictures. {self.suited.text} suit it." if self.suited.size else "It can edit pictures."
+
+    @property
     def advice(self) -> str:
         """What to do when the model is not editable; empty when it is."""
         if self.editable:

@@ -261,9 +261,9 @@ def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) 
     models.tab.select(**events.browser, js="() => { ip2pModels(); }")
     models.use.click(
         form_handlers.use,
-        models.wanted,
-        unordered(*events.model, layout.tabs),
-        js="() => [ip2pWanted()]",
+        [models.wanted, *suited],
+        unordered(*events.model, top.defaults, layout.tabs),
+        js="(_, ...values) => [ip2pWanted(), ...values]",
         **events.queued,
     )
 

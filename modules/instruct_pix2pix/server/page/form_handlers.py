@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -106,8 +106,11 @@ class FormHandlers:
             entry = self.catalog.find(str(name))
         except UserError as error:
             return {self.top.checkpoint: before, self.top.status: panel.line(str(error))}
+        return {**self._chosen(entry), **self._offered(entry, values)}
+
+    def _offered(self, entry: ModelEntry, values: Sequence[float]) -> Updates:
         text = html.offer(entry, values)
-        return {**self._chosen(entry), self.top.defaults: gr.update(value=text, visible=bool(text))}
+        return {self.top.defaults: gr.update(value=text, visible=bool(text))}
 
     def take_defaults(self, name: str) -> Updates:
         """Set the scales and steps that suit the chosen model."""
@@ -133,13 +136,17 @@ class FormHandlers:
             self.top.checkpoint: gr.update(choices=choices, value=entry.name),
         }
 
-    def use(self, name: str) -> Updates:
-        """Choose a model that may have come just now, and go to where it edits; or say why it cannot be chosen."""
+    def use(self, name: str, *values: float) -> Updates:
+        """Choose a model that may have come just now, as `choose` does, and go to where it edits."""
         try:
-            chosen = self.catalog.find(name).name
+            entry = self.catalog.find(name)
         except UserError as error:
             return {self.top.status: panel.line(str(error))}
-        return {**self.choices(chosen), self.tabs: gr.Tabs(selected="img2img")}
+        return {
+            **self.choices(entry.name),
+            **self._offered(entry, values),
+            self.tabs: gr.Tabs(selected="img2img"),
+        }
 
     def _chosen(self, entry: ModelEntry) -> Updates:
         top = self.top

@@ -11,8 +11,7 @@ from ....models.add_on_cards import AddOnCard
 from ....models.hub import size_text
 from ....models.known import Offer
 from ....models.registry import ModelEntry
-from ....panel import suited_to
-from ....text import escape, number_text
+from ....text import escape
 from ...downloads import Downloads, DownloadState, DownloadStatus
 from .. import html
 
@@ -47,9 +46,8 @@ def _model_row(entry: ModelEntry) -> str:
     if found is None:
         what, notes = "cannot be read", [entry.problem or ""]
     else:
-        what, notes = found.label, [f"because {found.reason}", found.advice]
+        what, notes = found.label, [f"because {found.reason}", found.verdict]
         if edits:
-            notes.append(_defaults(suited_to(found)))
             use = _button("Use", f'data-use="{escape(entry.name)}"', f"Use {entry.name}")
         ema = ", with EMA" if found.has_ema else ""
         size = f"{size_text(found.size_bytes)}<small>{escape(found.dtype)}{ema}</small>"
@@ -58,13 +56,6 @@ def _model_row(entry: ModelEntry) -> str:
     name = f"{escape(entry.name)}<small>in {escape(entry.path.parent.name)}</small>"
     cells = (name, f"{escape(what)}{said}", size, code, use)
     return f'<tr class="{"edits" if edits else "other"}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-
-
-def _defaults(suited: Mapping[str, float]) -> str:
-    value = {name: number_text(number) for name, number in suited.items()}
-    size = f", {value['size']} pixels" if "size" in value else ""
-    scales = f"Text CFG {value['text_cfg']}, Image CFG {value['image_cfg']}"
-    return f"It edits best near {scales}, {value['steps']} steps{size}."
 
 
 def _add_ons(kinds: Mapping[str, list[AddOnCard]]) -> str:
