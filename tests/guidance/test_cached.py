@@ -36,7 +36,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 class Analytic:
     """A denoiser in one line, in which text, picture and time act on each other."""
 
-    def condition(self, texts: Tensor) -> Tensor:
+    def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
         return texts
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:

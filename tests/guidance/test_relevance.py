@@ -98,7 +98,7 @@ class Edits:
         self.start, self.where, self.value = start, where, value
         self.rows: list[int] = []
 
-    def condition(self, texts: Tensor) -> Tensor:
+    def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
         return texts
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:

@@ -13,11 +13,11 @@ words = ["--data-dir", asked["data"], "--ckpt-dir", asked["checkpoints"], "--no-
 sys.argv = ["webui.py", *words, "--skip-torch-cuda-test", "--use-cpu", "all", "--no-half", "--do-not-download-clip"]
 sys.path.insert(0, str(Path.cwd()))
 
-from modules import initialize  # noqa: E402 - it reads the arguments
+from modules import initialize  # noqa: E402 - it reads the arguments # pyright: ignore[reportAttributeAccessIssue]
 
 initialize.imports()
 
-from modules import extras, sd_models, sd_vae  # noqa: E402
+from modules import extras, sd_models, sd_vae  # noqa: E402 # pyright: ignore[reportAttributeAccessIssue]
 
 sd_models.list_models()
 sd_vae.refresh_vae_list()

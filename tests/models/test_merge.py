@@ -7,6 +7,7 @@ import shutil
 from collections import namedtuple
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,18 +31,18 @@ def originals(tmp_path_factory) -> dict[str, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-def merged(paths: list[Path], out: Path, **asked: object) -> dict[str, Tensor]:
+def merged(paths: list[Path], out: Path, **asked: Any) -> dict[str, Tensor]:
     """Merge, check that the file is what an edit needs, and return its tensors."""
     path, checkpoint, _ = run(paths, out, **asked)
     assert path == out and checkpoint == inspect(out) and checkpoint.editable
     return load_file(out)
 
 
-def run(paths: list[Path], out: Path, **asked: object):
+def run(paths: list[Path], out: Path, **asked: Any):
     return merge([stored_file(path) for path in paths], out, Merge(**asked), lambda *_: None)
 
 
-def refused(paths: list[Path], out: Path, **asked: object) -> str:
+def refused(paths: list[Path], out: Path, **asked: Any) -> str:
     """Return the sentence that a person is told; nothing new is written."""
     before = {path: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}
     with pytest.raises(UserError) as caught:

@@ -178,6 +178,7 @@ def test_a_file_that_has_another_name_by_now_is_here_where_it_landed(
     catalog = Catalog([tmp_path])
     shown = markup.offers(downloads, catalog.entries, str, may=True)
     assert 'data-use="renamed"' in shown
+    assert status.path
     status.path.unlink()
     assert 'data-use="renamed"' not in markup.offers(downloads, catalog.entries, str, may=True)
 

@@ -164,9 +164,9 @@ def _task_events(
     settings = layout.settings
     settings.look.click(edit_handlers.looking, None, unordered(settings.look), **events.at_once).then(
         edit_handlers.look,
-        wanted,
+        unordered(*wanted),
         unordered(settings.look, settings.looked, layout.progress),
-        **{**events.queued, **UNREAD},
+        **events.unread,
     )
     told = memory.news.click(
         show,
