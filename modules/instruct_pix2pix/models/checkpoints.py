@@ -362,7 +362,8 @@ def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Check
     if vector := next((n for n in tensors if n == "emb_params" or n.startswith("string_to_param.")), None):
         return checkpoint("embedding", "none", f"it has the word vectors {_shown(vector)}")
     for mark, kind in _TRANSFORMERS.items():
-        if layer := next((name for name in tensors if mark in name), None):
+        starts = (mark, f"diffusion_model.{mark}", f"model.diffusion_model.{mark}")
+        if layer := next((name for name in tensors if name.startswith(starts)), None):
             return checkpoint(kind, "none", f"it has the layer {_shown(layer)} and no UNet")
     return checkpoint("unknown", "none", f"none of its {len(tensors):,} tensors is a known first layer")
 
