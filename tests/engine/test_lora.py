@@ -371,9 +371,9 @@ def test_sdxls_layers_have_their_names_and_both_text_encoders():
             assert found and found[0] in layers, name
     for number, text in enumerate(texts, 1):
         layer, part = name_of(f"lora_te{number}_text_model_encoder_layers_1_mlp_fc2.hada_w1_a") or ("", "")
-        assert layers[layer].module is text.text_model.encoder.layers[1].mlp.fc2 and part == "hada_w1_a"
+        assert layers[layer].module is text.get_submodule("text_model.encoder.layers.1.mlp.fc2") and part == "hada_w1_a"
     layer, _ = name_of("text_encoder_2.text_model.encoder.layers.0.self_attn.k_proj.lora_B.weight") or ("", "")
-    assert layers[layer].module is texts[1].text_model.encoder.layers[0].self_attn.k_proj
+    assert layers[layer].module is texts[1].get_submodule("text_model.encoder.layers.0.self_attn.k_proj")
 
 
 def test_the_processors_of_older_diffusers_files(model, root, bluish):
