@@ -92,7 +92,7 @@ def _ours(file: Path, configs: Path, dtype: str, device: str) -> dict[str, Any]:
     settings = EditSettings(
         instruction="make it winter", steps=2, sampler="Euler", text_cfg=1.0, image_cfg=1.0, size=f"{SIZE}x{SIZE}"
     )
-    networks = (model.unet, model.vae, model.text)
+    networks = model.networks
     weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     processor: list[float] = []
 

@@ -40,7 +40,7 @@ def measure(checkpoint: Path, size: int, steps: int, limit: float | None) -> dic
     if limit is not None:
         free_memory.available = lambda device: int(limit * 1e9 - SYSTEM - resident_mb("self") * 1e6)
     model = EditModel.load(checkpoint, choose_machine())
-    weights = sum(p.numel() * p.element_size() for n in (model.unet, model.vae, model.text) for p in n.parameters())
+    weights = sum(p.numel() * p.element_size() for n in model.networks for p in n.parameters())
     loaded = peak_memory()
     calls: Counter[int] = Counter()
     model.unet.register_forward_hook(lambda module, inputs, output: calls.update([len(output)]))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from instruct_pix2pix.engine.loading.config import ModelConfig, load_config
 from instruct_pix2pix.engine.loading.loader import Networks
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.networks.clip import TextConfig, TextEncoder
+from instruct_pix2pix.engine.networks.clip import PooledTextEncoder, TextConfig, TextEncoder
 from instruct_pix2pix.engine.networks.unet import UNet, UNetConfig
 from instruct_pix2pix.engine.networks.vae import VAE, VAEConfig
 from instruct_pix2pix.engine.precision import Machine
@@ -41,6 +41,25 @@ SDXL_SHAPED = UNetConfig(  # fixed head widths, linear projections, deeper level
     use_linear_in_transformer=True,
     adm_in_channels=40 + 6 * 8,
 )
+SIZE_WIDTH = 8
+"""Width of the sinusoids of one size in the labels of the small models; SDXL's have 256."""
+SMALL_SDXL = ModelConfig(  # SDXL's layout to the last layer, a tenth of its width
+    UNetConfig(
+        model_channels=32,
+        channel_mult=(1, 2, 4),
+        attention_resolutions=(4, 2),
+        transformer_depth=(0, 2, 10),
+        num_head_channels=16,
+        context_dim=24 + 40,
+        use_linear_in_transformer=True,
+        adm_in_channels=40 + 6 * 8,
+    ),
+    VAEConfig(ch=32),
+    TextConfig(width=24, layers=3, heads=4, vocab_size=700, skip_last=True),
+    TextConfig(width=40, layers=4, heads=5, vocab_size=700, gelu=True, skip_last=True, projection=40),
+    scale_factor=0.13025,
+    size=64,
+)
 CPU = Machine(torch.device("cpu"), torch.float32)
 
 
@@ -58,20 +77,28 @@ def randomized(module: nn.Module, seed: int = 0) -> Any:
 
 def random_model(config: ModelConfig = SMALL, machine: Machine = CPU) -> EditModel:
     """Return a whole model with random weights."""
-    parts = (UNet(config.unet), VAE(config.vae), TextEncoder(config.text))
-    unet, vae, text = (randomized(part, seed).to(machine.dtype) for seed, part in enumerate(parts))
-    return EditModel(Networks(unet, vae, text, config), machine)
+    parts: list[Any] = [UNet(config.unet), VAE(config.vae), TextEncoder(config.text)]
+    parts += [PooledTextEncoder(config.text_2)] if config.text_2 else []
+    unet, vae, text, *more = (randomized(part, seed).to(machine.dtype) for seed, part in enumerate(parts))
+    return EditModel(Networks(unet, vae, text, config, (), *more), machine)
 
 
 def write_yaml(path: Path, config: ModelConfig) -> Path:
-    """Write a config the way latent diffusion's own files are written."""
+    """Write a config the way latent diffusion's own files are written, SDXL's where there are two text encoders."""
     plain = asdict(config)
-    unet, vae, text = (plain.pop(part) for part in ("unet", "vae", "text"))
+    unet, vae, text, text_2, _ = (plain.pop(part) for part in ("unet", "vae", "text", "text_2", "cosxl"))
+    root = "sgm" if text_2 else "ldm"
     sections = {
-        "unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel", unet),
-        "first_stage_config": ("ldm.models.autoencoder.AutoencoderKL", {"embed_dim": 4, "ddconfig": vae}),
-        "cond_stage_config": ("ldm.modules.encoders.modules.FrozenCLIPEmbedder", text),
+        "network_config" if text_2 else "unet_config": (f"{root}.modules.diffusionmodules.openaimodel.UNetModel", unet),
+        "first_stage_config": (f"{root}.models.autoencoder.AutoencoderKL", {"embed_dim": 4, "ddconfig": vae}),
     }
+    encoders = [("FrozenCLIPEmbedder", text), ("FrozenOpenCLIPEmbedder2", text_2)]
+    texts = [{"target": f"{root}.modules.encoders.modules.{name}", "params": params} for name, params in encoders]
+    if text_2:
+        sizes = {"target": "sgm.modules.encoders.modules.ConcatTimestepEmbedderND", "params": {"outdim": 256}}
+        plain["conditioner_config"] = {"params": {"emb_models": [*texts, *[sizes] * 3]}}
+    else:
+        plain["cond_stage_config"] = texts[0]
     plain.update({name: {"target": target, "params": params} for name, (target, params) in sections.items()})
     OmegaConf.save(OmegaConf.create({"model": {"params": plain}}), path)
     return path
@@ -79,12 +106,39 @@ def write_yaml(path: Path, config: ModelConfig) -> Path:
 
 def ldm_state(networks: Networks | EditModel) -> dict[str, Tensor]:
     """Return the state dict of a checkpoint with these networks."""
+    second = networks.text_2
     parts = {
         "model.diffusion_model.": networks.unet,
         "first_stage_model.": networks.vae,
-        "cond_stage_model.transformer.": networks.text,
+        f"{'conditioner.embedders.0' if second else 'cond_stage_model'}.transformer.": networks.text,
     }
-    return {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
+    state = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
+    return {**state, **({} if second is None else openclip_state(second))}
+
+
+def openclip_state(encoder: PooledTextEncoder) -> dict[str, Tensor]:
+    """Return the second text encoder as OpenCLIP's own layout has it in an SDXL file, made by hand from its layers."""
+    text, state = encoder.text_model, {}
+    state["token_embedding.weight"] = text.embeddings.token_embedding.weight
+    state["positional_embedding"] = text.embeddings.position_embedding.weight
+    for number, layer in enumerate(text.encoder.layers):
+        own: Any = layer
+        block, attention = f"transformer.resblocks.{number}", own.self_attn
+        for kind in ("weight", "bias"):
+            three = [getattr(part, kind) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            state[f"{block}.attn.in_proj_{kind}"] = torch.cat(three)
+            for name, part in {
+                "attn.out_proj": attention.out_proj,
+                "ln_1": own.layer_norm1,
+                "ln_2": own.layer_norm2,
+                "mlp.c_fc": own.mlp.fc1,
+                "mlp.c_proj": own.mlp.fc2,
+            }.items():
+                state[f"{block}.{name}.{kind}"] = getattr(part, kind)
+    state["ln_final.weight"], state["ln_final.bias"] = text.final_layer_norm.weight, text.final_layer_norm.bias
+    state["text_projection"] = encoder.text_projection.weight.t().contiguous()
+    state["logit_scale"] = torch.tensor(4.6)
+    return {f"conditioner.embedders.1.model.{name}": value.detach() for name, value in state.items()}
 
 
 def diffusers_unet(config: UNetConfig) -> Any:
@@ -103,7 +157,7 @@ def diffusers_unet(config: UNetConfig) -> Any:
     if config.adm_in_channels:
         label = {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
+            "addition_time_embed_dim": SIZE_WIDTH,
             "projection_class_embeddings_input_dim": config.adm_in_channels,
         }
     return UNet2DConditionModel(
@@ -141,10 +195,12 @@ def diffusers_vae(config: VAEConfig, scale_factor: float = 0.18215) -> Any:
 
 def transformers_text(config: TextConfig) -> Any:
     """Return transformers' CLIP text model of this shape, not filled."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    return CLIPTextModel(
+    return (CLIPTextModelWithProjection if config.projection else CLIPTextModel)(
         CLIPTextConfig(
+            hidden_act="gelu" if config.gelu else "quick_gelu",
+            projection_dim=config.projection or config.width,
             hidden_size=config.width,
             intermediate_size=4 * config.width,
             num_hidden_layers=config.layers,
@@ -180,7 +236,7 @@ def vae_twin(vae: VAE, scale_factor: float = 0.18215) -> Any:
     return twin
 
 
-def text_twin(text: TextEncoder) -> Any:
+def text_twin(text: TextEncoder | PooledTextEncoder) -> Any:
     """Return transformers' text model with the same weights."""
     twin = transformers_text(text.config)
     wrapped = any(key.startswith("text_model.") for key in twin.state_dict())  # until transformers 5
@@ -210,6 +266,49 @@ def diffusers_pipeline(networks: Networks | EditModel, tokenizer: object = None)
         "feature_extractor": None,
     }
     pipeline = StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def diffusers_xl_pipeline(
+    networks: Networks | EditModel, tokenizers: tuple[object, object] = (None, None), zeros: bool = True
+) -> Any:
+    """Return diffusers' pipeline for SDXL with the same weights; `zeros` is its force_zeros_for_empty_prompt."""
+    from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLInstructPix2PixPipeline
+
+    config = networks.config
+    assert networks.text_2 is not None
+    if config.cosxl is None:
+        scheduler: Any = EulerDiscreteScheduler(
+            beta_start=config.linear_start,
+            beta_end=config.linear_end,
+            beta_schedule="scaled_linear",
+            timestep_spacing="linspace",
+        )
+    else:
+        low, high = config.cosxl
+        scheduler = EDMEulerScheduler(
+            sigma_min=low,
+            sigma_max=high,
+            sigma_data=1.0,
+            prediction_type="v_prediction",
+            sigma_schedule="exponential",
+        )
+    parts: Any = {
+        "vae": vae_twin(networks.vae, config.scale_factor),
+        "text_encoder": text_twin(networks.text),
+        "text_encoder_2": text_twin(networks.text_2),
+        "tokenizer": tokenizers[0],
+        "tokenizer_2": tokenizers[1],
+        "unet": unet_twin(networks.unet),
+        "scheduler": scheduler,
+    }
+    pipeline = StableDiffusionXLInstructPix2PixPipeline(
+        **parts,
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+        is_cosxl_edit=config.cosxl is not None,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,7 @@ def look_at(path: Path | None) -> Look:
 
 def suited_to(checkpoint: Checkpoint) -> dict[str, float]:
     """Return the scales and steps that suit a model that edits, and the longest side in pixels where that is known."""
-    suited = {name: KNOBS[name].default for name in ("text_cfg", "image_cfg", "steps")}
-    size = 1024 if checkpoint.kind == "CosXL-Edit" else {"sd1": 512, "sdxl": 768}.get(checkpoint.family)
-    return {**suited, "size": size} if size else suited
+    return {name: value for name, value in asdict(checkpoint.suited).items() if value is not None}
 
 
 def line(text: str, *, found: bool = False) -> str:

@@ -28,6 +28,9 @@ RESULT_SIZES = ("auto", "own", "model")
 LONGEST_RESULT = 32_768
 """See `engine/result_size.py`."""
 
+NO_TEXT = ("empty", "zeros")
+"""See `engine/text.py`."""
+
 KEEP_REST = ("off", "automatic", "always")
 """See `guidance/relevance.py`."""
 
@@ -397,6 +400,17 @@ class EditSettings:
         step=0.05,
         infotext="APG momentum",
         flag="--apg-momentum",
+    )
+    no_text: str = knob(
+        "empty",
+        label="No text",
+        help=(
+            "What SDXL models take for no text, without a negative prompt: empty, as they were trained, or zeros, as "
+            "diffusers does it."
+        ),
+        choices=NO_TEXT,
+        infotext="No text",
+        flag="--no-text",
     )
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ def measure(path: str, picture: str) -> None:
     model = EditModel.load(Path(path), machine)
     seconds = time.perf_counter() - began
     peak = kilobytes(STATUS, "VmHWM") - before
-    networks = (model.unet, model.vae, model.text)
+    networks = model.networks
     weights = sum(p.numel() * machine.dtype.itemsize for network in networks for p in network.parameters())
 
     finite: list[bool] = []

@@ -51,7 +51,7 @@ def measure(path: Path, machine: Machine, *, size: int | None, steps: int, repea
             size=str(size),
         )
         edits.append({"rows": rows, **_seconds(model, picture, settings, repeat)})
-    weights = sum(p.numel() * p.element_size() for n in (model.unet, model.vae, model.text) for p in n.parameters())
+    weights = sum(p.numel() * p.element_size() for n in model.networks for p in n.parameters())
     return {
         "model": path.stem,
         "size": size,

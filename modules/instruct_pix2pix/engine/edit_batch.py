@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..conditioning import Fit, to_images, to_tensor
 from ..guidance.apg import Projection
-from ..guidance.dual import DualGuidance, GuidanceInputs, join_prompts
+from ..guidance.dual import DualGuidance, GuidanceInputs, completed, join_prompts
 from ..guidance.relevance import Keeper, Region
 from ..guidance.rows import Scales
 from ..infotext import build
@@ -104,6 +105,8 @@ class Edited:
         )
 
 
+Text = TypeVar("Text")
+
 OnStep = Callable[[Progress], None]
 """Called after each step; what it raises, such as `errors.Interrupted`, ends the edit between two steps."""
 
@@ -169,14 +172,25 @@ class PromptCache:
     def inputs(self, settings: Sequence[EditSettings], latents: Tensor) -> GuidanceInputs:
         """Return what a batch is conditioned on; its instructions have the same number of parts and weights."""
         instructions = [self._instruction(one.instruction, one.steps) for one in _distinct(settings, "instruction")]
-        negatives = [self._negative(one.negative, one.steps) for one in _distinct(settings, "negative")]
+        negatives = [
+            self._negative(one.negative, one.steps, one.no_text) for one in _distinct(settings, "negative")
+        ]
         prompts = tuple(join_prompts(parts) for parts in zip(*instructions, strict=True))
+        if any(None in negative.pooled for negative in negatives):  # each takes that of its own instruction
+            count = max(len(instructions), len(negatives))
+            both = zip(_as_many(negatives, count), _as_many(instructions, count), strict=True)
+            negatives = [completed(negative, instruction[0]) for negative, instruction in both]
         return GuidanceInputs(prompts, join_prompts(negatives), latents)
 
 
 def _distinct(settings: Sequence[EditSettings], name: str) -> Sequence[EditSettings]:
     """Return the first alone where all have the same text: one embedding then stands for the whole batch."""
     return settings if len({getattr(one, name) for one in settings}) > 1 else settings[:1]
+
+
+def _as_many(items: Sequence[Text], count: int) -> Sequence[Text]:
+    """Repeat the only one of a batch for each of its pictures."""
+    return items if len(items) == count else [*items] * count
 
 
 def encode_pictures(model: EditModel, pictures: Sequence[FittedPicture]) -> Tensor:
@@ -230,7 +244,8 @@ def edit_batch(
         if on_step is not None:
             on_step(Progress(step + 1, len(sigmas) - 1, seeds, denoised, pictures[0].plan))
 
-    x = noise.draw() * float(sigmas[0])
+    level = float(sigmas[0])
+    x = noise.draw() * (model.levels.start(level) if one.denoise >= 1 else level)
     if one.denoise < 1:
         x = x + start
     x = sampler(denoiser, x, sigmas, noise, report)
@@ -262,7 +277,7 @@ def find_region(
     As in Watch Your Steps the difference of the rows is looked at where the input is noised up to t = 0.8.
     """
     one, start = settings[0], latents * model.config.scale_factor
-    level = model.levels.t_to_sigma(torch.tensor(PROBE_SHARE * model.config.timesteps))
+    level = model.levels.at_share(PROBE_SHARE)
     keeper = Keeper(start, 1, one.keep_amount, automatic=one.keep_rest != "always")
     # at Image CFG 1 the row without the picture has no weight
     scales, sigmas = Scales(max(one.text_cfg, 2.0), 1.0), torch.stack([level, torch.zeros_like(level)])

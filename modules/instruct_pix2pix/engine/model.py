@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..conditioning import join
 from ..errors import UserError
-from ..guidance.dual import Prompt
+from ..guidance.dual import Prompt, completed
 from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
 from .networks.layers import prepare
-from .networks.unet import Condition, take
+from .networks.unet import Condition, size_label, take
 from .precision import Machine
-from .sampling.schedules import NoiseSchedule
+from .sampling.schedules import ContinuousSchedule, NoiseSchedule
 from .shared_cores import SharedCores
-from .text import PromptEncoder, encode_prompt, encode_schedule
+from .text import PromptEncoder, encode_negative, encode_prompt
 from .tiles import in_tiles
 from .tokenizer import Tokenizer
 
@@ -39,12 +39,20 @@ class EditModel:
         self.name = name
         self.notes = networks.notes
         """Sentences for whoever uses it, on how it was loaded."""
-        self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
-        for network in (self.unet, self.vae, self.text):
+        self.unet, self.vae, self.text, self.text_2 = networks.unet, networks.vae, networks.text, networks.text_2
+        for network in self.networks:
             prepare(network, machine)
         self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
-        self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
+        if self.config.cosxl is not None:
+            self.levels = ContinuousSchedule(*self.config.cosxl)
+        tokenizer = Tokenizer(self.config.text.vocab_size)
+        self.prompts = PromptEncoder(tokenizer, self.text, self.text_2, device=machine.device)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All that holds weights."""
+        return (self.unet, self.vae, self.text, *([self.text_2] if self.text_2 else []))
 
     @classmethod
     @SharedCores()
@@ -71,18 +79,35 @@ class EditModel:
         return tuple(encode_prompt(self.prompts, instruction, steps))
 
     @torch.inference_mode()
-    def encode_negative(self, negative: str, steps: int) -> Prompt:
-        """Return the negative prompt, embedded, with its step schedule."""
-        return encode_schedule(self.prompts, negative, steps)
+    def encode_negative(self, negative: str, steps: int, no_text: str = "empty") -> Prompt:
+        """Return the negative prompt, embedded, with its step schedule; see `text.encode_negative` for a blank one."""
+        own = self.config.cosxl is not None
+        return encode_negative(self.prompts, negative, steps, no_text=no_text, own_pooled=own)
 
-    def encode_text(self, instruction: str, negative: str, steps: int) -> tuple[tuple[Prompt, ...], Prompt]:
+    def encode_text(
+        self, instruction: str, negative: str, steps: int, no_text: str = "empty"
+    ) -> tuple[tuple[Prompt, ...], Prompt]:
         """Return both: the instruction's sub-prompts and the negative prompt."""
-        return self.encode_instruction(instruction, steps), self.encode_negative(negative, steps)
+        prompts = self.encode_instruction(instruction, steps)
+        return prompts, completed(self.encode_negative(negative, steps, no_text), prompts[0])
 
     @torch.inference_mode()
-    def condition(self, texts: Tensor) -> Condition:
-        """Texts [N, T, C] of N rows -> what is given back at every step that has these rows."""
-        return Condition(texts.to(self.machine.dtype))
+    def condition(
+        self, texts: Tensor, pooled: Tensor | None = None, cells: tuple[int, int] | None = None
+    ) -> Condition:
+        """Texts [N, T, C] of N rows -> what is given back at every step that has these rows.
+
+        SDXL takes their `pooled` vectors [N, P] too, and the (h, w) of the latents.
+        """
+        dtype, channels = self.machine.dtype, self.config.unet.adm_in_channels
+        if channels is None:
+            return Condition(texts.to(dtype))
+        if pooled is None or cells is None:
+            raise ValueError("this model needs the pooled vectors of its texts, and the size of the latents")
+        if bool((pooled == pooled[:1]).all()):  # as they are where one instruction stands for all rows
+            pooled = pooled[:1]
+        height, width = (side * self.config.vae.factor for side in cells)
+        return Condition(texts.to(dtype), size_label(pooled.float(), height, width, channels).to(dtype))
 
     @torch.inference_mode()
     def __call__(
@@ -96,8 +121,9 @@ class EditModel:
         """Denoise rows: x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> [N, 4, h, w] float32.
 
         `entries` [N] says for each row which entry of x, sigma and image it has; None: each its own, and M is N. The
-        UNet predicts the noise of x / sqrt(1 + sigma^2), in which signal and noise have variance 1 together
-        (k-diffusion's CompVisDenoiser). With sigma on the CPU nothing here waits for a GPU.
+        UNet sees x / sqrt(1 + sigma^2), in which signal and noise have variance 1 together (k-diffusion's
+        CompVisDenoiser), and the image as it was trained with: CosXL's scaled. With sigma on the CPU nothing here waits
+        for a GPU.
         """
         levels = sigma.cpu().float()
         one_level = len(set(levels.tolist())) == 1  # so it is in one step of one edit
@@ -107,10 +133,12 @@ class EditModel:
             entries = None
         level = levels[0] if one_level else levels.to(x.device).view(-1, 1, 1, 1)
         t = self.levels.sigma_to_t(levels[:1] if one_level else levels).to(x.device, non_blocking=True)
+        image = image if self.config.cosxl is None else image * self.config.scale_factor
         seen = join(x / (level**2 + 1).sqrt(), image).to(self.machine.dtype, memory_format=torch.channels_last)
-        return take(x, entries) - level * self._noise(seen, t, condition, entries).float()
+        predicted = self._predict(seen, t, condition, entries).float()
+        return self.levels.denoised(take(x, entries), predicted, level)
 
-    def _noise(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
         """Evaluate the UNet, all rows at once where they fit into memory, else one by one."""
         count = len(condition.text)
         if self.unet_graphs.knows(x, t, condition, entries) or self._is_room_for_rows(count, x):

@@ -29,21 +29,23 @@ class Chunk:
 
 
 class PromptEncoder:
-    """Turns one prompt text (no AND, no step schedule) into the hidden states that the UNet attends to.
+    """Turns one prompt text (no AND, no step schedule) into what the UNet reads of it.
 
     `encoder` maps token ids [n, 77] int64, made on `device`, to hidden states [n, 77, C]. Chunks are padded with EOS,
-    as in SD1.
+    as in SD1. `second`, which SDXL has, maps them to states of its own and a pooled vector [n, P].
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         encoder: Callable[[Tensor], Tensor],
+        second: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
+        self.second = second
         self.device = device
         self._comma = tokenizer.encode(",")[0]
 
@@ -91,13 +93,26 @@ class PromptEncoder:
         """Return the embedding of `text`, [1, n * 77, C] for n chunks, in the encoder's dtype.
 
         Hidden states are multiplied by the weights of their tokens, then every chunk is scaled back to the mean that it
-        had before (A1111's emphasis 'Original'). Raises UserError when the weights make that impossible.
+        had before (A1111's emphasis 'Original'); with two encoders so are those of each, which then stand side by side.
+        Raises UserError when the weights make that impossible.
+        """
+        return self.encode_pooled(text)[0]
+
+    def encode_pooled(self, text: str) -> tuple[Tensor, Tensor | None]:
+        """Return the embedding of `text` as `encode` does, and its pooled vector [1, P], if the model reads one.
+
+        The vector is that of the first chunk, without weights, as in A1111.
         """
         chunks = self.chunks(text)
-        hidden = self.encoder(torch.tensor([chunk.tokens for chunk in chunks], device=self.device))
+        tokens = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
+        states, pooled = [self.encoder(tokens)], None
+        if self.second is not None:
+            more, vectors = self.second(tokens)
+            states, pooled = [*states, more], vectors[:1]
         if any(weight != 1.0 for chunk in chunks for weight in chunk.weights):
-            hidden = _emphasise(hidden, torch.tensor([chunk.weights for chunk in chunks]).to(hidden.device))
-        return hidden.flatten(0, 1)[None]
+            weights = torch.tensor([chunk.weights for chunk in chunks]).to(tokens.device)
+            states = [_emphasise(hidden, weights) for hidden in states]
+        return torch.cat(states, dim=-1).flatten(0, 1)[None], pooled
 
 
 def _emphasise(hidden: Tensor, weights: Tensor) -> Tensor:
@@ -121,6 +136,27 @@ def encode_schedule(encoder: PromptEncoder, text: str, steps: int, weight: float
     return _encode(encoder, [(text, weight)], steps)[0]
 
 
+def encode_negative(
+    encoder: PromptEncoder, text: str, steps: int, *, no_text: str = "empty", own_pooled: bool = True
+) -> Prompt:
+    """Encode a negative prompt; where it is blank, it stands for 'no text', of which SDXL knows two meanings.
+
+    `no_text` 'empty' is the empty text, with the pooled vector of its own or else (None) that of the instruction;
+    'zeros' is zeros for both. Models that read no pooled vector know the empty text alone.
+    """
+    prompt = encode_schedule(encoder, text, steps)
+    if not prompt.pooled or (no_text == "empty" and own_pooled):
+        return prompt
+    stages, pooled = list(prompt.schedule), list(prompt.pooled)
+    for i, (_, shown) in enumerate(schedule(text, steps)):
+        vector = pooled[i]
+        if not shown.strip():
+            pooled[i] = None
+            if no_text == "zeros" and vector is not None:
+                stages[i], pooled[i] = (stages[i][0], torch.zeros_like(stages[i][1])), torch.zeros_like(vector)
+    return Prompt(tuple(stages), prompt.weight, tuple(pooled))
+
+
 def encode_prompt(encoder: PromptEncoder, text: str, steps: int) -> list[Prompt]:
     """Encode a whole prompt, AND and step schedules included; one Prompt per AND part.
 
@@ -133,7 +169,14 @@ def _encode(encoder: PromptEncoder, parts: list[tuple[str, float]], steps: int) 
     schedules = [
         ([(until, shown.strip()) for until, shown in schedule(text, steps)], weight) for text, weight in parts
     ]
-    embeddings = {text: encoder.encode(text) for text in dict.fromkeys(t for s, _ in schedules for _, t in s)}
+    texts = dict.fromkeys(t for s, _ in schedules for _, t in s)
+    embedded = {text: encoder.encode_pooled(text) for text in texts}
+    pooled = encoder.second is not None
     return [
-        Prompt(tuple((until, embeddings[t]) for until, t in stages), weight) for stages, weight in schedules
+        Prompt(
+            tuple((until, embedded[t][0]) for until, t in stages),
+            weight,
+            tuple(embedded[t][1] for _, t in stages) if pooled else (),
+        )
+        for stages, weight in schedules
     ]

@@ -25,6 +25,11 @@ class Prompt:
     schedule: tuple[tuple[int, Tensor], ...]
     """(until_step, embedding [B or 1, T, C]): each holds up to and with that step, the last one to the end."""
     weight: float = 1.0
+    pooled: tuple[Tensor | None, ...] = ()
+    """For each entry of the schedule, one vector [B or 1, P] that stands for the whole text; SDXL reads it.
+
+    None, which the negative prompt may have: that of the instruction (see `completed`). Empty: the model reads none.
+    """
 
     def stage(self, step: int) -> int:
         """Return the place in the schedule of a step, counted from 0 (as AUTOMATIC1111 counts)."""
@@ -34,6 +39,10 @@ class Prompt:
     def at(self, step: int) -> Tensor:
         """Return the embedding [B or 1, T, C] of a step."""
         return self.schedule[self.stage(step)][1]
+
+    def pooled_at(self, step: int) -> Tensor | None:
+        """Return the pooled vector [B or 1, P] of a step; None where there is none."""
+        return self.pooled[self.stage(step)] if self.pooled else None
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,13 @@ class GuidanceInputs:
 class RowModel(Protocol[Condition]):
     """A network wrapped as a denoiser of rows, several of which may share their latent and picture."""
 
-    def condition(self, texts: Tensor) -> Condition:
-        """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows."""
+    def condition(
+        self, texts: Tensor, pooled: Tensor | None = None, cells: tuple[int, int] | None = None
+    ) -> Condition:
+        """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows.
+
+        With SDXL their `pooled` vectors [N, P], and the (h, w) of the latents that are denoised.
+        """
         ...
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]) -> Tensor:
@@ -140,23 +154,26 @@ class DualGuidance(Generic[Condition]):
         denoised = self.model(
             x.repeat(len(kinds), 1, 1, 1),
             sigma.reshape(-1).float().expand(batch).repeat(len(kinds)),
-            self._condition(step, needed, batch),
+            self._condition(step, needed, x),
             torch.cat([image if seen else torch.zeros_like(image) for seen in kinds]),
             [kinds.index(row.image) * batch + i for row in needed for i in range(batch)],
         )
         return denoised.unflatten(0, (len(needed), batch))
 
-    def _condition(self, step: int, needed: Sequence[Row], batch: int) -> Condition:
-        """Return the condition of these rows; the last one of each number of rows is kept.
+    def _condition(self, step: int, needed: Sequence[Row], x: Tensor) -> Condition:
+        """Return the condition of these rows of latents x; the last one of each number of rows is kept.
 
         A step may have all rows and the next one some of them.
         """
+        batch, cells = len(x), (x.shape[-2], x.shape[-1])
         prompts = [self.given.negative if row.prompt is None else self.given.prompts[row.prompt] for row in needed]
-        key = batch, tuple((row.prompt, prompt.stage(step)) for row, prompt in zip(needed, prompts, strict=True))
+        key = batch, cells, tuple((row.prompt, prompt.stage(step)) for row, prompt in zip(needed, prompts, strict=True))
         kept = self._conditions.get(len(needed))
         if kept is None or kept[0] != key:
             texts = same_length([prompt.at(step) for prompt in prompts])
-            made = self.model.condition(torch.cat([text.expand(batch, -1, -1) for text in texts]))
+            states = torch.cat([text.expand(batch, -1, -1) for text in texts])
+            pooled = [vector.expand(batch, -1) for p in prompts if (vector := p.pooled_at(step)) is not None]
+            made = self.model.condition(states, torch.cat(pooled), cells) if pooled else self.model.condition(states)
             self._conditions[len(needed)] = kept = key, made
         return kept[1]
 
@@ -175,4 +192,17 @@ def join_prompts(prompts: Sequence[Prompt]) -> Prompt:
         raise ValueError("prompts of different weights cannot share a batch")
     ends = sorted({until for prompt in prompts for until, _ in prompt.schedule})
     stages = [(until, torch.cat(same_length([prompt.at(until) for prompt in prompts]))) for until in ends]
-    return Prompt(tuple(stages), weight)
+    pooled = [[vector for p in prompts if (vector := p.pooled_at(until)) is not None] for until in ends]
+    return Prompt(tuple(stages), weight, tuple(map(torch.cat, pooled)) if any(pooled) else ())
+
+
+def completed(negative: Prompt, instruction: Prompt) -> Prompt:
+    """Return a negative prompt that has the pooled vectors of the instruction where it has none of its own."""
+    if None not in negative.pooled:
+        return negative
+    ends = sorted({until for prompt in (negative, instruction) for until, _ in prompt.schedule})
+    vectors = [negative.pooled_at(until) for until in ends]
+    pooled = [
+        instruction.pooled_at(until) if vector is None else vector for until, vector in zip(ends, vectors, strict=True)
+    ]
+    return Prompt(tuple((until, negative.at(until)) for until in ends), negative.weight, tuple(pooled))

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from ..settings import KNOBS
 from .bounded import MOST_JSON, parse_json, read_small
 from .weights_files import TensorInfo, header
 
@@ -33,13 +35,18 @@ _LORA_MARKS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up
 _VAE_INPUT, _VAE_ENCODER = "decoder.conv_in.weight", "encoder.conv_in.weight"
 _VAE_DIFFUSERS = "decoder.mid_block.resnets.0.conv1.weight"
 _TEXT_INPUT = "token_embedding.weight"
+_LABELS = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
 
 VAE, TEXT_ENCODER = "VAE", "text encoder"
 """The parts that a model needs beside its UNet."""
 
-_FOLDERS = {VAE: "vae", TEXT_ENCODER: "text_encoder"}  # of a diffusers folder
+_FOLDERS = {VAE: ("vae",), TEXT_ENCODER: ("text_encoder", "text_encoder_2")}  # of a diffusers folder
+
+SIGMAS = {"edm_vpred.sigma_min": 0.002, "edm_vpred.sigma_max": 120.0}
+"""The tensors with the ends of CosXL's noise levels, and their usual values."""
 
 _MOST_SHARDS = 64
+_MOST_SCHEDULER = 50_000  # bytes
 
 _ADVICE = "pick an instruct-pix2pix checkpoint, such as timbrooks/instruct-pix2pix or webui/instruct-pix2pix"
 _WHY_NOT = {
@@ -52,6 +59,25 @@ _WHY_NOT = {
     "embedding": "An embedding is a word for a model and is not one by itself",
     "ControlNet": "A ControlNet steers a model and is not one by itself",
     "unknown": "This file is not a model that can edit a picture",
+}
+
+
+@dataclass(frozen=True)
+class Suited:
+    """The settings with which a model edits well."""
+
+    text_cfg: float = KNOBS["text_cfg"].default
+    image_cfg: float = KNOBS["image_cfg"].default
+    steps: int = KNOBS["steps"].default
+    size: int | None = None
+    """The longest side in pixels; None where that is not known."""
+
+
+_SUITED = {
+    ("instruct-pix2pix", "sd1"): Suited(size=512),
+    # as in the examples of diffusers/sdxl-instructpix2pix-768, and of Stability AI for CosXL-Edit
+    ("instruct-pix2pix", "sdxl"): Suited(3.0, 1.5, 30, 768),
+    ("CosXL-Edit", "sdxl"): Suited(7.0, 1.5, 20, 1024),
 }
 
 
@@ -85,6 +111,11 @@ class Checkpoint:
     def editable(self) -> bool:
         """Whether this model edits pictures by instruction, with all the parts that this takes."""
         return self.kind in EDIT_KINDS and not self.missing
+
+    @property
+    def suited(self) -> Suited:
+        """The settings with which a model of this kind edits well."""
+        return _SUITED.get((self.kind, self.family), Suited())
 
     @property
     def label(self) -> str:
@@ -122,18 +153,38 @@ def inspect(path: str | Path) -> Checkpoint:
         tensors.update(header(file))
     if not tensors:
         raise UserError(f"'{path.name}' holds no named tensors: {_ADVICE}.")
-    parts = {part: weight_files(path / folder) for part, folder in _FOLDERS.items()} if (path / "unet").is_dir() else {}
-    files = (*files, *(file for found in parts.values() for file in found))
+    parts: dict[str, list[tuple[Path, ...]]] = {VAE: [], TEXT_ENCODER: []}
+    if (path / "unet").is_dir():
+        parts = {part: [weight_files(path / folder) for folder in folders] for part, folders in _FOLDERS.items()}
+    files = (*files, *(file for found in parts.values() for some in found for file in some))
     size = sum(file.stat().st_size for file in files if file.is_file())
     found = _classify(path, size, tensors)
     if found.kind not in EDIT_KINDS:
         return found
-    has_vae = bool(parts.get(VAE)) or all(_first(tensors, name) for name in (_VAE_INPUT, _VAE_ENCODER))
-    has_text = bool(parts.get(TEXT_ENCODER)) or bool(_first(tensors, _TEXT_INPUT))
+    labelled = _first(tensors, *_LABELS) is not None
+    if labelled and (path / "unet").is_dir() and is_continuous(_read_scheduler(path)):
+        found = replace(found, kind="CosXL-Edit", reason=f"{found.reason}, and its scheduler is CosXL's")
+    has_vae = any(parts[VAE]) or all(_first(tensors, name) for name in (_VAE_INPUT, _VAE_ENCODER))
+    texts = sum(map(bool, parts[TEXT_ENCODER])) or sum(name.endswith(_TEXT_INPUT) for name in tensors)
+    has_text = texts > labelled  # whoever asks for a label reads two
     vae = None if has_vae else _vae_beside(path)
     reason = f"{found.reason}; its VAE is {vae.name}" if vae else found.reason
     missing = (*(() if has_vae or vae else (VAE,)), *(() if has_text else (TEXT_ENCODER,)))
     return replace(found, reason=reason, missing=missing, vae=vae)
+
+
+def _read_scheduler(folder: Path) -> dict[str, Any]:
+    """Return what a diffusers folder says of its noise levels; nothing where that cannot be read."""
+    try:
+        found = parse_json(read_small(folder / "scheduler" / "scheduler_config.json", _MOST_SCHEDULER))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def is_continuous(scheduler: Mapping[str, Any]) -> bool:
+    """Whether the config of a diffusers scheduler is CosXL's: one of the EDM schedulers, with v-prediction."""
+    return str(scheduler.get("_class_name")).startswith("EDM") and scheduler.get("prediction_type") == "v_prediction"
 
 
 def vae_names(path: Path) -> tuple[Path, ...]:
@@ -292,9 +343,9 @@ def _classify_unet(
         reason += f", the label embedding takes {label_width}"
     if (context, label_width) == (1280, 2560) and channels == 4:
         kind = "refiner"
-    if "edm_vpred.sigma_max" in tensors and "edm_vpred.sigma_min" in tensors:
+    if SIGMAS.keys() & tensors.keys():
         reason += ", and the file names the noise levels of CosXL (edm_vpred)"
-        if kind == "instruct-pix2pix" and family == "sdxl":
+        if kind == "instruct-pix2pix" and label_width:
             kind = "CosXL-Edit"
     if channels == 8:
         for other, name in ((other, n) for n in tensors for mark, other in _NOT_EDITING.items() if mark in n):

@@ -70,7 +70,8 @@ class GraphedUNet(nn.Module):
 
 
 def _shape(x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Shape:
-    return x.shape, x.dtype, t.shape, condition.text.shape, None if entries is None else tuple(entries)
+    label = None if condition.label is None else condition.label.shape
+    return x.shape, x.dtype, t.shape, condition.text.shape, label, None if entries is None else tuple(entries)
 
 
 class _Graph:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...models.bounded import parse_json, read_small
+from ...models.checkpoints import is_continuous
 from ..networks.clip import TextConfig
 from ..networks.unet import UNetConfig, as_depths
 from ..networks.vae import VAEConfig
@@ -82,22 +83,21 @@ def read_configs(folder: Path) -> ModelConfig:
     """Read the configs of a diffusers folder. Raises UserError when one is missing or cannot be used."""
     try:
         unet, vae, text = (_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+        second_file = folder / "text_encoder_2" / "config.json"
+        second = _json(second_file) if second_file.exists() else None
         scheduler_file = folder / "scheduler" / "scheduler_config.json"
         scheduler = _json(scheduler_file) if scheduler_file.exists() else {}
-        if scheduler.get("prediction_type", "epsilon") != "epsilon":
+        continuous = is_continuous(scheduler)
+        if not continuous and scheduler.get("prediction_type", "epsilon") != "epsilon":
             raise UserError(f"'{folder.name}' predicts {scheduler['prediction_type']}, which is not supported.")
         if text.get("hidden_act", "quick_gelu") != "quick_gelu":
             raise UserError(f"'{folder.name}' has a text encoder other than SD1's, which is not supported.")
         return ModelConfig(
             unet=_unet_config(unet),
             vae=_vae_config(vae),
-            text=TextConfig(
-                width=text["hidden_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                vocab_size=text["vocab_size"],
-                context_length=text["max_position_embeddings"],
-            ),
+            text=_text_config(text, skip_last=second is not None),
+            text_2=second and _text_config(second, skip_last=True, projection=second["projection_dim"]),
+            cosxl=(scheduler["sigma_min"], scheduler["sigma_max"]) if continuous else None,
             scale_factor=vae.get("scaling_factor", 0.18215),
             linear_start=scheduler.get("beta_start", 0.00085),
             linear_end=scheduler.get("beta_end", 0.012),
@@ -112,6 +112,20 @@ def read_configs(folder: Path) -> ModelConfig:
 
 def _json(path: Path) -> dict[str, Any]:
     return parse_json(read_small(path, MOST_CONFIG))
+
+
+def _text_config(text: dict[str, Any], *, skip_last: bool, projection: int | None = None) -> TextConfig:
+    activations = {"quick_gelu": False, "gelu": True}
+    return TextConfig(
+        width=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        vocab_size=text["vocab_size"],
+        context_length=text["max_position_embeddings"],
+        gelu=activations[text.get("hidden_act", "quick_gelu")],
+        skip_last=skip_last,
+        projection=projection,
+    )
 
 
 def _unet_config(unet: dict[str, Any]) -> UNetConfig:

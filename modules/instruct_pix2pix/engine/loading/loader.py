@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import UserError
-from ...models.checkpoints import Checkpoint, ema_twin, inspect, weight_files
+from ...models.checkpoints import SIGMAS, Checkpoint, ema_twin, inspect, weight_files
 from ...models.weights_files import TensorInfo, header, read_weights
-from ..networks.clip import TextEncoder
+from ..networks.clip import PooledTextEncoder, TextEncoder
 from ..networks.layers import packs
 from ..networks.unet import UNet
 from ..networks.vae import VAE
@@ -30,6 +30,18 @@ from .diffusers_keys import read_configs, unet_name, vae_name
 from .moving_average import belongs
 
 _UNET = "model.diffusion_model."
+_TEXT = "cond_stage_model.transformer."
+_TEXT_XL, _TEXT_2_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+_OPENCLIP = {  # OpenCLIP's names for transformers'
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding": "positional_embedding",
+    "encoder.layers.": "transformer.resblocks.",
+    "self_attn": "attn",
+    "layer_norm": "ln_",
+    "final_ln_": "ln_final",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 _OLD_VAE = "encoder.mid_block.attentions.0.query.weight"  # one of diffusers' names before 2023
 
 # The number, or one for each row, that weights in 8 bits are to be multiplied by: ComfyUI's older and newer name.
@@ -46,11 +58,27 @@ class TensorSource:
 
     file: Path
     name: str
+    third: int | None = None
+    """Which third of the stored rows it is: OpenCLIP keeps queries, keys and values in one tensor."""
+    transposed: bool = False
+    """Whether the stored matrix is the other way round."""
+
+    def shape_of(self, stored: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the tensor, from that of what is stored."""
+        if self.third is not None and stored:
+            return (stored[0] // 3, *stored[1:])
+        return tuple(reversed(stored)) if self.transposed else tuple(stored)
+
+    def of(self, stored: Tensor) -> Tensor:
+        """Return the tensor, as a view of what is stored."""
+        if self.third is not None:
+            return stored.chunk(3)[self.third]
+        return stored.t() if self.transposed else stored
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The three networks of a model, ready to run."""
+    """The networks of a model, ready to run."""
 
     unet: UNet
     vae: VAE
@@ -58,6 +86,8 @@ class Networks:
     config: ModelConfig
     notes: tuple[str, ...] = ()
     """What a person should know of how they were loaded: sentences."""
+    text_2: PooledTextEncoder | None = None
+    """SDXL's second text encoder."""
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -74,7 +104,7 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def find_config(checkpoint: Checkpoint) -> ModelConfig:
-    """Return a checkpoint's config: from the yaml beside it, a diffusers folder's own configs, or the yaml of SD1.
+    """Return a checkpoint's config: from the yaml beside it, a diffusers folder's own configs, or that of its family.
 
     Raises UserError for a checkpoint that is not an instruct-pix2pix model or that this engine cannot run.
     """
@@ -82,14 +112,30 @@ def find_config(checkpoint: Checkpoint) -> ModelConfig:
         raise UserError(f"'{checkpoint.path.name}' cannot edit: it is {checkpoint.label}. {checkpoint.advice}")
     folder, beside = checkpoint.path.is_dir(), checkpoint.path.with_suffix(".yaml")
     described = folder or beside.exists()
-    if checkpoint.family in ("sd2", "sdxl") or (checkpoint.family != "sd1" and not described):
+    if checkpoint.family == "sd2" or (checkpoint.family not in ("sd1", "sdxl") and not described):
         raise UserError(
             f"'{checkpoint.path.name}' is {checkpoint.label}, which this version cannot run: "
-            "use an SD1 checkpoint such as timbrooks/instruct-pix2pix."
+            "use an SD1 checkpoint such as timbrooks/instruct-pix2pix, or an SDXL one."
         )
     if folder:
-        return read_configs(checkpoint.path)
-    return load_config(beside if described else CONFIGS / "sd1.yaml")
+        config = read_configs(checkpoint.path)
+    else:
+        config = load_config(beside if beside.exists() else CONFIGS / f"{checkpoint.family}.yaml")
+    if not beside.exists():
+        config = replace(config, size=checkpoint.suited.size or config.size)
+    if checkpoint.kind == "CosXL-Edit" and not folder:
+        config = with_levels(config, checkpoint.path)
+    return config
+
+
+def with_levels(config: ModelConfig, path: Path) -> ModelConfig:
+    """Return the config with the noise levels that a file of CosXL names. Raises UserError for those of no model."""
+    stored = read_weights(path)
+    try:
+        low, high = (stored[name].item() if name in stored else usual for name, usual in SIGMAS.items())
+        return replace(config, cosxl=(float(low), float(high)))
+    except (ValueError, RuntimeError, TypeError) as error:  # not one number, or not one of a noise level
+        raise UserError(f"'{path.name}' names noise levels that cannot be used: download it again.") from error
 
 
 def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
@@ -101,13 +147,18 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     config = find_config(checkpoint)
     try:
         with torch.device("meta"), _WithoutInit():
-            networks = Networks(UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config)
+            second = PooledTextEncoder(config.text_2) if config.text_2 else None
+            networks = Networks(
+                UNet(config.unet), VAE(config.vae), TextEncoder(config.text), config, text_2=second
+            )
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         raise UserError(
             f"The config of '{path.name}' does not describe a network that can be built ({first_line(error)}): "
             "remove the yaml beside it, or take the one that came with the checkpoint."
         ) from error
     parts: dict[str, nn.Module] = {"unet": networks.unet, "vae": networks.vae, "text": networks.text}
+    if second is not None:
+        parts["text_2"] = second
     use_ema, notes = _choose_ema(checkpoint, networks.unet)
     sources = _folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
     if checkpoint.vae:
@@ -135,12 +186,30 @@ def _file_sources(path: Path, parts: Mapping[str, nn.Module], use_ema: bool) -> 
     def source(part: str, key: str) -> TensorSource:
         if part == "vae":
             return TensorSource(path, f"first_stage_model.{key}")
+        if part == "text_2":
+            return _openclip_source(path, key)
         if part == "text":
-            name = f"cond_stage_model.transformer.{key}"  # older transformers wrote no 'text_model'
+            name = f"{_TEXT if 'text_2' not in parts else _TEXT_XL}{key}"  # older transformers wrote no 'text_model'
             return TensorSource(path, name if name in names else name.replace(".text_model.", "."))
         return TensorSource(path, ema_twin(f"{_UNET}{key}") if use_ema else f"{_UNET}{key}")
 
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
+
+
+def _openclip_source(path: Path, key: str) -> TensorSource:
+    """Return where OpenCLIP's layout has the tensor `key` of SDXL's second text encoder."""
+    name = key.removeprefix("text_model.")
+    if name == "text_projection.weight":
+        return TensorSource(path, f"{_TEXT_2_XL}text_projection", transposed=True)
+    for ours, theirs in _OPENCLIP.items():
+        name = name.replace(ours, theirs)
+    for third, letter in enumerate("qkv"):
+        ours = f".attn.{letter}_proj."
+        if ours in name:
+            return TensorSource(path, _TEXT_2_XL + name.replace(ours, ".attn.in_proj_"), third=third)
+    if name == "positional_embedding.weight":
+        name = "positional_embedding"
+    return TensorSource(path, _TEXT_2_XL + name)
 
 
 def _vae_sources(file: Path, vae: VAE, config: ModelConfig) -> dict[str, TensorSource]:
@@ -158,7 +227,8 @@ def _folder_sources(
 ) -> dict[str, dict[str, TensorSource]]:
     """Map each network's tensors to the files and names of a diffusers folder."""
     found: dict[str, dict[str, TensorSource]] = {}
-    for part, folder in (("unet", "unet"), ("vae", "vae"), ("text", "text_encoder")):
+    for part in parts:
+        folder = {"text": "text_encoder", "text_2": "text_encoder_2"}.get(part, part)
         files = {name: file for file in weight_files(path / folder) for name in header(file)}
         keys = parts[part].state_dict()
         if part == "unet":
@@ -190,7 +260,7 @@ def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machi
         state.update(_converted(chosen, shapes, machine))
     mapped = {file: read_weights(file) for file in {sources[key].file for key in kept}}
     for key in kept:
-        state[key] = mapped[sources[key].file][sources[key].name].reshape(shapes[key])
+        state[key] = sources[key].of(mapped[sources[key].file][sources[key].name]).reshape(shapes[key])
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)
 
@@ -225,10 +295,10 @@ def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size]
                 f"'{model}' holds its weights packed in a way that this program does not read "
                 f"({source.name}, {info.dtype}): take a file in fp16."
             )
-        if not _fits(info.shape, shapes[key]):
+        if not _fits(source.shape_of(info.shape), shapes[key]):
             raise UserError(
                 f"'{model}' does not fit its config: {source.name} is {list(info.shape)}, "
-                f"but {list(shapes[key])} was expected."
+                f"but {list(shapes[key])} was expected{'' if source.third is None else ' three times'}."
             )
         infos[key] = _Found(info, scale)
     return infos
@@ -245,9 +315,10 @@ def _converted(
     packed = packs(machine)  # then layers pack them at their first call, from the file's layout
     state: dict[str, Tensor] = {}
     for key, (source, scale) in sources.items():
-        value = mapped[source.file][source.name].reshape(shapes[key])
+        stored = mapped[source.file][source.name]
         if scale is not None:
-            value = value.float() * mapped[source.file][scale].float().reshape(-1, *(1,) * (value.ndim - 1))
+            stored = stored.float() * mapped[source.file][scale].float().reshape(-1, *(1,) * (stored.ndim - 1))
+        value = source.of(stored).reshape(shapes[key])
         if packed:
             state[key] = _empty_on_own_pages(value.shape, machine.dtype).copy_(value)
         else:

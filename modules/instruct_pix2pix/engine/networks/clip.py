@@ -1,6 +1,6 @@
-"""The text encoder of CLIP, under the key names of Stable Diffusion checkpoints.
+"""The text encoders of CLIP: SD1's, and the two of SDXL, under the names of Hugging Face's `CLIPTextModel`.
 
-References: Radford et al. 2021 (arXiv 2103.00020); the names are those of Hugging Face's `CLIPTextModel`.
+References: Radford et al. 2021 (arXiv 2103.00020); Podell et al. 2023 (arXiv 2307.01952) for what SDXL reads of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ class TextConfig:
     heads: int = 12
     vocab_size: int = 49408
     context_length: int = 77
+    gelu: bool = False
+    """Whether the MLPs have GELU itself, as OpenCLIP's, in place of CLIP's approximation."""
+    skip_last: bool = False
+    """Whether the states are those before the last layer, without the final norm, as SDXL reads them."""
+    projection: int | None = None
+    """Width of the pooled vector; None: the encoder makes none."""
 
 
 class CLIPAttention(nn.Module):
@@ -43,16 +49,17 @@ class CLIPAttention(nn.Module):
 
 
 class CLIPMLP(nn.Module):
-    """Four times the width and back, with CLIP's approximation of GELU, x * sigmoid(1.702 x)."""
+    """Four times the width and back, with GELU or CLIP's approximation of it, x * sigmoid(1.702 x)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.fc1 = Linear(width, width * 4)
-        self.fc2 = Linear(width * 4, width)
+        self.gelu = config.gelu
+        self.fc1 = Linear(config.width, config.width * 4)
+        self.fc2 = Linear(config.width * 4, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc1(x)
-        return self.fc2(h * torch.sigmoid(1.702 * h))
+        return self.fc2(F.gelu(h) if self.gelu else h * torch.sigmoid(1.702 * h))
 
 
 class CLIPLayer(nn.Module):
@@ -62,7 +69,7 @@ class CLIPLayer(nn.Module):
         super().__init__()
         self.self_attn = CLIPAttention(config)
         self.layer_norm1 = nn.LayerNorm(config.width)
-        self.mlp = CLIPMLP(config.width)
+        self.mlp = CLIPMLP(config)
         self.layer_norm2 = nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,9 +97,14 @@ class CLIPLayers(nn.Module):
         self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+        """x [B, T, width] -> what the layer before the last makes of it, of which the last one makes the rest."""
+        for layer in list(self.layers)[:-1]:
             x = layer(x)
         return x
+
+    def last(self, x: Tensor) -> Tensor:
+        """Apply the last layer."""
+        return self.layers[-1](x)
 
 
 class CLIPTextModel(nn.Module):
@@ -105,11 +117,16 @@ class CLIPTextModel(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.final_layer_norm(self.encoder(self.embeddings(tokens)))
+        """Token ids [B, T] -> the states [B, T, width] before the last layer."""
+        return self.encoder(self.embeddings(tokens))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Apply the last layer and the final norm to states [B, T, width]."""
+        return self.final_layer_norm(self.encoder.last(x))
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, T <= 77] int64 -> the last hidden state [B, T, width], on which SD1 is conditioned."""
+    """Token ids [B, T <= 77] int64 -> the hidden states [B, T, width] on which a model is conditioned."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -117,4 +134,31 @@ class TextEncoder(nn.Module):
         self.text_model = CLIPTextModel(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.text_model(tokens)
+        states = self.text_model(tokens)
+        return states if self.config.skip_last else self.text_model.finish(states)
+
+
+class PooledTextEncoder(nn.Module):
+    """SDXL's second encoder, OpenCLIP's: hidden states, and one vector that stands for the whole text.
+
+    Its padding is the token 0, where CLIP's is EOS.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        assert config.projection is not None
+        self.config = config
+        self.text_model = CLIPTextModel(config)
+        self.text_projection = Linear(config.width, config.projection, bias=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids [B, T <= 77] int64, padded with EOS -> states [B, T, width], pooled [B, projection].
+
+        The pooled vector is the finished state of the first EOS, projected.
+        """
+        end = (tokens == self.config.vocab_size - 1).int().argmax(dim=1)
+        padded = torch.arange(tokens.shape[1], device=tokens.device) > end[:, None]
+        states = self.text_model(tokens.masked_fill(padded, 0))
+        finished = self.text_model.finish(states)
+        pooled = self.text_projection(finished[torch.arange(len(tokens), device=tokens.device), end])
+        return (states if self.config.skip_last else finished), pooled

@@ -56,16 +56,20 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 class Condition:
     """The texts that rows are conditioned on, and what the network makes of them once for all steps."""
 
-    def __init__(self, text: Tensor) -> None:
-        """`text` is [N, T, D]: one for each row."""
+    def __init__(self, text: Tensor, label: Tensor | None = None) -> None:
+        """`text` is [N, T, D]: one for each row. `label` is [N, adm], or [1, adm] for all: see `size_label`."""
         self.text = text
+        self.label = label
         self._keys: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
         self._rows: list[Condition] = []
 
     def rows(self) -> list[Condition]:
         """Return a condition for each row alone, always the same ones."""
         if not self._rows:
-            self._rows = [Condition(text) for text in self.text.split(1)]
+            labels = [self.label] * len(self.text)
+            if self.label is not None and len(self.label) > 1:
+                labels = self.label.split(1)
+            self._rows = [Condition(*row) for row in zip(self.text.split(1), labels, strict=True)]
         return self._rows
 
     def keys(self, layer: CrossAttention) -> tuple[Tensor, Tensor]:
@@ -76,14 +80,27 @@ class Condition:
 
     def copy(self) -> Condition:
         """Return a condition of the same texts, in memory of its own."""
-        return Condition(self.text.clone())
+        return Condition(self.text.clone(), None if self.label is None else self.label.clone())
 
     def overwrite(self, other: Condition) -> None:
         """Take over other texts of the same shape, in place, with the keys and values that were made of these."""
         self.text.copy_(other.text)
+        if self.label is not None and other.label is not None:
+            self.label.copy_(other.label)
         for layer, pair in self._keys.items():
             for mine, new in zip(pair, other.keys(layer), strict=True):
                 mine.copy_(new)
+
+
+def size_label(pooled: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """Pooled vectors [N, P] and the size of the result in pixels -> SDXL's label [N, channels].
+
+    The vectors, then the sinusoids of original size, crop and target size, height first (arXiv 2307.01952, section
+    2.2); the crop is (0, 0), the sizes are the result's.
+    """
+    sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=pooled.device)
+    embedded = timestep_embedding(sizes, (channels - pooled.shape[1]) // len(sizes)).flatten()
+    return torch.cat([pooled, embedded.to(pooled).expand(len(pooled), -1)], dim=1)
 
 
 def take(x: Tensor, entries: Sequence[int] | None) -> Tensor:
@@ -335,17 +352,18 @@ class UNet(nn.Module):
         t: Tensor,
         condition: Tensor | Condition,
         entries: Sequence[int] | None = None,
-        label: Tensor | None = None,
     ) -> Tensor:
-        """x [M, in, h, w], timesteps t [M] or [1] in 0..999, texts [N, T, D], label [M, adm] -> [N, out, h, w].
+        """x [M, in, h, w], timesteps t [M] or [1], texts [N, T, D] -> [N, out, h, w].
 
         `entries` [N] says for each row which entry of x it has, all of one timestep; None: each its own, and M is N.
         """
         if isinstance(condition, Tensor):
             condition = Condition(condition)
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x.dtype))
-        if label is not None:
-            emb = emb + self.label_emb(label)
+        if condition.label is not None:
+            if len(condition.label) > 1 and entries is not None:  # rows with labels of their own share no layer
+                x, entries = take(x, entries), None
+            emb = emb + self.label_emb(condition.label)
         skips: list[Tensor] = []
         h = x
         for block in self.input_blocks:

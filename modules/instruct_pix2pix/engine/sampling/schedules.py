@@ -45,7 +45,8 @@ class NoiseLevels(Protocol):
 class NoiseSchedule:
     """The discrete levels of a latent diffusion model: 'scaled linear' betas (arXiv 2112.10752), t in 0..N-1.
 
-    Between two levels, log sigma is linear in t, as in k-diffusion's CompVisDenoiser without quantization.
+    Between two levels, log sigma is linear in t, as in k-diffusion's CompVisDenoiser without quantization. The network
+    predicts the noise.
     """
 
     def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.012, timesteps: int = 1000) -> None:
@@ -74,6 +75,51 @@ class NoiseSchedule:
         t = t.clamp(0, len(table) - 1)
         low = t.long().clamp(max=len(table) - 2)
         return torch.lerp(table[low], table[low + 1], t - low).exp()
+
+    def denoised(self, x: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
+        """The denoised latent [B, C, h, w] of x, from what the network predicts at sigma [] or [B, 1, 1, 1]."""
+        return x - sigma * predicted
+
+    def start(self, sigma: float) -> float:
+        """The deviation of the noise that an edit begins with at this sigma."""
+        return sigma
+
+    def at_share(self, share: float) -> Tensor:
+        """The sigma [] at this share, 0..1, of the timesteps, counted from the cleanest."""
+        return self.t_to_sigma(share * len(self.sigmas))
+
+
+class ContinuousSchedule:
+    """The levels of CosXL: any sigma in a range, t = ln(sigma) / 4, and a network that predicts v.
+
+    Karras et al. 2022 (arXiv 2206.00364, table 1) with a data deviation of 1, and v as in Salimans and Ho 2022 (arXiv
+    2202.00512).
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 120.0) -> None:
+        """Take the ends of the range."""
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigmas: Tensor = _exponential(1000, self).flip(0).float()
+
+    def sigma_to_t(self, sigma: Tensor | float) -> Tensor:
+        """The timestep of each sigma, float32, of its shape and on its device."""
+        return torch.as_tensor(sigma, dtype=torch.float32).log() / 4
+
+    def t_to_sigma(self, t: Tensor | float) -> Tensor:
+        """The sigma of each timestep, float32, of its shape and on its device."""
+        return (torch.as_tensor(t, dtype=torch.float32) * 4).exp()
+
+    def denoised(self, x: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
+        """As NoiseSchedule.denoised."""
+        return x / (sigma**2 + 1) - predicted * (sigma / (sigma**2 + 1).sqrt())
+
+    def start(self, sigma: float) -> float:
+        """As NoiseSchedule.start: with the deviation 1 of the data, of which nothing is known yet."""
+        return math.sqrt(sigma**2 + 1)
+
+    def at_share(self, share: float) -> Tensor:
+        """The sigma [] of Stable Diffusion at this share: a picture is then as deep in noise as there."""
+        return NoiseSchedule().at_share(share)
 
 
 def _uniform(n: int, levels: NoiseLevels) -> Tensor:
