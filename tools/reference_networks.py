@@ -117,28 +117,30 @@ def ldm_state(networks: Networks | EditModel) -> dict[str, Tensor]:
 
 
 def openclip_state(encoder: PooledTextEncoder) -> dict[str, Tensor]:
-    """Return the second text encoder as OpenCLIP's own layout has it in an SDXL file, made by hand from its layers."""
-    text, state = encoder.text_model, {}
-    state["token_embedding.weight"] = text.embeddings.token_embedding.weight
-    state["positional_embedding"] = text.embeddings.position_embedding.weight
-    for number, layer in enumerate(text.encoder.layers):
-        own: Any = layer
-        block, attention = f"transformer.resblocks.{number}", own.self_attn
+    """Return the second text encoder as OpenCLIP's own layout has it in an SDXL file."""
+    ours = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    state = {
+        "token_embedding.weight": ours["embeddings.token_embedding.weight"],
+        "positional_embedding": ours["embeddings.position_embedding.weight"],
+        "ln_final.weight": ours["final_layer_norm.weight"],
+        "ln_final.bias": ours["final_layer_norm.bias"],
+        "text_projection": ours["text_projection.weight"].t().contiguous(),
+        "logit_scale": torch.tensor(4.6),
+    }
+    same = {
+        "attn.out_proj": "self_attn.out_proj",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+    for number in range(encoder.config.layers):
+        layer, block = f"encoder.layers.{number}", f"transformer.resblocks.{number}"
         for kind in ("weight", "bias"):
-            three = [getattr(part, kind) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            three = [ours[f"{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
             state[f"{block}.attn.in_proj_{kind}"] = torch.cat(three)
-            for name, part in {
-                "attn.out_proj": attention.out_proj,
-                "ln_1": own.layer_norm1,
-                "ln_2": own.layer_norm2,
-                "mlp.c_fc": own.mlp.fc1,
-                "mlp.c_proj": own.mlp.fc2,
-            }.items():
-                state[f"{block}.{name}.{kind}"] = getattr(part, kind)
-    state["ln_final.weight"], state["ln_final.bias"] = text.final_layer_norm.weight, text.final_layer_norm.bias
-    state["text_projection"] = encoder.text_projection.weight.t().contiguous()
-    state["logit_scale"] = torch.tensor(4.6)
-    return {f"conditioner.embedders.1.model.{name}": value.detach() for name, value in state.items()}
+            state |= {f"{block}.{name}.{kind}": ours[f"{layer}.{our}.{kind}"] for name, our in same.items()}
+    return {f"conditioner.embedders.1.model.{name}": value for name, value in state.items()}
 
 
 def diffusers_unet(config: UNetConfig) -> Any:
@@ -316,4 +318,4 @@ def diffusers_xl_pipeline(
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference, as a part of the largest value."""
     assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())

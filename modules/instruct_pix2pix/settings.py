@@ -31,6 +31,9 @@ LONGEST_RESULT = 32_768
 NO_TEXT = ("empty", "zeros")
 """See `engine/text.py`."""
 
+GUIDANCES = ("instruct-pix2pix", "instruct-diffusion")
+"""See `guidance/rows.py`."""
+
 KEEP_REST = ("off", "automatic", "always")
 """See `guidance/relevance.py`."""
 
@@ -411,6 +414,17 @@ class EditSettings:
         choices=NO_TEXT,
         infotext="No text",
         flag="--no-text",
+    )
+    guidance: str = knob(
+        "instruct-pix2pix",
+        label="Guidance",
+        help=(
+            "How the two scales act: as in InstructPix2Pix, or as InstructDiffusion's checkpoint needs it, which looks "
+            "the same."
+        ),
+        choices=GUIDANCES,
+        infotext="Guidance",
+        flag="--guidance",
     )
 
     def __post_init__(self) -> None:

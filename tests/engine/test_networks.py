@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instruct_pix2pix.engine.loading.diffusers_keys import unet_name, vae_name
 from instruct_pix2pix.engine.networks.clip import TextConfig, TextEncoder
-from instruct_pix2pix.engine.networks.unet import UNet, UNetConfig
+from instruct_pix2pix.engine.networks.unet import Condition, UNet, UNetConfig
 from instruct_pix2pix.engine.networks.vae import VAE, VAEConfig
 from tools.reference_networks import (
     DEMO,
@@ -91,10 +91,10 @@ def test_a_unet_shaped_like_sdxl_agrees_with_diffusers():
     # diffusers embeds the six sizes itself, as sinusoids after the pooled text
     embedded = twin.add_time_proj(time_ids.flatten()).reshape(2, -1)
     label = torch.cat([pooled, embedded], dim=1)
-    ours = unet(x, t, text, label=label)
+    ours = unet(x, t, Condition(text, label))
     theirs = twin(x, t, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids}).sample
     assert relative_error(ours, theirs) < CLOSE
-    assert relative_error(unet(x, t, text, label=-label), theirs) > CLOSE
+    assert relative_error(unet(x, t, Condition(text, -label)), theirs) > CLOSE
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 40)])

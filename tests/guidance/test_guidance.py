@@ -82,6 +82,24 @@ def test_it_is_the_formula_of_the_paper(text_cfg, image_cfg, batch):
     assert torch.allclose(ours, theirs, atol=1e-5 * max(1.0, text_cfg), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("text_cfg", "image_cfg"), [(5.0, 1.25), (7.5, 0.5), (0.5, 1.5), (1, 1)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_guidance_of_instructdiffusion_is_that_of_its_authors(text_cfg, image_cfg, batch):
+    """The sum in edit_cli.py of cientgu/InstructDiffusion, from three separate calls."""
+    x, sigma = noise(batch, 4, 6, 5), torch.full([batch], 3.1)
+    model, image = Analytic(), IMAGE.expand(batch, -1, -1, -1)
+
+    def call(text: Tensor, picture: Tensor) -> Tensor:
+        return model(x, sigma, model.condition(text.expand(batch, -1, -1)), picture, range(batch))
+
+    words, empty = CONDITIONS.prompts[0].at(0), CONDITIONS.negative.at(0)
+    full, of_image, of_text = call(words, image), call(empty, image), call(words, torch.zeros_like(image))
+    theirs = 0.5 * (of_image + of_text) + text_cfg * (full - of_image) + image_cfg * (full - of_text)
+    ours = guided(CONDITIONS, text_cfg, image_cfg, formula="instruct-diffusion")
+    assert torch.allclose(ours(x, torch.tensor(3.1)), theirs, atol=1e-4)
+    assert ours.rows_evaluated == 3 - (text_cfg == 0.5) - (image_cfg == 0.5)
+
+
 def test_with_and_every_part_pulls_by_its_weight():
     conditions = GuidanceInputs((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
     x = noise(2, 4, 6, 5)

@@ -38,9 +38,12 @@ TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weig
 Shapes = dict[str, tuple[int, ...]]
 
 
+SECOND_TEXT: Shapes = {"conditioner.embedders.1.model.token_embedding.weight": (64, 1280)}
+
+
 def ldm(channels: int, context: int, label: int = 0, width: int = 320) -> Shapes:
     """An LDM checkpoint in small: the layers that tell, with their real widths."""
-    label_shapes: Shapes = {LABEL: (16, label)} if label else {}
+    label_shapes: Shapes = {LABEL: (16, label), **SECOND_TEXT} if label else {}
     return {CONV: (width, channels, 3, 3), TO_K: (width, context), **label_shapes, **VAE, **TEXT}
 
 

@@ -442,6 +442,7 @@ def test_only_the_region_has_the_web_uis_name_too(server):
 def test_the_new_settings_are_options_and_come_back_from_an_infotext(server):
     before = server.get("options")
     new = {"keep_rest": "always", "keep_amount": 0.3, "apg_eta": 0.5, "apg_threshold": 12.5, "apg_momentum": -0.25}
+    new |= {"no_text": "zeros", "guidance": "instruct-diffusion"}
     assert server.post("options", **new).status_code == 200
     try:
         (made,) = server.edit()

@@ -26,7 +26,7 @@ from instruct_pix2pix.server.page.results import kept_in_grey
 from instruct_pix2pix.server.worker.edit_task import EditStatus
 from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
-from instruct_pix2pix.settings import KEEP_REST, RESULT_SIZES, SPEEDS, EditSettings
+from instruct_pix2pix.settings import GUIDANCES, KEEP_REST, NO_TEXT, RESULT_SIZES, SPEEDS, EditSettings
 from tools.browser import EXAMPLES, served_page
 
 UNTOUCHED = {
@@ -91,6 +91,8 @@ def test_untouched_controls_mean_the_defaults() -> None:
         apg_eta=st.floats(0, 1),
         apg_threshold=st.floats(0, 1000),
         apg_momentum=st.floats(-1, 1),
+        no_text=st.sampled_from(NO_TEXT),
+        guidance=st.sampled_from(GUIDANCES),
     )
 )
 def test_controls_set_from_settings_mean_those_settings(settings: EditSettings) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import UserError
+from ..models.checkpoints import SUITED, inspect
 from ..models.registry import model_dirs, resolve
 from ..prompts import network_notes
 from ..settings import KNOBS, EditSettings, seed_notes
-from ..text import number_text, say
+from ..text import number_text, printable, say
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
 
@@ -105,7 +106,7 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
             parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
             continue
         default = number_text(one.default) if isinstance(one.default, (int, float)) else one.default or "none"
-        shown = defaults.get(name, default)
+        shown = defaults.get(name, f"{default}, or what suits the model" if name in SUITED else default)
         limits = f"; {one.range_text}" if one.range_text else ""
         parser.add_argument(
             one.flag,
@@ -127,6 +128,24 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
     for note in network_notes(settings.instruction):
         say(note)
     return settings
+
+
+def asked_of(namespace: argparse.Namespace) -> frozenset[str]:
+    """Return the names of the settings that the arguments give a value."""
+    return frozenset(name for name in KNOBS if getattr(namespace, name, None) is not None)
+
+
+def suited_to(path: Path, settings: EditSettings, asked: Collection[str]) -> EditSettings:
+    """Return settings with those that suit this model in place of what was not `asked`; what they are is told.
+
+    Raises UserError for a model that cannot be read.
+    """
+    chosen = inspect(path).suited.fill(settings, asked)
+    changed = [name for name in SUITED if getattr(chosen, name) != getattr(settings, name)]
+    if changed:
+        values = ", ".join(f"{KNOBS[name].label} {number_text(getattr(chosen, name))}" for name in changed)
+        say(f"As suits {printable(path.stem)}: {values}.")
+    return chosen
 
 
 def _keep_rest(text: str) -> str | float:

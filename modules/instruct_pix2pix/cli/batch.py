@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
 from ..text import printable, say
-from .arguments import Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import (
+    Command,
+    ModelOptions,
+    add_model,
+    add_settings,
+    asked_of,
+    model_options_of,
+    settings_of,
+    suited_to,
+)
 
 if TYPE_CHECKING:
     from ..batch.driver import ModelFacts
@@ -28,6 +37,8 @@ class BatchOptions:
     output: Path
     settings: EditSettings
     """Of every picture, where nothing nearer to it says otherwise; `batch_size` is not looked at."""
+    asked: frozenset[str]
+    """The names of the settings that were given; the others are to suit the model."""
     batch_size: int | None
     instructions: Path | None
     use_infotext: bool
@@ -93,6 +104,7 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
         input=args.input,
         output=args.output,
         settings=settings_of(args),
+        asked=asked_of(args),
         batch_size=args.batch_size,
         instructions=args.instructions,
         use_infotext=not args.ignore_infotext,
@@ -125,6 +137,7 @@ def run(options: BatchOptions) -> int:
     check_folders(request)
     resolved(request.settings)
     path, device = options.model.find(), options.model.device
+    request = replace(request, settings=suited_to(path, request.settings, options.asked))
     asked, control = options.model.precision, Control()
     if options.cluster:
         from ..batch.ray.executor import cluster_executor, cluster_precision  # Ray need not be there

@@ -16,8 +16,10 @@ from .arguments import (
     ModelOptions,
     add_model,
     add_settings,
+    asked_of,
     model_options_of,
     settings_of,
+    suited_to,
 )
 from .huge_pages import use_huge_pages
 
@@ -28,6 +30,8 @@ class EditOptions:
 
     image: Path
     settings: EditSettings
+    asked: frozenset[str]
+    """The names of the settings that were given; the others are to suit the model."""
     output: Path | None
     """A file or a folder; None is a new name after the picture's."""
     mask: Path | None
@@ -57,6 +61,7 @@ def options_of(args: argparse.Namespace) -> EditOptions:
     return EditOptions(
         image=args.image,
         settings=settings_of(args).require_instruction(),
+        asked=asked_of(args),
         output=args.output,
         mask=args.mask,
         save_map=args.save_map,
@@ -91,6 +96,7 @@ def run(options: EditOptions) -> int:
         raise UserError("There is no map without keeping the rest: add --keep-rest.")
     machine = choose_machine(options.model.device, options.model.precision)
     path = options.model.find()
+    settings = suited_to(path, settings, options.asked)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
 

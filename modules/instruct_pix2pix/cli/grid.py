@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from ..settings import EditSettings
 from ..text import number_text, printable, say
-from .arguments import MASK_HELP, Command, ModelOptions, add_model, add_settings, model_options_of, settings_of
+from .arguments import (
+    MASK_HELP,
+    Command,
+    ModelOptions,
+    add_model,
+    add_settings,
+    asked_of,
+    model_options_of,
+    settings_of,
+    suited_to,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +34,8 @@ class GridOptions:
     image: Path
     settings: EditSettings
     """Of every cell, but for the two scales."""
+    asked: frozenset[str]
+    """The names of the settings that were given; the others are to suit the model."""
     text_cfg: str
     image_cfg: str
     """The values of a scale, as `grid.values` reads them."""
@@ -52,6 +64,7 @@ def options_of(args: argparse.Namespace) -> GridOptions:
     return GridOptions(
         image=args.image,
         settings=settings_of(args, leave=("text_cfg", "image_cfg")),
+        asked=asked_of(args),
         text_cfg=args.text_cfg,
         image_cfg=args.image_cfg,
         output=args.output,
@@ -81,7 +94,9 @@ def run(options: GridOptions) -> int:
     machine = choose_machine(options.model.device, options.model.precision)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
-    model, hash_ = load(options.model.find(), machine)
+    path = options.model.find()
+    settings = suited_to(path, settings, options.asked)
+    model, hash_ = load(path, machine)
 
     one = replace(settings, seed=settings.seeds()[0], result_size="model", zoom=False)
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..models.checkpoints import Checkpoint, inspect
@@ -87,7 +87,8 @@ def run_inspect(options: InspectOptions) -> int:
     print(f"  {found.size_bytes / 1e9:.2f} GB, {found.dtype}{ema}")
     if found.missing:
         print(f"  It has no {' and no '.join(found.missing)}.")
-    print("  It can edit pictures." if found.editable else f"  {found.advice}")
+    suits = f" {found.suited.text} suit it." if found.suited.size else ""
+    print(f"  It can edit pictures.{suits}" if found.editable else f"  {found.advice}")
     return 0
 
 
@@ -143,7 +144,8 @@ DOWNLOAD = Command(
 def _described(name: str, path: Path, checkpoint: Checkpoint | None, problem: str | None) -> dict[str, object]:
     keys = ("kind", "family", "layout", "in_channels", "context_dim", "has_ema", "dtype", "size_bytes", "reason")
     facts = {key: getattr(checkpoint, key, None) for key in (*keys, "missing", "label", "editable")}
-    return {"name": name, "path": str(path), **facts, "problem": problem}
+    suited = asdict(checkpoint.suited) if checkpoint and checkpoint.editable else None
+    return {"name": name, "path": str(path), **facts, "suited": suited, "problem": problem}
 
 
 def _print_json(value: object) -> None:

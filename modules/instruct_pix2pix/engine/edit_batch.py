@@ -235,6 +235,7 @@ def edit_batch(
         sigmas,
         rescale=one.rescale,
         speed=one.speed,
+        formula=one.guidance,
         projection=Projection(one.apg_eta, one.apg_threshold, one.apg_momentum),
         keeper=keeper,
     )

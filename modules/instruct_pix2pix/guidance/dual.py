@@ -82,7 +82,8 @@ class DualGuidance(Generic[Condition]):
 
     `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
     deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `cached.SHARES`;
-    `projection` tames the guidance (see `apg`); `keeper` holds the rest of the picture (see `relevance`).
+    `formula` is one that `rows` knows; `projection` tames the guidance (see `apg`); `keeper` holds the rest of the
+    picture (see `relevance`).
     `rows_evaluated` counts the model rows of one picture so far.
     """
 
@@ -95,6 +96,7 @@ class DualGuidance(Generic[Condition]):
         *,
         rescale: float = 0.0,
         speed: str = "exact",
+        formula: str = "instruct-pix2pix",
         projection: Projection | None = None,
         keeper: Keeper | None = None,
     ) -> None:
@@ -102,6 +104,7 @@ class DualGuidance(Generic[Condition]):
         self.given = given
         self.scales = scales
         self.rescale = rescale
+        self.formula = formula
         self.rows_evaluated = 0
         self._levels = sigmas[sigmas > 0].tolist()
         self._cache = None if speed == "exact" else CachedGuidance(speed)
@@ -118,8 +121,9 @@ class DualGuidance(Generic[Condition]):
         """x [B, 4, h, w], sigma [] or [B] (one level for all), best on the CPU -> denoised [B, 4, h, w]."""
         now = self._now(float(sigma.flatten()[0]))
         look = self._keeper is not None and self._keeper.wants_image_only(now.step)
-        needed = rows(self.scales, [prompt.weight for prompt in self.given.prompts], look_at_image_only=look)
-        full = [row for row in needed if row.prompt is not None]
+        weights = [prompt.weight for prompt in self.given.prompts]
+        needed = rows(self.scales, weights, formula=self.formula, look_at_image_only=look)
+        full = [row for row in needed if row.prompt is not None and row.image]
         if not full:
             return self._sum(self._evaluate(x, sigma, now.step, needed), needed)
         cache = self._cache if len(full) < len(needed) else None

@@ -9,6 +9,11 @@ which is eq. 3 of InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800),
     image_only  the picture and the negative prompt   s_I - s_T (with AND: s_I - s_T * sum of w_k)
     null        no picture and the negative prompt    1 - s_I
 
+InstructDiffusion (Geng et al. 2023, arXiv 2309.03895; edit_cli.py of cientgu/InstructDiffusion) has other weights, and
+a row with the instruction alone in place of 'null':
+
+    guided = (image_only + text_only) / 2 + s_T * (full - image_only) + s_I * (full - text_only)
+
 A row whose weight is zero at a step is not evaluated. These weights are computed here and nowhere else.
 """
 
@@ -39,15 +44,29 @@ class Row:
     weight: float
 
 
-def rows(scales: Scales, prompt_weights: Sequence[float] = (1.0,), *, look_at_image_only: bool = False) -> list[Row]:
-    """Return the rows of non-zero weight, full ones first. Their weights add up to 1.
+def rows(
+    scales: Scales,
+    prompt_weights: Sequence[float] = (1.0,),
+    *,
+    formula: str = "instruct-pix2pix",
+    look_at_image_only: bool = False,
+) -> list[Row]:
+    """Return the rows of non-zero weight, full ones first, then the image-only one. Their weights add up to 1.
 
-    `look_at_image_only` asks for that row whatever its weight.
+    `formula` is 'instruct-pix2pix' or 'instruct-diffusion', whose terms with the picture's scale are means over the
+    sub-prompts. `look_at_image_only` asks for that row whatever its weight.
     """
-    full = [Row(k, True, scales.text * weight) for k, weight in enumerate(prompt_weights)]
-    image_only = Row(None, True, scales.image - math.fsum(row.weight for row in full))
-    null = Row(None, False, 1.0 - scales.image)
-    return [row for row in (*full, image_only, null) if row.weight or (look_at_image_only and row is image_only)]
+    pulls = [scales.text * weight for weight in prompt_weights]
+    if formula == "instruct-diffusion":
+        each = 1 / len(pulls)
+        full = [Row(k, True, pull + scales.image * each) for k, pull in enumerate(pulls)]
+        image_only = Row(None, True, 0.5 - math.fsum(pulls))
+        without = [Row(k, False, (0.5 - scales.image) * each) for k in range(len(pulls))]
+    else:
+        full = [Row(k, True, pull) for k, pull in enumerate(pulls)]
+        image_only = Row(None, True, scales.image - math.fsum(pulls))
+        without = [Row(None, False, 1.0 - scales.image)]
+    return [row for row in (*full, image_only, *without) if row.weight or (look_at_image_only and row is image_only)]
 
 
 def same_length(texts: Sequence[Tensor]) -> list[Tensor]:

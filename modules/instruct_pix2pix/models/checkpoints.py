@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..settings import KNOBS
+from ..settings import KNOBS, EditSettings
+from ..text import number_text
 from .bounded import MOST_JSON, parse_json, read_small
 from .weights_files import TensorInfo, header, read_weights
 
@@ -62,6 +63,10 @@ _WHY_NOT = {
 }
 
 
+SUITED = ("text_cfg", "image_cfg", "steps")
+"""The settings whose value, where nobody asks for one, is the model's own. So is the size: see 'auto'."""
+
+
 @dataclass(frozen=True)
 class Suited:
     """The settings with which a model edits well."""
@@ -71,6 +76,18 @@ class Suited:
     steps: int = KNOBS["steps"].default
     size: int | None = None
     """The longest side in pixels; None where that is not known."""
+
+    def fill(self, settings: EditSettings, asked: Collection[str]) -> EditSettings:
+        """Return settings with those of the model in place of what nobody asked for, by the names of what was."""
+        own = {name: getattr(self, name) for name in SUITED if name not in asked}
+        return replace(settings, **own)
+
+    @property
+    def text(self) -> str:
+        """For people: 'Text CFG 3, Image CFG 1.5, 30 steps, 768 px'."""
+        size = f", {self.size} px" if self.size else ""
+        scales = f"Text CFG {number_text(self.text_cfg)}, Image CFG {number_text(self.image_cfg)}"
+        return f"{scales}, {self.steps} steps{size}"
 
 
 _SUITED = {

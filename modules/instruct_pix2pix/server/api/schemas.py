@@ -10,7 +10,10 @@ from ...settings import KNOBS
 
 
 class Img2Img(BaseModel):
-    """A request for edits. What is left out, or null, is taken from the options (GET /sdapi/v1/options)."""
+    """A request for edits. What is left out, or null, is taken from the options (GET /sdapi/v1/options).
+
+    The scales and steps that are not set there either are those that suit the checkpoint.
+    """
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -47,6 +50,8 @@ class Img2Img(BaseModel):
     apg_eta: float | None = Field(None, description=f"0 to 1. {KNOBS['apg_eta'].help}")
     apg_threshold: float | None = Field(None, description=f"0 to 1000. {KNOBS['apg_threshold'].help}")
     apg_momentum: float | None = Field(None, description=f"-1 to 1. {KNOBS['apg_momentum'].help}")
+    no_text: str | None = Field(None, description=KNOBS["no_text"].help)
+    guidance: str | None = Field(None, description=KNOBS["guidance"].help)
     mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")

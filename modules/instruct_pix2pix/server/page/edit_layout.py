@@ -206,6 +206,8 @@ class SettingsPane:
     apg_eta: gr.Slider
     apg_threshold: gr.Slider
     apg_momentum: gr.Slider
+    no_text: gr.Radio
+    guidance: gr.Radio
 
     look_pane: gr.Column
     """Around what follows, while the rest is to be kept."""
@@ -294,6 +296,9 @@ def build_settings(count: int) -> SettingsPane:
             apg_eta, apg_threshold, apg_momentum = (
                 panel.control(KNOBS[name], f"ip2p_{name}") for name in ("apg_eta", "apg_threshold", "apg_momentum")
             )
+        with gr.Row(elem_id="ip2p_model_kinds"):
+            no_text = panel.control(KNOBS["no_text"], "ip2p_no_text")
+            guidance = panel.control(KNOBS["guidance"], "ip2p_guidance")
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
@@ -323,6 +328,8 @@ def build_settings(count: int) -> SettingsPane:
         apg_eta=apg_eta,
         apg_threshold=apg_threshold,
         apg_momentum=apg_momentum,
+        no_text=no_text,
+        guidance=guidance,
         side_row=side_row,
         swap=swap,
         dice=dice,

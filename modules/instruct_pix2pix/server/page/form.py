@@ -34,6 +34,8 @@ SAME = (
     "apg_eta",
     "apg_threshold",
     "apg_momentum",
+    "no_text",
+    "guidance",
 )
 """Settings that have a control of the same name and meaning."""
 
