@@ -23,7 +23,7 @@ from ..guidance.rows import Row, Scales, rescale_noise, rows, same_length
 from .job import EDIT_CHANNELS, HostJob, fitting
 from .posterior import taking_the_mode
 from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
-from .sdxl import SDXL, remake_levels, swapped
+from .sdxl import SDXL, has_table, remake_levels, swapped
 
 SDXL_CONFIG = Path(__file__).parent.parent / "data" / "configs" / "a1111-sdxl.yaml"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
@@ -85,23 +85,35 @@ def know_sdxl(configs: Any) -> Callable[[], None]:
 
 
 def _show_picture(p: Processing, job: HostJob, sdxl: SDXL) -> None:
-    """Let the host's SDXL model see the picture, which it leaves out, and predict noise at CosXL's levels."""
+    """Let the host's SDXL model see the picture, which it leaves out, and know CosXL's levels."""
     model, levels = p.sd_model, sdxl.levels
     apply = model.apply_model
 
-    def apply_model(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """x [N, 4, h, w] of variance 1 -> the noise in it."""
-        seen = torch.cat([x, *cond["c_concat"]], dim=1)
-        if levels is None:
-            return apply(seen, t, cond)
-        sigma = levels.sigma(t).view(-1, 1, 1, 1)
-        return (apply(seen, levels.time(t), cond) + sigma * x) / (sigma**2 + 1).sqrt()  # from v
+    def see(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] of variance 1 -> what the network predicts."""
+        return apply(torch.cat([x, *cond["c_concat"]], dim=1), t, cond)
 
-    job.on_model.enter_context(swapped(model, "apply_model", apply_model))
-    if levels is not None:
-        sigmas = levels.sigmas().to(model.alphas_cumprod)
-        job.on_model.enter_context(swapped(model, "alphas_cumprod", 1 / (sigmas**2 + 1)))
-        remake_levels(p, levels)
+    if levels is None:
+        job.on_model.enter_context(swapped(model, "apply_model", see))
+        return
+
+    def noise(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] of variance 1 -> the noise in it, for the samplers that take steps in time."""
+        sigma = levels.sigma(t).view(-1, 1, 1, 1)
+        return (see(x, levels.time(t), cond) + sigma * x) / (sigma**2 + 1).sqrt()
+
+    def denoise(x: Tensor, sigma: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] at sigma [N] -> denoised; the same as from `noise`, of which float32 loses digits."""
+        level = sigma.view(-1, 1, 1, 1)
+        seen = see(x / (level**2 + 1).sqrt(), levels.time(levels.place(sigma)), cond)
+        return x / (level**2 + 1) - seen * (level / (level**2 + 1).sqrt())
+
+    sigmas = levels.sigmas().to(model.alphas_cumprod)
+    job.on_model.enter_context(swapped(model, "apply_model", noise))
+    job.on_model.enter_context(swapped(model, "alphas_cumprod", 1 / (sigmas**2 + 1)))
+    wrap = remake_levels(p, levels)
+    if has_table(wrap):
+        wrap.forward = denoise
 
 
 def on_denoiser(params: Any) -> None:

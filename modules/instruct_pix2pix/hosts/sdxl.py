@@ -103,8 +103,8 @@ def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
 
 
-def remake_levels(p: Processing, levels: Levels) -> None:
-    """Let the sampler of `p`, made for the levels of the host's model, make what it has of them anew.
+def remake_levels(p: Processing, levels: Levels) -> Any:
+    """Let the sampler of `p`, made for the levels of the host's model, make what it has of them anew, and return that.
 
     The host's model has its new levels already. What k-diffusion's samplers have is set to the table itself, which
     float32 loses where it goes through cumulative alphas, and is not rounded to whole places.
@@ -114,7 +114,13 @@ def remake_levels(p: Processing, levels: Levels) -> None:
     sampler.model_wrap = wrap = denoiser.inner_model
     if hasattr(denoiser, "alphas"):
         denoiser.alphas = p.sd_model.alphas_cumprod
-    if hasattr(wrap, "quantize") and len(wrap.sigmas) == COUNT:
+    if has_table(wrap):
         wrap.sigmas = levels.sigmas().to(wrap.sigmas)
         wrap.log_sigmas = wrap.sigmas.log()
         wrap.quantize = False
+    return wrap
+
+
+def has_table(wrap: Any) -> bool:
+    """Whether a host's model, as a sampler has it, is one of k-diffusion's, with all levels; LCM's has some of them."""
+    return hasattr(wrap, "quantize") and len(wrap.sigmas) == COUNT
