@@ -281,7 +281,7 @@ class Host:
             "grid_save": False,
             "show_progress_type": "Approx cheap",
             "show_progress_every_n_steps": 1,
-            "sd_checkpoints_limit": 2,
+            "sd_checkpoints_limit": 1 if self.xl else 2,
             "disabled_extensions": [] if self.extension else ["instruct-pix2pix"],
         }
         if self.name == "neo":

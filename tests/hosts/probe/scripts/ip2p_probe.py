@@ -61,7 +61,7 @@ class Probe(scripts.Script):
             write(hooks_seconds=p.probe_seconds)
         asked = json.loads(asked or "{}")
         if asked.get("look"):
-            write(**ours_in_the_host(), model=ours_on_the_model(p))
+            write(**ours_in_the_host(), on_model=ours_on_the_model(p))
         if asked.get("reload"):
             threading.Timer(1, shared.state.request_restart).start()  # when the answer is out
 
@@ -86,16 +86,14 @@ def ours_in_the_host():
 
 
 def ours_on_the_model(p):
-    """Return what of the loaded model is ours, or was set by us: attributes, hooks, and the noise levels."""
+    """Return what of the loaded model is ours, or was set by us: attributes, hooks of the UNet, noise levels."""
     model = patched(p)
     objects = [p.sd_model, *([model, *model.children()] if model else [p.sd_model.model])]
     held = [f"{type(one).__name__}.{key}" for one in objects for key, value in vars(one).items() if is_ours(value)]
+    hooks = [one.__qualname__ for one in network(p)._forward_pre_hooks.values()]
     levels = getattr(p.sd_model, "alphas_cumprod", None)
-    return {
-        "held": held,
-        "hooks": len(network(p)._forward_pre_hooks),
-        "last": None if levels is None else float(levels[-1]),
-    }
+    usual = levels is None or abs(float(levels[-1]) - 0.00466) < 1e-4
+    return [*held, *hooks, *([] if usual else ["alphas_cumprod"])]
 
 
 def is_ours(thing):
