@@ -88,7 +88,8 @@ def test_what_is_swapped_is_back_after_it_however_it_ends(name: str) -> None:
             return "own"
 
     owner = Owner()
-    owner.module, owner.plain = nn.Identity(), 1
+    owner.module = nn.Identity()
+    vars(owner)["plain"] = 1
     owner.register_buffer("buffer", torch.ones(1))
     before, keys = getattr(owner, name, None), set(vars(owner))
     value = nn.ReLU() if name == "module" else torch.zeros(1)
@@ -139,6 +140,12 @@ def test_levels_that_cannot_be_used_end_the_job_with_a_sentence(tmp_path: Path) 
         sdxl_of(processing(checkpoint(tmp_path / "a.safetensors", **ends)))
 
 
+def begun(p: P) -> job.HostJob:
+    made = job.job_of(p)
+    assert made is not None
+    return made
+
+
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_what_a_sampling_puts_on_the_model_is_taken_off_after_it(
     tmp_path: Path, error: type[Exception] | None
@@ -148,14 +155,14 @@ def test_what_a_sampling_puts_on_the_model_is_taken_off_after_it(
 
     def sample(*_: object) -> str:
         on_model.append("ours")
-        job.job_of(p).on_model.callback(on_model.clear)  # as a host's `sample` calls our hook
+        begun(p).on_model.callback(on_model.clear)  # as a host's `sample` calls our hook
         if error:
             raise error
         return "made"
 
     p.sample = sample
     job.begin(A1111Host(), p, Controls(), is_img2img=True)
-    job.job_of(p).guided = True
+    begun(p).guided = True
     for _ in range(2):  # two batches
         if error:
             with pytest.raises(error):

@@ -58,7 +58,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A running host with our folder and the probe among its extensions."""
     checkpoints.make(checkpoints.folder())
     name, folder, python = parsed(request.param)
-    xl = request.config.getoption("--host-xl")
+    xl = bool(request.config.getoption("--host-xl"))
     if xl:
         checkpoints.make_xl(checkpoints.folder())
     running = Host(name, folder, python, tmp_path_factory.mktemp(name), xl=xl)

@@ -43,6 +43,10 @@ def asked(name: str, text: float, image: float, **more: object) -> dict[str, Any
     return probed(text, image, cosxl=name == COSXL, **more)
 
 
+def told(**what: object) -> dict[str, Any]:
+    return {"alwayson_scripts": {"Probe": {"args": [json.dumps(what)]}}}
+
+
 @pytest.mark.parametrize("name", [XL_EDITS, COSXL])
 @pytest.mark.parametrize(("prompt", "text", "image"), CASES)
 def test_every_step_is_the_dual_guidance_of_separate_calls_of_the_network(
@@ -109,7 +113,6 @@ def test_every_sampler_gives_a_picture_at_the_levels_of_cosxl(xl: Host, record: 
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 @pytest.mark.parametrize("name", [XL_EDITS, COSXL])
 def test_nothing_is_left_on_the_model_when_a_job_has_ended(xl: Host, name: str, ends: str) -> None:
-    look = {"alwayson_scripts": {"Probe": {"args": [json.dumps({"look": True})]}}}
     xl.select(PLAIN)
     before = xl.job(denoising_strength=0.9).picture
     xl.select(name)
@@ -117,10 +120,10 @@ def test_nothing_is_left_on_the_model_when_a_job_has_ended(xl: Host, name: str, 
         xl.job()
     else:
         with pytest.raises(RefusedError):
-            xl.job(alwayson_scripts={"Probe": {"args": [json.dumps({"fail": "step"})]}})
+            xl.job(**told(fail="step"))
     xl.job(sampler_name="DDIM", steps=4)
     xl.records()
-    xl.job(**look)
+    xl.job(**told(look=True))
     assert xl.records()[-1]["on_model"] == []
     xl.select(PLAIN)
     after = xl.job(denoising_strength=0.9).picture

@@ -199,7 +199,8 @@ def call_sdxl(p, asked, x, sigma, text, image):
     if asked.get("cosxl"):
         time = sigma.log() / 4
     elif model:
-        time = getattr(model, "predictor", getattr(model, "model_sampling", None)).timestep(sigma).float()
+        levels = model.predictor if hasattr(model, "predictor") else model.model_sampling
+        time = levels.timestep(sigma).float()
     else:
         time = p.sampler.model_wrap_cfg.inner_model.sigma_to_t(sigma)
     seen = torch.cat([x / (level**2 + 1).sqrt(), image], dim=1)
