@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -128,3 +129,20 @@ def test_nothing_is_left_on_the_model_when_a_job_has_ended(xl: Host, name: str, 
     xl.select(PLAIN)
     after = xl.job(denoising_strength=0.9).picture
     assert np.abs(np.asarray(after, dtype=int) - np.asarray(before, dtype=int)).max() <= 1
+
+
+def test_automatic1111_builds_8_channels_for_a_file_without_a_yaml(xl: Host) -> None:
+    """The config is that of the full size, in which the reduced file cannot be loaded: its choice is what is seen."""
+    if xl.name != "a1111":
+        pytest.skip("the others read the sizes of a network from its weights")
+    bare = xl.data / "models" / "Stable-diffusion" / "bare.safetensors"
+    bare.symlink_to((checkpoints.folder() / f"{XL_EDITS}.safetensors").resolve())
+    try:
+        xl.post("refresh-checkpoints")
+        with contextlib.suppress(RefusedError):
+            xl.select("bare")
+        assert "data/configs/a1111-sdxl.yaml" in xl.log.read_text(encoding="utf-8", errors="replace")
+    finally:
+        bare.unlink()
+        xl.post("refresh-checkpoints")
+        xl.select(PLAIN)
