@@ -134,4 +134,6 @@ script_callbacks.on_script_unloaded(forget_package)
 if HOST:
     script_callbacks.on_script_unloaded(forge.pass_errors_on(sys.modules.get("modules_forge.main_thread")))
     script_callbacks.on_cfg_denoiser(a1111.on_denoiser)
+    if isinstance(HOST, a1111.A1111Host):
+        script_callbacks.on_script_unloaded(a1111.know_sdxl(import_module("modules.sd_models_config")))
     script_callbacks.on_before_ui(lambda: add_axes(scripts.scripts_data))

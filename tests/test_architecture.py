@@ -23,7 +23,7 @@ LAYERS = {
     "panel": {"models", "core"},
     "server": {"panel", "batch", "engine", "models", "guidance", "core"},
     "cli": {"server", "batch", "engine", "models", "guidance", "core"},
-    "hosts": {"guidance", "core"},
+    "hosts": {"guidance", "models", "core"},
     "core": set(),
     # the public face: what it names is imported when it is asked for
     "instruct_pix2pix": {"core", "guidance", "models", "engine", "batch"},

@@ -18,7 +18,12 @@ from tools.random_checkpoint import write_random_checkpoint
 EDITS, NOISY, PLAIN = "ip2p-small", "ip2p-noisy", "plain-small"
 """Names of the checkpoints: one that edits, one that edits and whose VAE has a wide posterior, one that does not."""
 
-CONFIG = Path(__file__).with_name("small-ip2p.yaml")
+XL_EDITS, COSXL = "ip2p-xl-small", "cosxl-small"
+"""Names of two SDXL checkpoints that edit: one in the manner of SDXL ip2p, and one of CosXL-Edit."""
+SIGMAS = {"edm_vpred.sigma_min": 0.004, "edm_vpred.sigma_max": 100.0}
+"""What the latter says of its noise levels: not the usual ones, which a program may know by itself."""
+
+CONFIG, XL_CONFIG = (Path(__file__).with_name(f"{name}.yaml") for name in ("small-ip2p", "small-sdxl"))
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -56,10 +61,26 @@ def make(where: Path) -> None:
         (where / f"{PLAIN}.yaml").write_text(text, encoding="utf-8")
 
 
-def link(where: Path, models: Path, *, yaml: bool) -> None:
+def make_xl(where: Path) -> None:
+    """Write what is missing of the SDXL checkpoints: 2.4 GB each, most of it the second text encoder."""
+    if not (where / f"{XL_EDITS}.safetensors").exists():
+        write_random_checkpoint(where / "new.safetensors", XL_CONFIG)
+        tensors = _tensors(where / "new.safetensors")
+        tensors["first_stage_model.quant_conv.weight"][4:] = 0
+        tensors["first_stage_model.quant_conv.bias"][4:] = -30
+        _save(tensors, where / f"{XL_EDITS}.safetensors")
+        (where / "new.safetensors").unlink()
+        (where / "new.yaml").replace(where / f"{XL_EDITS}.yaml")
+    if not (where / f"{COSXL}.safetensors").exists():
+        tensors = _tensors(where / f"{XL_EDITS}.safetensors")
+        _save(tensors | {name: torch.tensor(value) for name, value in SIGMAS.items()}, where / f"{COSXL}.safetensors")
+        shutil.copyfile(XL_CONFIG, where / f"{COSXL}.yaml")
+
+
+def link(where: Path, models: Path, *, yaml: bool, xl: bool) -> None:
     """Show the checkpoints to a host that looks into `models`, with the yaml beside them where it needs that."""
     models.mkdir(parents=True)
-    for name in (EDITS, NOISY, PLAIN):
+    for name in (EDITS, NOISY, PLAIN, *((XL_EDITS, COSXL) if xl else ())):
         for suffix in (".safetensors", ".yaml") if yaml else (".safetensors",):
             (models / (name + suffix)).symlink_to((where / (name + suffix)).resolve())
 

@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME=PATH[,PYTHON]",
         help=f"a host to test in: {', '.join(FLAGS)}; PYTHON is PATH/venv/bin/python unless given",
     )
+    group.addoption("--host-xl", action="store_true", help="test with SDXL checkpoints too, of 2.4 GB each")
     group.addoption("--host-summary", type=Path, metavar="FILE", help="a JSON file for the numbers that were seen")
 
 
@@ -57,7 +58,10 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A running host with our folder and the probe among its extensions."""
     checkpoints.make(checkpoints.folder())
     name, folder, python = parsed(request.param)
-    running = Host(name, folder, python, tmp_path_factory.mktemp(name))
+    xl = bool(request.config.getoption("--host-xl"))
+    if xl:
+        checkpoints.make_xl(checkpoints.folder())
+    running = Host(name, folder, python, tmp_path_factory.mktemp(name), xl=xl)
     running.start()
     request.config.stash.setdefault(SEEN, {}).setdefault(name, {})["commit"] = running.commit
     try:

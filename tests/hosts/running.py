@@ -91,6 +91,8 @@ class Host:
     extension: bool = True
     copied: bool = False
     """Whether our extension is a copy, `installed`, that a test may change."""
+    xl: bool = False
+    """Whether it has the SDXL checkpoints too."""
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -254,7 +256,7 @@ class Host:
     def _prepare(self) -> None:
         # A1111 takes the sizes of a network from a yaml; the others from the weights, and some trip over A1111's yaml.
         models = self.data / "models" / "Stable-diffusion"
-        checkpoints.link(checkpoints.folder(), models, yaml=self.name == "a1111")
+        checkpoints.link(checkpoints.folder(), models, yaml=self.name == "a1111", xl=self.xl)
         checkpoints.write_tokenizer(self.data / "hf")
         checkpoints.write_lora(self.data / "models" / "Lora" / "tiny.safetensors")
         for place in ("embeddings", "models/embeddings"):
@@ -279,7 +281,7 @@ class Host:
             "grid_save": False,
             "show_progress_type": "Approx cheap",
             "show_progress_every_n_steps": 1,
-            "sd_checkpoints_limit": 2,
+            "sd_checkpoints_limit": 1 if self.xl else 2,
             "disabled_extensions": [] if self.extension else ["instruct-pix2pix"],
         }
         if self.name == "neo":

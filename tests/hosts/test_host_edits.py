@@ -59,28 +59,31 @@ def usual(editor: Host) -> Answer:
 
 
 def test_every_sampler_that_the_host_lists_gives_a_picture(editor: Host, record: Record) -> None:
-    names = [one["name"] for one in editor.get("samplers") if one["name"] != ENDLESS]
-    failed = {}
-    for name in names:
-        try:
-            answer = editor.job(sampler_name=name, steps=4)
-            if not is_picture(answer.picture):
-                failed[name] = "one colour"
-        except RefusedError as error:
-            failed[name] = error.body[:300]
-    native = {}
-    if failed:  # those that fail also without us
-        editor.select(checkpoints.PLAIN)
-        for name in list(failed):
-            try:
-                answer = editor.job(sampler_name=name, steps=4)
-                if not is_picture(answer.picture):
-                    native[name] = failed.pop(name)
-            except RefusedError:
-                native[name] = failed.pop(name)
+    names, failed, native = try_samplers(editor, checkpoints.EDITS)
     record("samplers", len(names))
     record("samplers that fail on a plain checkpoint too", sorted(native))
     assert failed == {}
+
+
+def try_samplers(host: Host, checkpoint: str, *leave_out: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Return the samplers that were tried, what failed and why, and what of it fails on a plain checkpoint too."""
+    host.select(checkpoint)
+    names = [one["name"] for one in host.get("samplers")]
+    names = [name for name in names if not any(word in name for word in (ENDLESS, *leave_out))]
+    failed = {name: wrong for name in names if (wrong := what_is_wrong(host, name))}
+    native = {}
+    if failed:  # those that fail also without us
+        host.select(checkpoints.PLAIN)
+        native = {name: failed.pop(name) for name in list(failed) if what_is_wrong(host, name)}
+    return names, failed, native
+
+
+def what_is_wrong(host: Host, sampler: str) -> str:
+    """Return what is wrong with a sampler's picture; '' for nothing."""
+    try:
+        return "" if is_picture(host.job(sampler_name=sampler, steps=4).picture) else "one colour"
+    except RefusedError as error:
+        return error.body[:300]
 
 
 def test_batches_give_one_picture_for_each_seed(editor: Host) -> None:

@@ -7,9 +7,11 @@ denoiser can work with: sub-prompts, image only, null. After it `combine` sums u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +20,14 @@ from torch import Tensor
 from ..errors import UserError
 from ..guidance.cached import SamplingStep
 from ..guidance.rows import Row, Scales, rescale_noise, rows, same_length
-from .job import HostJob, fitting
+from .job import EDIT_CHANNELS, HostJob, fitting
+from .posterior import taking_the_mode
 from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
+from .sdxl import SDXL, has_table, remake_levels, swapped
+
+SDXL_CONFIG = Path(__file__).parent.parent / "data" / "configs" / "a1111-sdxl.yaml"
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+"""The name of the UNet's first convolution in a checkpoint."""
 
 
 class A1111Host:
@@ -35,18 +43,77 @@ class A1111Host:
 
     def encode(self, p: Processing, picture: Tensor) -> Tensor:
         """See `Host`."""
-        picture = import_module("modules.devices").cond_cast_float(picture)
-        return p.sd_model.encode_first_stage(picture).mode()
+        devices = import_module("modules.devices")
+        if getattr(p.sd_model, "is_sdxl", False):  # its way samples and scales
+            with taking_the_mode(p.sd_model.first_stage_model):
+                return p.sd_model.encode_first_stage(picture.to(devices.dtype_vae)) / p.sd_model.scale_factor
+        return p.sd_model.encode_first_stage(devices.cond_cast_float(picture)).mode()
 
     def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         denoiser = p.sampler.model_wrap_cfg
         if denoiser.mask_before_denoising and job.finisher.works_on_denoised:
             raise UserError("Keep the rest and APG do not work with this sampler here: choose Euler a, for example.")
+        if job.sdxl is not None:
+            _show_picture(p, job, job.sdxl)
         before = vars(denoiser).get("instruct_pix2pix")  # of the last batch, which had the same sampler
         denoiser.instruct_pix2pix = _Guide(job, denoiser, before.host_combine if before else denoiser.combine_denoised)
         if before is None:
             denoiser.__class__ = _guided(type(denoiser))
+
+
+def know_sdxl(configs: Any) -> Callable[[], None]:
+    """Let an SDXL file of 8 channels be loaded as such, until what is returned is called.
+
+    `configs` is the host's module `sd_models_config`, which gives every SDXL file but those of 9 channels the config
+    for 4. A yaml beside a file goes before, as ever.
+    """
+    guess = configs.guess_model_config_from_state_dict
+
+    def guess_model_config_from_state_dict(state: Mapping[str, Any], filename: str) -> str:
+        config = guess(state, filename)
+        if config == configs.config_sdxl and state[FIRST].shape[1] == EDIT_CHANNELS:
+            return str(SDXL_CONFIG)
+        return config
+
+    def take_off() -> None:
+        if configs.guess_model_config_from_state_dict is guess_model_config_from_state_dict:
+            configs.guess_model_config_from_state_dict = guess
+
+    configs.guess_model_config_from_state_dict = guess_model_config_from_state_dict
+    return take_off
+
+
+def _show_picture(p: Processing, job: HostJob, sdxl: SDXL) -> None:
+    """Let the host's SDXL model see the picture, which it leaves out, and know CosXL's levels."""
+    model, levels = p.sd_model, sdxl.levels
+    apply = model.apply_model
+
+    def see(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] of variance 1 -> what the network predicts."""
+        return apply(torch.cat([x, *cond["c_concat"]], dim=1), t, cond)
+
+    if levels is None:
+        job.on_model.enter_context(swapped(model, "apply_model", see))
+        return
+
+    def noise(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] of variance 1 -> the noise in it, for the samplers that take steps in time."""
+        sigma = levels.sigma(t).view(-1, 1, 1, 1)
+        return (see(x, levels.time(t), cond) + sigma * x) / (sigma**2 + 1).sqrt()
+
+    def denoise(x: Tensor, sigma: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x [N, 4, h, w] at sigma [N] -> denoised; the same as from `noise`, of which float32 loses digits."""
+        level = sigma.view(-1, 1, 1, 1)
+        seen = see(x / (level**2 + 1).sqrt(), levels.time(levels.place(sigma)), cond)
+        return x / (level**2 + 1) - seen * (level / (level**2 + 1).sqrt())
+
+    sigmas = levels.sigmas().to(model.alphas_cumprod)
+    job.on_model.enter_context(swapped(model, "apply_model", noise))
+    job.on_model.enter_context(swapped(model, "alphas_cumprod", 1 / (sigmas**2 + 1)))
+    wrap = remake_levels(p, levels)
+    if has_table(wrap):
+        wrap.forward = denoise
 
 
 def on_denoiser(params: Any) -> None:
@@ -135,6 +202,11 @@ class _Guide:
         params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
         params.image_cond = torch.cat([params.image_cond[:count], *pictures])
         full, negative = _same_length(params.text_cond, params.text_uncond)
+        if self.job.sdxl is not None:
+            firsts = [0, *accumulate(map(len, prompts))][:-1]  # the first sub-prompt of each picture
+            texts = self.denoiser.p.negative_prompts
+            label = self.job.sdxl.label(negative["vector"], full["vector"][firsts], texts)
+            negative = _mapping(negative, {**negative, "vector": label})
         # The denoiser takes its 'last' rows by the length of text_uncond.
         params.text_cond = _cat([full, negative]) if image_only and null else full
         params.text_uncond = negative if image_only or null else _empty(negative)

@@ -8,8 +8,8 @@ weighted mean is U, and the host evaluates all rows in one batch, with every pat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import wraps
 from importlib import import_module
 from typing import Any, Protocol
@@ -22,7 +22,9 @@ from ..guidance.cached import CachedGuidance, SamplingStep
 from ..guidance.rows import Scales, rows
 from .finish import StepFinisher
 from .job import HostJob, fitting
+from .posterior import taking_the_mode
 from .processing import CFGDenoiserParams, Processing
+from .sdxl import SDXL, Levels, remake_levels, swapped
 
 Condition = dict[str, Any]
 """A row in the host's terms: its `strength`, and `model_conds` with a text, c_crossattn, and a picture, c_concat."""
@@ -58,13 +60,15 @@ class ForgeHost:
     def encode(self, p: Processing, picture: Tensor) -> Tensor:
         """See `Host`. The host's own way samples from the posterior, or scales, or both."""
         vae = p.sd_model.forge_objects.vae
-        with _taking_the_mode(vae.first_stage_model):
+        with taking_the_mode(vae.first_stage_model):
             return vae.encode(picture.movedim(1, -1) * 0.5 + 0.5)
 
     def guide(self, p: Processing, job: HostJob, negative: object) -> None:
         """See `Host`."""
         if negative is None:  # Forge encodes no negative prompt at CFG 1
             negative = _encode_negative(p)
+        if job.sdxl is not None and job.sdxl.levels is not None:
+            _set_levels(p, job, job.sdxl.levels)
         unet: UnetPatcher = p.sd_model.forge_objects.unet.clone()
         cached = _CachedStep(p, cache) if (cache := job.cached_guidance()) else None
         unet.add_conditioning_modifier(_modifier(p, job, negative, cached))
@@ -74,6 +78,29 @@ class ForgeHost:
             unet.set_model_sampler_post_cfg_function(_finisher(p, job.finisher, cached))
         p.sd_model.forge_objects.unet = unet
         p.sampler.model_wrap_cfg.instruct_pix2pix = _Sizes()
+
+
+def _set_levels(p: Processing, job: HostJob, levels: Levels) -> None:
+    """Let the host's model predict v at CosXL's levels, and its samplers take steps between them."""
+    model = p.sd_model.forge_objects.unet.model
+    sigmas = levels.sigmas()
+    if hasattr(model, "predictor"):
+        predictor = deepcopy(model.predictor)
+        predictor.prediction_type = "v_prediction"
+        predictor.set_sigmas(sigmas.to(predictor.sigmas.device))
+        predictor.timestep = levels.place  # not a whole number
+
+        def tell(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, place, *others = args
+            return x, levels.time(place), *others
+
+        job.on_model.enter_context(swapped(model, "predictor", predictor))
+        job.on_model.callback(model.diffusion_model.register_forward_pre_hook(tell).remove)
+    elif not math.isclose(float(model.model_sampling.sigma_max), levels.high, rel_tol=1e-3):
+        raise UserError("This web GUI does not know the noise levels of CosXL: edit with another checkpoint here.")
+    # reForge's model knows them, its samplers do not
+    job.on_model.enter_context(swapped(p.sd_model, "alphas_cumprod", 1 / (sigmas**2 + 1)))
+    remake_levels(p, levels)
 
 
 class _Sizes:
@@ -223,12 +250,20 @@ def _modifier(p: Processing, job: HostJob, negative: Any, cached: _CachedStep | 
             scales = Scales(p.cfg_scale, job.image_cfg) if _is_unasked(p, timestep) else Scales(1.0, 1.0)
         if uncond is None:
             uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
+        if job.sdxl is not None:
+            uncond = [_with_label(one, cond[0], job.sdxl, p.negative_prompts) for one in uncond]
         cond, uncond, cond_scale = combine(cond, uncond, scales)
         if cached is not None and (shorter := cached.shorten(x, timestep, cond, uncond, scales)) is not None:
             cond, uncond, cond_scale = shorter, None, 1.0
         return model, x, timestep, uncond, cond, cond_scale, model_options, seed
 
     return modifier
+
+
+def _with_label(condition: Condition, full: Condition, sdxl: SDXL, texts: Sequence[str]) -> Condition:
+    own = condition["model_conds"]["y"]
+    label = sdxl.label(own.cond, full["model_conds"]["y"].cond, texts)
+    return {**condition, "model_conds": {**condition["model_conds"], "y": type(own)(label)}}
 
 
 def _is_unasked(p: Processing, sigma: Tensor) -> bool:
@@ -268,31 +303,3 @@ def _like(condition: Condition, negative: Any, step: int) -> Condition:
     compiled = import_module("backend.sampling.condition").compile_conditions(text)[0]
     kept = {"c_concat": condition["model_conds"]["c_concat"]}
     return {**condition, **compiled, "strength": 1.0, "model_conds": {**compiled["model_conds"], **kept}}
-
-
-MOMENTS = 8
-"""Channels of a posterior's moments: the mean and the log-variance of four latents. A tiny VAE has no posterior."""
-LEAST_LOGVAR = -30.0
-"""The least log-variance that latent diffusion's posteriors take (their `DiagonalGaussianDistribution` clamps it)."""
-
-
-@contextmanager
-def _taking_the_mode(vae: Any) -> Iterator[None]:
-    """Let an autoencoder that samples from its posterior take the mode for as long as the context lasts.
-
-    The layer that gives the posterior's moments gives the least variance with the mean: a sample is the mean to 3e-7
-    then, whatever takes it and however the host divides the picture.
-    """
-    layer: torch.nn.Module = vae.encoder if getattr(vae, "quant_conv", None) is None else vae.quant_conv
-
-    def narrow(_: torch.nn.Module, __: object, moments: Tensor) -> Tensor:
-        if moments.shape[1] != MOMENTS:
-            return moments
-        mean, logvar = moments.chunk(2, dim=1)
-        return torch.cat([mean, torch.full_like(logvar, LEAST_LOGVAR)], dim=1)
-
-    handle = layer.register_forward_hook(narrow)
-    try:
-        yield
-    finally:
-        handle.remove()

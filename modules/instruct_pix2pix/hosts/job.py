@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import make_dataclass, replace
 from difflib import get_close_matches
 from functools import wraps
@@ -25,6 +26,7 @@ from ..prompts import for_host, negative_for_host
 from ..settings import FROM_NOISE, KNOBS, SEEDS, Knob, random_scales
 from .finish import StepFinisher
 from .processing import Processing
+from .sdxl import SDXL, sdxl_of
 
 EDIT_CHANNELS = 8
 """Input channels of a UNet that edits: 4 of the noisy latent, 4 of the picture's."""
@@ -93,8 +95,12 @@ def pasted(name: str, fields: Mapping[str, str]) -> Any:
 class HostJob:
     """What the hooks of one job share."""
 
-    def __init__(self, controls: Controls, image_cfg: float) -> None:
+    def __init__(self, controls: Controls, image_cfg: float, sdxl: SDXL | None = None) -> None:
         self.controls = controls
+        self.sdxl = sdxl
+        """None: the checkpoint is not SDXL."""
+        self.on_model = ExitStack()
+        """What is put on the host's model for a sampling, and taken off when that ends, however it ends."""
         self.asked_image_cfg = image_cfg
         self.image_cfg = image_cfg
         self.guided = False
@@ -155,14 +161,15 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
     controls = Controls(**{name: _chosen(p, controls, name) for name in CONTROLS})
-    job = HostJob(controls, KNOBS["image_cfg"].check(asked))
+    job = HostJob(controls, KNOBS["image_cfg"].check(asked), sdxl_of(p))
     setattr(p, JOB, job)
     # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None
 
     def condition(source: Tensor, latent: Tensor, *_: object) -> Tensor:
         job.source = source
-        return fitting(host.encode(p, source), latent)
+        picture = host.encode(p, source)
+        return fitting(picture if job.sdxl is None else picture * job.sdxl.picture_scale, latent)
 
     _override(p, "img2img_image_conditioning", condition)
     set_up = p.setup_conds
@@ -171,6 +178,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
         """Encode the prompts as this program reads them; the infotext keeps them as they were typed."""
         typed = p.prompts, p.negative_prompts
         p.prompts, p.negative_prompts = [*map(for_host, typed[0])], [*map(negative_for_host, typed[1])]
+        if job.sdxl is not None:
+            p.negative_prompts = [*map(job.sdxl.negative, p.negative_prompts)]
         try:
             set_up()
         finally:
@@ -202,14 +211,16 @@ def _chosen(p: Processing, controls: Controls, name: str) -> Any:
 
 
 def _watch_sampling(p: Processing, job: HostJob) -> None:
-    """Refuse what a script makes that samples in a way of its own: no hook of a sampling runs then."""
-    if "sample" not in vars(p):
-        return
-    sample = p.sample
+    """Take what a sampling puts on the host's model off after it, and refuse one that no hook of ours runs in.
+
+    So it is where a script samples in a way of its own.
+    """
+    sample, by_script = p.sample, "sample" in vars(p)
 
     def watched(*args: object, **kwargs: object) -> object:
-        made = sample(*args, **kwargs)
-        if not job.guided:
+        with job.on_model:
+            made = sample(*args, **kwargs)
+        if by_script and not job.guided:
             raise UserError(
                 "The chosen script samples in a way of its own, so that Image CFG would have no effect: "
                 "choose no script."
@@ -248,7 +259,10 @@ def begin_sampling(
         if x is None or noise is None:
             raise UserError("This web GUI does not hand over its noise: switch off 'Start from noise'.")
         # The sampler will begin with x + sigma * noise.
-        noise -= x.to(noise) / first_sigma(p)
+        sigma = first_sigma(p)
+        if job.sdxl is not None and job.sdxl.levels is not None:
+            noise *= math.sqrt(1 + sigma**-2)  # CosXL's noise alone has the deviation of noise and picture
+        noise -= x.to(noise) / sigma
 
 
 def _painted(p: Processing) -> Tensor | None:

@@ -73,6 +73,8 @@ class HostSampler(Protocol):
     """What takes the steps of a sampling; those that work in timesteps have `get_timesteps` instead of `get_sigmas`."""
 
     model_wrap_cfg: CFGDenoiser
+    model_wrap: Any
+    """The denoiser's `inner_model`."""
     sampler_extra_args: dict[str, Any]
     """What the sampling hands to each step: 'cond' has `batch`, for each picture the sub-prompts of its AND."""
     s_min_uncond: float
@@ -96,9 +98,18 @@ class CFGDenoiser(Protocol):
     mask_before_denoising: bool
     """True with the samplers that work in timesteps: their rows are predicted noise, not denoised latents."""
     combine_denoised: Combine
+    alphas: Tensor
+    """With those samplers of AUTOMATIC1111 and reForge: cumulative alphas of the model's timesteps."""
+    model_wrap: Any
+    """The host's model as the sampler has it, with its noise levels; made by `inner_model` where it is None."""
     forward: Callable[..., Tensor]
     instruct_pix2pix: Any
     """Ours, in a job of ours."""
+
+    @property
+    def inner_model(self) -> Any:
+        """The model with its noise levels."""
+        ...
 
 
 class CFGDenoiserParams(Protocol):

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..settings import KNOBS, EditSettings
 from ..text import number_text
 from .bounded import MOST_JSON, parse_json, read_small
-from .weights_files import TensorInfo, header
+from .weights_files import TensorInfo, header, read_weights
 
 EDIT_KINDS = ("instruct-pix2pix", "CosXL-Edit")
 
@@ -221,6 +221,21 @@ def _read_scheduler(folder: Path) -> dict[str, Any]:
 def is_continuous(scheduler: Mapping[str, Any]) -> bool:
     """Whether the config of a diffusers scheduler is CosXL's: one of the EDM schedulers, with v-prediction."""
     return str(scheduler.get("_class_name")).startswith("EDM") and scheduler.get("prediction_type") == "v_prediction"
+
+
+def noise_levels(path: Path) -> tuple[float, float]:
+    """Return the smallest and the largest sigma that a file of CosXL names, or the usual ones.
+
+    Raises UserError for those of no model.
+    """
+    stored = read_weights(path)
+    try:
+        low, high = (float(stored[name].item()) if name in stored else usual for name, usual in SIGMAS.items())
+    except (ValueError, RuntimeError, TypeError):  # not one number
+        low, high = 0.0, 0.0
+    if not 1e-6 <= low < high <= 1e6:
+        raise UserError(f"'{path.name}' names noise levels that cannot be used: download it again.")
+    return low, high
 
 
 def vae_names(path: Path) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import UserError
-from ...models.checkpoints import SIGMAS, Checkpoint, ema_twin, inspect, weight_files
+from ...models.checkpoints import Checkpoint, ema_twin, inspect, noise_levels, weight_files
 from ...models.moving_average import belongs
 from ...models.weights_files import TensorInfo, TensorSource, fits, header, read_weights
 from ..networks.clip import PooledTextEncoder, TextEncoder
@@ -100,18 +100,8 @@ def find_config(checkpoint: Checkpoint) -> ModelConfig:
     if not beside.exists():
         config = replace(config, size=checkpoint.suited.size or config.size)
     if checkpoint.kind == "CosXL-Edit" and not folder:
-        config = with_levels(config, checkpoint.path)
+        config = replace(config, cosxl=noise_levels(checkpoint.path))
     return config
-
-
-def with_levels(config: ModelConfig, path: Path) -> ModelConfig:
-    """Return the config with the noise levels that a file of CosXL names. Raises UserError for those of no model."""
-    stored = read_weights(path)
-    try:
-        low, high = (stored[name].item() if name in stored else usual for name, usual in SIGMAS.items())
-        return replace(config, cosxl=(float(low), float(high)))
-    except (ValueError, RuntimeError, TypeError) as error:  # not one number, or not one of a noise level
-        raise UserError(f"'{path.name}' names noise levels that cannot be used: download it again.") from error
 
 
 def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:

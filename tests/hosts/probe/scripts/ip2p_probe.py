@@ -2,10 +2,10 @@
 
 Its one argument is JSON: {} does nothing; {"text": 7.5, "image": 1.5} are the scales that a job was asked for, by
 which the reference is made, and {"whole": [0, 6, 11]} the steps at which all rows shall be evaluated, where between
-them the noise is that of the full row and what the guidance added to it at the last of them; {"fail": "encode"} lets
-our code fail there, for one job; {"time": true} adds up the seconds spent in our hooks; {"look": true} notes what our
-extension has put into the host; {"reload": true} reloads the host's UI after the job. Records go to the file that
-IP2P_PROBE_FILE names, one line of JSON each.
+them the noise is that of the full row and what the guidance added to it at the last of them, and {"cosxl": true} says
+that the checkpoint is one of CosXL; {"fail": "encode"} lets our code fail there, for one job; {"time": true} adds up
+the seconds spent in our hooks; {"look": true} notes what our extension has put into the host; {"reload": true} reloads
+the host's UI after the job. Records go to the file that IP2P_PROBE_FILE names, one line of JSON each.
 """
 # Runs in a host, whose modules and gradio are not here.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false
@@ -61,7 +61,7 @@ class Probe(scripts.Script):
             write(hooks_seconds=p.probe_seconds)
         asked = json.loads(asked or "{}")
         if asked.get("look"):
-            write(**ours_in_the_host())
+            write(**ours_in_the_host(), on_model=ours_on_the_model(p))
         if asked.get("reload"):
             threading.Timer(1, shared.state.request_restart).start()  # when the answer is out
 
@@ -83,6 +83,17 @@ def ours_in_the_host():
         "path": [one for one in sys.path if one.endswith("instruct-pix2pix/modules")],
         "held": held,
     }
+
+
+def ours_on_the_model(p):
+    """Return what of the loaded model is ours, or was set by us: attributes, hooks of the UNet, noise levels."""
+    model = patched(p)
+    objects = [p.sd_model, *([model, *model.children()] if model else [p.sd_model.model])]
+    held = [f"{type(one).__name__}.{key}" for one in objects for key, value in vars(one).items() if is_ours(value)]
+    hooks = [one.__qualname__ for one in network(p)._forward_pre_hooks.values()]
+    levels = getattr(p.sd_model, "alphas_cumprod", None)
+    usual = levels is None or abs(float(levels[-1]) - 0.00466) < 1e-4
+    return [*held, *hooks, *([] if usual else ["alphas_cumprod"])]
 
 
 def is_ours(thing):
@@ -122,6 +133,7 @@ def watch(p, asked):
             error=float(error),
             batch=len(x),
             image_cond=kwargs["image_cond"][:1].flatten().tolist() if step == 0 else None,
+            x=before[:1].flatten().tolist() if step == 0 else None,
             image_cond_shape=list(kwargs["image_cond"].shape),
         )
         return guided
@@ -131,16 +143,21 @@ def watch(p, asked):
 
 def reference(p, asked, step, x, sigma, cond, image_cond):
     """s_T * w_k * c_k, summed over k, + (s_I - s_T * sum of w_k) * i + (1 - s_I) * u, each row a call of its own."""
-    said = prompt_parser.SdConditioning(p.negative_prompts, width=p.width, height=p.height)
+    typed = [one or " " for one in p.negative_prompts]  # hosts make zeros of a blank one with SDXL
+    said = prompt_parser.SdConditioning(typed, width=p.width, height=p.height)
     negative = prompt_parser.get_learned_conditioning(p.sd_model, said, p.steps)
     negative = prompt_parser.reconstruct_cond_batch(negative, step)
     parts, texts = prompt_parser.reconstruct_multicond_batch(cond, step)
     pictures, fulls = [], []
     for n, conds in enumerate(parts):
         one, level, image = x[n : n + 1], sigma[n : n + 1], image_cond[n : n + 1]
-        full = [(weight, call(p, one, level, texts[k : k + 1], image)) for k, weight in conds]
-        image_only = call(p, one, level, negative[n : n + 1], image)
-        null = call(p, one, level, negative[n : n + 1], torch.zeros_like(image))
+        full = [(weight, call(p, asked, one, level, row(texts, k), image)) for k, weight in conds]
+        other = row(negative, n)
+        if isinstance(other, dict) and not asked.get("cosxl") and not p.negative_prompts[n]:
+            pooled = row(texts, conds[0][0])["vector"][:, :1280]
+            other["vector"] = torch.cat([pooled, other["vector"][:, 1280:]], dim=1)
+        image_only = call(p, asked, one, level, other, image)
+        null = call(p, asked, one, level, other, torch.zeros_like(image))
         total = sum(weight for weight, _ in full)
         picture = sum(asked["text"] * weight * c for weight, c in full)
         picture = picture + (asked["image"] - asked["text"] * total) * image_only + (1 - asked["image"]) * null
@@ -150,6 +167,10 @@ def reference(p, asked, step, x, sigma, cond, image_cond):
         pictures.append(picture)
         fulls.append(sum(c for _, c in full) / len(full))
     return torch.cat(pictures), torch.cat(fulls)
+
+
+def row(texts, n):
+    return {key: one[n : n + 1] for key, one in texts.items()} if isinstance(texts, dict) else texts[n : n + 1]
 
 
 def patched(p):
@@ -162,12 +183,32 @@ def network(p):
     return model.diffusion_model if model else p.sd_model.model.diffusion_model
 
 
-def call(p, x, sigma, text, image):
+def call(p, asked, x, sigma, text, image):
     model = patched(p)
+    if isinstance(text, dict):
+        return call_sdxl(p, asked, x, sigma, text, image)
     if model:
         return model.apply_model(x, sigma, c_concat=image, c_crossattn=text, transformer_options={})
     condition = {"c_crossattn": [text], "c_concat": [image]}
     return p.sampler.model_wrap_cfg.inner_model(x, sigma, cond=condition)
+
+
+def call_sdxl(p, asked, x, sigma, text, image):
+    """Call the network itself, with no part of the host's that our extension exchanges."""
+    model, level = patched(p), sigma.view(-1, 1, 1, 1)
+    if asked.get("cosxl"):
+        time = sigma.log() / 4
+    elif model:
+        levels = model.predictor if hasattr(model, "predictor") else model.model_sampling
+        time = levels.timestep(sigma).float()
+    else:
+        time = p.sampler.model_wrap_cfg.inner_model.sigma_to_t(sigma)
+    seen = torch.cat([x / (level**2 + 1).sqrt(), image], dim=1)
+    text = {key: one.to(seen) for key, one in text.items()}
+    predicted = network(p).forward(seen, time, context=text["crossattn"], y=text["vector"]).float()
+    if asked.get("cosxl"):
+        return x / (level**2 + 1) - predicted * level / (level**2 + 1).sqrt()
+    return x - level * predicted
 
 
 BROKEN = []
