@@ -289,14 +289,14 @@ def test_who_is_neither_known_nor_here_may_look_and_begin_nothing(
 ) -> None:
     with client_of(tmp_path, client, private=private, users=users) as (visitor, downloads):
         shown = visitor.get("/models/downloads", headers=headers).json()["html"]
-        assert ("or who logged in, may download" in shown) is not may
+        assert ("the server knows who asks" in shown) is not may
         assert ("disabled" in shown) is not may
         answer = visitor.post(f"/models/downloads/start?name={BRUSH}", headers=headers)
         assert answer.status_code == (200 if may else 403)
         if may:
             wait_for(downloads, BRUSH, is_in(DownloadState.FINISHED))
         else:
-            assert "log" in answer.json()["detail"]
+            assert "--auth-file" in answer.json()["detail"]
             assert hub.tokens == [] and downloads.status(BRUSH) is None
 
 

@@ -206,6 +206,8 @@ class Downloads:
 
         def follow(done: int, total: int) -> None:
             now = time.monotonic()
+            if came and done < came[-1][1]:
+                came.clear()  # a hub that cannot go on in the middle begins anew
             came.append((now, done))
             while now - came[0][0] > SPEED_SECONDS:
                 came.popleft()

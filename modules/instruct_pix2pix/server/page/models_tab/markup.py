@@ -19,7 +19,8 @@ SILENT_SECONDS = 5.0
 """Without a piece, after which the page says that it waits for one."""
 
 NOT_ALLOWED = (
-    "Only someone at the server's own machine, or who logged in, may download: start the program with --auth-file."
+    "Downloads begin only where the server knows who asks: start it without --listen, or with --auth-file; or use the "
+    "command 'download'."
 )
 
 
