@@ -31,7 +31,7 @@ _TINY_NAMES = {0.18215: "taesd_decoder", 0.13025: "taesdxl_decoder"}
 
 
 @dataclass
-class _Merge:
+class _MergedLoras:
     """LoRAs whose layers are computed."""
 
     key: Hashable
@@ -80,7 +80,7 @@ class AddOns:
         texts = [networks.text, *([networks.text_2] if networks.text_2 else [])]
         self._layers = layers_of(networks.unet, texts)
         self._own_vae = networks.vae
-        self._merge: _Merge | None = None
+        self._merge: _MergedLoras | None = None
         self._vae: _Vae | None = None
         self._tiny = _Tiny()
         self.words = Words(tokenizer, texts, folders)
@@ -164,11 +164,11 @@ class AddOns:
             self._merge.exchange.swap()
             self._merge.on = True
 
-    def _merged(self, key: Hashable, paths: Mapping[LoraTag, Path]) -> _Merge:
+    def _merged(self, key: Hashable, paths: Mapping[LoraTag, Path]) -> _MergedLoras:
         loras = [WeightedLora(read_lora(path, self._layers), tag.text, tag.unet) for tag, path in paths.items()]
         notes = tuple(note for lora in loras for note in lora.file.notes)
         hashes = {tag.name: kohya_hash(path) for tag, path in paths.items()}
-        return _Merge(key, merged(loras, self._machine), notes, hashes)
+        return _MergedLoras(key, merged(loras, self._machine), notes, hashes)
 
     def _loaded_vae(self, path: Path) -> VAE:
         state = file_state(path)
