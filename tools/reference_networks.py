@@ -143,7 +143,7 @@ def openclip_state(encoder: PooledTextEncoder) -> dict[str, Tensor]:
     return {f"conditioner.embedders.1.model.{name}": value for name, value in state.items()}
 
 
-def diffusers_unet(config: UNetConfig) -> Any:
+def diffusers_unet(config: UNetConfig, size_width: int = SIZE_WIDTH) -> Any:
     """Return diffusers' UNet of this shape, not filled."""
     from diffusers import UNet2DConditionModel
 
@@ -159,7 +159,7 @@ def diffusers_unet(config: UNetConfig) -> Any:
     if config.adm_in_channels:
         label = {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": SIZE_WIDTH,
+            "addition_time_embed_dim": size_width,
             "projection_class_embeddings_input_dim": config.adm_in_channels,
         }
     return UNet2DConditionModel(

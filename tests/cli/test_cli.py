@@ -1,5 +1,6 @@
 """The command line as a person meets it: files written, one sentence on stderr, an exit status to rely on."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from instruct_pix2pix import images
-from instruct_pix2pix.cli import main
+from instruct_pix2pix.cli import edit, main
+from instruct_pix2pix.cli.arguments import suited_to
 from instruct_pix2pix.images import read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
 from tests.helpers.merged import write_merged_demo
@@ -314,6 +317,35 @@ def test_help_says_what_it_can_do(capsys):
     with pytest.raises(SystemExit) as exit_:
         main.main(["--help"])
     assert exit_.value.code == 0 and "edit" in capsys.readouterr().out
+
+
+def test_what_is_not_asked_for_suits_the_model(tmp_path, capsys):
+    unet = "model.diffusion_model."
+    shapes = {
+        f"{unet}input_blocks.0.0.weight": (320, 8, 3, 3),
+        f"{unet}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+        f"{unet}label_emb.0.0.weight": (1280, 2816),
+        "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": (8, 768),
+        "conditioner.embedders.1.model.token_embedding.weight": (8, 1280),
+        "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+        "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
+    }
+    file = tmp_path / "large.safetensors"
+    save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, file)
+    assert main.main(["inspect", str(file)]) == 0
+    assert "Text CFG 3, Image CFG 1.5, 30 steps, 768 px suit it" in capsys.readouterr().out
+
+    def chosen(*words):
+        parser = argparse.ArgumentParser()
+        edit.add_arguments(parser)
+        options = edit.options_of(parser.parse_args(["a.png", "make it winter", *words]))
+        settings = suited_to(file, options.settings, options.asked)
+        return settings.text_cfg, settings.image_cfg, settings.steps
+
+    assert chosen() == (3.0, 1.5, 30)
+    assert "As suits large: Text CFG 3, Steps 30." in capsys.readouterr().err
+    assert chosen("--text-cfg", "7.5", "--steps", "20") == (7.5, 1.5, 20)
+    assert "As suits" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["bench", "--help"], ["inspect", str(EXAMPLE)], ["edit", "a.png"]])

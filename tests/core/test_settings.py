@@ -244,8 +244,8 @@ def test_a_bad_option_is_bad_usage_in_the_same_words(option: str, value: str, se
 
 def test_the_help_of_the_command_line_tells_range_and_default():
     text = " ".join(parser().format_help().split())
-    assert "higher changes more. (default 7.5; between 1 and 30)" in text
-    assert "higher changes less. (default 1.5; between 0 and 5)" in text
+    assert "higher changes more. (default 7.5, or what suits the model; between 1 and 30)" in text
+    assert "higher changes less. (default 1.5, or what suits the model; between 0 and 5)" in text
 
 
 def test_every_knob_tells_a_door_what_it_needs_once():

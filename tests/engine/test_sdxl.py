@@ -427,6 +427,7 @@ def test_a_missing_tensor_of_openclip_is_named(copied):
     [
         {"text_2": replace(SMALL_SDXL.text_2, projection=None)},
         {"text_2": None},
+        {"text_2": replace(SMALL_SDXL.text_2, layers=0)},
         {"unet": replace(SMALL_SDXL.unet, adm_in_channels=40 + 7)},
         {"unet": replace(SMALL_SDXL.unet, adm_in_channels=None)},
         {"cosxl": (1.0, 1.0)},

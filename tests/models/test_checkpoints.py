@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch._utils import _rebuild_tensor_v2
 
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.models.checkpoints import ema_twin, inspect, short_hash, weight_files
+from instruct_pix2pix.models.checkpoints import Suited, ema_twin, inspect, short_hash, weight_files
 from instruct_pix2pix.models.weights_files import header, read_weights
+from instruct_pix2pix.settings import EditSettings
 
 LDM = "model.diffusion_model."
 CONV = LDM + "input_blocks.0.0.weight"
@@ -36,8 +37,6 @@ VAE = {
 TEXT = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (64, 768)}
 
 Shapes = dict[str, tuple[int, ...]]
-
-
 SECOND_TEXT: Shapes = {"conditioner.embedders.1.model.token_embedding.weight": (64, 1280)}
 
 
@@ -70,6 +69,8 @@ KINDS: dict[str, tuple[Shapes, str, str, str, int | None, int | None]] = {
     "ip2p-sd1": (ldm(8, 768), "instruct-pix2pix", "ldm", "sd1", 8, 768),
     "ip2p-sdxl": (ldm(8, 2048, 2816), "instruct-pix2pix", "ldm", "sdxl", 8, 2048),
     "ip2p-small": (ldm(8, 160, width=96), "instruct-pix2pix", "ldm", "other", 8, 160),
+    "ip2p-sdxl-small": (ldm(8, 64, 88, 32), "instruct-pix2pix", "ldm", "other", 8, 64),
+    "cosxl-edit-small": ({**ldm(8, 64, 88, 32), **EDM}, "CosXL-Edit", "ldm", "other", 8, 64),
     "cosxl-edit": ({**ldm(8, 2048, 2816), **EDM}, "CosXL-Edit", "ldm", "sdxl", 8, 2048),
     "cosxl": ({**ldm(4, 2048, 2816), **EDM}, "Stable Diffusion", "ldm", "sdxl", 4, 2048),
     "sd1": (ldm(4, 768), "Stable Diffusion", "ldm", "sd1", 4, 768),
@@ -117,7 +118,9 @@ KINDS: dict[str, tuple[Shapes, str, str, str, int | None, int | None]] = {
         {**diffusers_unet(4, 768), "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)},
         "ControlNet", "diffusers", "", None, None,
     ),
-    "other-model": ({"double_blocks.0.img_attn.qkv.weight": (12, 4)}, "unknown", "none", "", None, None),
+    "sd3": ({LDM + "joint_blocks.0.x_block.attn.qkv.weight": (12, 4)}, "SD3", "none", "", None, None),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": (12, 4)}, "FLUX", "none", "", None, None),
+    "other-model": ({"layers.0.qkv.weight": (12, 4)}, "unknown", "none", "", None, None),
 }  # fmt: skip
 
 
@@ -285,6 +288,54 @@ def test_a_diffusers_folder_is_told_by_its_unet(tmp_path, shapes, kind, family, 
         found = inspect(folder)
         assert (found.kind, found.family, found.layout) == (kind, family, "diffusers")
         assert found.size_bytes == size
+
+
+def test_ultraedit_which_has_no_unet_is_named_with_a_sentence(tmp_path):
+    """Its folder holds SD3's transformer."""
+    write(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors", {"pos_embed.proj.weight": (16, 48, 2, 2)})
+    found = inspect(tmp_path)
+    assert found.kind == "SD3" and not found.editable
+    assert "UltraEdit" in found.advice and "UNets" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind"),
+    [
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "CosXL-Edit"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "prediction_type": "v_prediction"}, "CosXL-Edit"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"}, "instruct-pix2pix"),
+        ({"_class_name": "EulerDiscreteScheduler"}, "instruct-pix2pix"),
+        ([], "instruct-pix2pix"),
+    ],
+)
+def test_a_folder_of_cosxl_is_told_by_its_scheduler(tmp_path, scheduler, kind):
+    for part, shapes in (("unet", diffusers_unet(8, 2048, 2816)), ("vae", BARE_VAE)):
+        write(tmp_path / part / "diffusion_pytorch_model.safetensors", shapes)
+    words: Shapes = {"text_model.embeddings.token_embedding.weight": (64, 768)}
+    write(tmp_path / "text_encoder" / "model.safetensors", words)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    found = inspect(tmp_path)
+    assert (found.kind, found.missing) == (kind, ("text encoder",))  # SDXL reads two
+    write(tmp_path / "text_encoder_2" / "model.safetensors", words)
+    assert inspect(tmp_path).editable
+
+
+@pytest.mark.parametrize(
+    ("name", "suited"),
+    [
+        ("ip2p-sd1", Suited(7.5, 1.5, 20, 512)),
+        ("ip2p-sdxl", Suited(3.0, 1.5, 30, 768)),
+        ("cosxl-edit", Suited(7.0, 1.5, 20, 1024)),
+        ("ip2p-small", Suited(7.5, 1.5, 20, None)),
+    ],
+)
+def test_the_kind_says_which_settings_suit_it_and_a_persons_own_win(tmp_path, name, suited):
+    found = inspect(write(tmp_path / "file.safetensors", KINDS[name][0])).suited
+    assert found == suited
+    asked = EditSettings(text_cfg=9.0)
+    filled = found.fill(asked, {"text_cfg"})
+    assert (filled.text_cfg, filled.image_cfg, filled.steps) == (9.0, suited.image_cfg, suited.steps)
 
 
 def test_shards_are_read_together_through_their_index(tmp_path):

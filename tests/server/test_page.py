@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +24,21 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
+def what_tells_of_sdxl() -> dict[str, torch.Tensor]:
+    """The layers by which an SDXL edit model is known, which is enough to choose it."""
+    text, vae = "token_embedding.weight", "first_stage_model"
+    shapes = {
+        FIRST: (320, 8, 3, 3),
+        FIRST.replace("input_blocks.0.0", "input_blocks.4.1.transformer_blocks.0.attn2.to_k"): (640, 2048),
+        FIRST.replace("input_blocks.0.0", "label_emb.0.0"): (1280, 2816),
+        f"conditioner.embedders.0.transformer.text_model.embeddings.{text}": (8, 768),
+        f"conditioner.embedders.1.model.{text}": (8, 1280),
+        f"{vae}.decoder.conv_in.weight": (512, 4, 3, 3),
+        f"{vae}.encoder.conv_in.weight": (128, 3, 3, 3),
+    }
+    return {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the server saves results."""
@@ -30,14 +46,18 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, outputs: Path):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the models, beside the demo."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def site(models: Path, outputs: Path):
     """A server and a browser."""
-    folder = tmp_path_factory.mktemp("gui")
-    (folder / "models").mkdir()
     plain = load_file(DEMO)
     plain[FIRST] = plain[FIRST][:, :4].contiguous()
-    save_file(plain, folder / "models" / "plain.safetensors")
-    with served_page(outputs, folder / "models") as (address, worker), chromium() as browser:
+    save_file(plain, models / "plain.safetensors")
+    with served_page(outputs, models) as (address, worker), chromium() as browser:
         yield browser, address, worker
 
 
@@ -436,6 +456,23 @@ def test_a_plain_checkpoint_is_refused_with_the_reason_and_what_to_pick(at_page:
     row = at_page.locate(".ip2p-models tr").filter(has_text="plain")
     assert "Stable Diffusion" in row.inner_text()
     assert "takes no picture to edit" in row.inner_text()
+
+
+def test_the_defaults_of_a_chosen_model_are_offered_and_taken(at_page: Visit, models: Path) -> None:
+    offer, file = at_page.locate("#ip2p_defaults"), models / "large.safetensors"
+    assert offer.count() == 0 or not offer.is_visible()  # the demo model's are those that stand
+    save_file(what_tells_of_sdxl(), file)
+    try:
+        at_page.locate("#refresh_sd_model_checkpoint").click()
+        at_page.locate("#setting_sd_model_checkpoint input").click()
+        at_page.page.get_by_role("option", name="large — instruct-pix2pix, SDXL").click()
+    finally:
+        file.unlink()
+    offer.get_by_text("Use the model's defaults: Text CFG 3, Image CFG 1.5, 30 steps").wait_for()
+    assert at_page.number("ip2p_text_cfg") == 7.5  # nothing is set before that is wanted
+    offer.click()
+    offer.wait_for(state="hidden")
+    assert [at_page.number(name) for name in ("ip2p_text_cfg", "ip2p_image_cfg", "img2img_steps")] == [3, 1.5, 30]
 
 
 def test_what_is_missing_or_wrong_is_a_sentence(at_page: Visit, tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ _KIND_BY_CHANNELS = {
 # Other models with 8 channels, by a layer that only they have.
 _NOT_EDITING = {"time_stack": "video", "temporal_transformer": "video", "cc_projection": "novel view"}
 
+# Models without a UNet, by layers that only they have: SD3 (which UltraEdit is made of), FLUX, and others.
+_TRANSFORMERS = {
+    "joint_blocks.": "SD3",
+    "pos_embed.proj.": "SD3",
+    "double_blocks.": "FLUX",
+    "single_transformer_blocks.": "FLUX",
+    "transformer_blocks.": "transformer",
+}
+
 _LORA_MARKS = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up", "hada_w1", "lokr_w")
 
 # A VAE's first layers, and the name of a later layer that only the diffusers layout has.
@@ -59,6 +68,9 @@ _WHY_NOT = {
     "LoRA": "A LoRA changes a model and is not one by itself",
     "embedding": "An embedding is a word for a model and is not one by itself",
     "ControlNet": "A ControlNet steers a model and is not one by itself",
+    "SD3": "This model, as UltraEdit is, is a transformer, and this program edits with UNets",
+    "FLUX": "This model is a transformer, and this program edits with UNets",
+    "transformer": "This model is a transformer, and this program edits with UNets",
     "unknown": "This file is not a model that can edit a picture",
 }
 
@@ -240,13 +252,15 @@ def _vae_beside(path: Path) -> Path | None:
 def model_files(path: str | Path) -> tuple[Path, ...]:
     """Return the files that hold the UNet: the path itself, or those of a diffusers folder or of a bare UNet folder.
 
+    Those of a transformer, where a folder has that in place of a UNet: so it gets a name.
+
     Raises UserError for a folder with neither.
     """
     path = Path(path)
     try:
         if not path.is_dir():
             return (path,)
-        files = weight_files(path / "unet") or weight_files(path)
+        files = weight_files(path / "unet") or weight_files(path / "transformer") or weight_files(path)
     except OSError as error:
         raise UserError(f"'{path.name}' cannot be read: {error.strerror}.") from error
     if not files:
@@ -350,6 +364,10 @@ def _classify(path: Path, size: int, tensors: Mapping[str, TensorInfo]) -> Check
         return checkpoint("text encoder", "none", f"it has the vocabulary {_shown(words)} and no UNet")
     if vector := next((n for n in tensors if n == "emb_params" or n.startswith("string_to_param.")), None):
         return checkpoint("embedding", "none", f"it has the word vectors {_shown(vector)}")
+    for mark, kind in _TRANSFORMERS.items():
+        starts = (mark, f"diffusion_model.{mark}", f"model.diffusion_model.{mark}")
+        if layer := next((name for name in tensors if name.startswith(starts)), None):
+            return checkpoint(kind, "none", f"it has the layer {_shown(layer)} and no UNet")
     return checkpoint("unknown", "none", f"none of its {len(tensors):,} tensors is a known first layer")
 
 

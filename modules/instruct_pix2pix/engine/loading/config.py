@@ -87,6 +87,7 @@ class ModelConfig:
         depth = max(*(text.layers for text in texts), unet.num_res_blocks, vae.num_res_blocks, *unet.transformer_depth)
         for problem, found in {
             "it has more layers than this program builds": depth > 64 or max(len(widths), len(vae.ch_mult)) > 8,
+            "a text encoder has no layer": any(text.layers < 1 for text in texts),
             "the UNet and what reads the text do not agree on the width of a text embedding": (
                 unet.context_dim != sum(text.width for text in texts)
             ),

@@ -96,7 +96,7 @@ def read_configs(folder: Path) -> ModelConfig:
             unet=_unet_config(unet),
             vae=_vae_config(vae),
             text=_text_config(text, skip_last=second is not None),
-            text_2=second and _text_config(second, skip_last=True, projection=second["projection_dim"]),
+            text_2=_text_config(second, skip_last=True, projection=second["projection_dim"]) if second else None,
             cosxl=(scheduler["sigma_min"], scheduler["sigma_max"]) if continuous else None,
             scale_factor=vae.get("scaling_factor", 0.18215),
             linear_start=scheduler.get("beta_start", 0.00085),

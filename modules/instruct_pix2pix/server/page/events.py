@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from ...models.checkpoints import SUITED
 from ...prompts import network_notes
 from ...settings import KNOBS, seed_notes
 from . import html
@@ -250,7 +251,10 @@ def _picture_events(
 def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
     """Choose a model, or look for more."""
     top, models = layout.top, layout.models
-    top.checkpoint.input(form_handlers.choose, [top.checkpoint, top.chosen], unordered(*events.model), **events.queued)
+    suited = [layout.form[name] for name in SUITED]
+    given, changed = [top.checkpoint, top.chosen, *suited], unordered(*events.model, top.defaults)
+    top.checkpoint.input(form_handlers.choose, given, changed, **events.queued)
+    top.defaults.click(form_handlers.take_defaults, top.checkpoint, unordered(*suited, top.defaults), **events.queued)
     for button in (top.refresh, models.refresh):
         button.click(form_handlers.refresh, top.checkpoint, unordered(*events.model, models.table), **events.queued)
 

@@ -14,6 +14,7 @@ from ...errors import UserError
 from ...images import read_infotext
 from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
+from ...models.checkpoints import SUITED
 from ...models.registry import ModelEntry
 from ...settings import KNOBS
 from . import html
@@ -96,12 +97,23 @@ class FormHandlers:
 
     # --- the model ---
 
-    def choose(self, name: str, before: str) -> Updates:
-        """Choose a model, or say why it cannot be chosen and keep the one before."""
+    def choose(self, name: str, before: str, *values: float) -> Updates:
+        """Choose a model, or say why it cannot be chosen and keep the one before.
+
+        Offers its scales and steps where others stand: `values` are those, in the order of `SUITED`.
+        """
         try:
-            return self._chosen(self.catalog.find(str(name)))
+            entry = self.catalog.find(str(name))
         except UserError as error:
             return {self.top.checkpoint: before, self.top.status: panel.line(str(error))}
+        text = html.offer(entry, values)
+        return {**self._chosen(entry), self.top.defaults: gr.update(value=text, visible=bool(text))}
+
+    def take_defaults(self, name: str) -> Updates:
+        """Set the scales and steps that suit the chosen model."""
+        found = self.catalog.find(str(name)).checkpoint
+        values = {} if found is None else {self.form[one]: getattr(found.suited, one) for one in SUITED}
+        return {**values, self.top.defaults: gr.update(visible=False)}
 
     def refresh(self, chosen: str) -> Updates:
         """Look for models again."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from ...engine.text import CHUNK, PromptEncoder
 from ...engine.tokenizer import Tokenizer
 from ...errors import UserError
+from ...models.checkpoints import SUITED
 from ...models.registry import ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
 from ...settings import EditSettings
@@ -232,6 +234,13 @@ def model_choice(entry: ModelEntry) -> str:
     if entry.checkpoint is None:
         return f"{entry.name} — cannot be read"
     return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
+
+
+def offer(entry: ModelEntry, values: Sequence[float]) -> str:
+    """Return what a button says that sets the model's scales and steps; '' where `values` are those, as in `SUITED`."""
+    if entry.checkpoint is None or tuple(values) == tuple(getattr(entry.checkpoint.suited, name) for name in SUITED):
+        return ""
+    return f"Use the model's defaults: {replace(entry.checkpoint.suited, size=None).text}"
 
 
 def models_table(entries: Iterable[ModelEntry], dirs: Iterable[Path]) -> str:

@@ -71,10 +71,12 @@ class TopBar:
     status: gr.HTML
     chosen: gr.State
     """The name of the checkpoint that was chosen last and can edit."""
+    defaults: gr.Button
+    """Offers the scales and steps that suit it."""
 
 
-def build_top_bar(choices: list[tuple[str, str]], chosen: str) -> TopBar:
-    """Make the bar; `choices` are (label, name) of the models, `chosen` is a name."""
+def build_top_bar(choices: list[tuple[str, str]], chosen: str, offer: str) -> TopBar:
+    """Make the bar; `choices` are (label, name) of the models, `chosen` is a name, `offer` the text of the offer."""
     with gr.Row(elem_id="ip2p_top"):
         return TopBar(
             checkpoint=gr.Dropdown(
@@ -83,6 +85,7 @@ def build_top_bar(choices: list[tuple[str, str]], chosen: str) -> TopBar:
             refresh=tool_button("Look for models again", "refresh", "refresh_sd_model_checkpoint"),
             status=gr.HTML("", elem_id="ip2p_status"),
             chosen=gr.State(chosen),
+            defaults=gr.Button(offer, elem_id="ip2p_defaults", size="sm", scale=0, visible=bool(offer)),
         )
 
 
@@ -198,10 +201,12 @@ class Layout:
         return {name: controls[name] for name in NAMES}
 
 
-def build(*, choices: list[tuple[str, str]], chosen: str, models: str, count: int, examples: Path) -> Layout:
+def build(
+    *, choices: list[tuple[str, str]], chosen: str, offer: str, models: str, count: int, examples: Path
+) -> Layout:
     """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise."""
     memory = build_memory()
-    top = build_top_bar(choices, chosen)
+    top = build_top_bar(choices, chosen, offer)
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
             prompts = build_prompts()

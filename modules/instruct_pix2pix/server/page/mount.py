@@ -12,8 +12,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from ...models.catalog import Catalog
+from ...models.checkpoints import SUITED
 from ...models.registry import DEMO
 from ...paths import DATA, PACKAGE, checkout_of
+from ...settings import KNOBS
 from ..app import Page
 from ..folder_access import FolderAccess
 from ..upload_space import UploadSpace
@@ -105,6 +107,7 @@ def make(
         layout = build(
             choices=[(html.model_choice(one), one.name) for one in catalog.entries],
             chosen=catalog.default.name,
+            offer=html.offer(catalog.default, [KNOBS[name].default for name in SUITED]),
             models=html.models_table(catalog.entries, catalog.dirs),
             count=count,
             examples=EXAMPLES,
