@@ -25,6 +25,9 @@ BREAK = ("BREAK", -1.0)
 MOST_WEIGHT = 10
 """The largest weight, of either sign; a larger number is none."""
 
+MOST_LORA_WEIGHT = 100
+"""The largest weight of a LoRA, of either sign: sliders have some that are made for 10 and more."""
+
 _KEYWORD = re.compile(r"\b(?:AND|BREAK)\b")
 
 
@@ -255,14 +258,14 @@ def _show(nodes: list[Node], step: int) -> str:
 
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
-_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+_NETWORK = re.compile(r"<(?P<kind>lora|lyco|hypernet):(?P<rest>[^<>]*)>")
 _WHOLE = re.compile(r"\d+\.?\s*$")
 
 
 def split_and(text: str) -> list[tuple[str, float]]:
     """Return the sub-prompts between the words AND with their weights: `a :0.5` weighs 0.5, else 1.
 
-    What asks for a LoRA or the like is left out, as in the web UI; see `network_notes`. Raises UserError for a weight
+    What asks for a LoRA or the like is left out, as in the web UI; see `lora_tags`. Raises UserError for a weight
     beyond MOST_WEIGHT. Composable Diffusion, arXiv 2206.01714.
     """
     text = _NETWORK.sub("", text)
@@ -271,9 +274,53 @@ def split_and(text: str) -> list[tuple[str, float]]:
 
 
 def network_notes(text: str) -> list[str]:
-    """Return a sentence where a prompt asks for a LoRA or the like, '<lora:name:1>': there are none here."""
-    found = _NETWORK.findall(text)
+    """Return a sentence where a prompt asks for a hypernetwork, '<hypernet:name:1>': there are none here."""
+    found = [tag[0] for tag in _NETWORK.finditer(text) if tag["kind"] == "hypernet"]
     return [f"{', '.join(found)[:200]} had no effect: there are no such networks here."] if found else []
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA that a prompt asks for, with its weight in the text encoder and in the UNet."""
+
+    name: str
+    text: float
+    unet: float
+
+
+def lora_tags(text: str) -> tuple[LoraTag, ...]:
+    """Return the LoRAs that a prompt asks for, each once, in order; weights of one name are added up.
+
+    `<lora:name>` has weight 1, `<lora:name:0.5>` that weight, `<lora:name:0.5:1>` one for the text encoder and one for
+    the UNet, which may also be written `te=0.5` and `unet=1`; `lyco` is the same. As in AUTOMATIC1111. Raises UserError
+    for one that cannot be read so.
+    """
+    tags: dict[str, LoraTag] = {}
+    for found in _NETWORK.finditer(text):
+        if found["kind"] == "hypernet":
+            continue
+        tag = _lora_tag(found[0], found["rest"].split(":"))
+        known = tags.get(tag.name, LoraTag(tag.name, 0.0, 0.0))
+        tags[tag.name] = LoraTag(tag.name, known.text + tag.text, known.unet + tag.unet)
+    return tuple(tags.values())
+
+
+def _lora_tag(whole: str, parts: list[str]) -> LoraTag:
+    named = dict(part.split("=", 1) for part in parts[1:] if "=" in part)
+    name, *weights = [part.strip() for part in parts if part is parts[0] or "=" not in part]
+    try:
+        if not name or len(weights) > 2 or named.keys() - {"te", "unet"}:
+            raise ValueError
+        text = float(named.get("te", weights[0] if weights else 1))
+        unet = float(named.get("unet", weights[1] if len(weights) > 1 else text))
+        if not max(abs(text), abs(unet)) <= MOST_LORA_WEIGHT:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{whole[:80]} is no LoRA that can be used: write <lora:name:0.8>, with a weight from {-MOST_LORA_WEIGHT} "
+            f"to {MOST_LORA_WEIGHT}, or <lora:name:0.5:1> with one for the text and one for the UNet."
+        ) from None
+    return LoraTag(name, text, unet)
 
 
 def _weighted(part: str) -> tuple[str, float]:

@@ -329,6 +329,14 @@ class EditSettings:
         flag="--speed",
     )
 
+    vae: str = knob(
+        "automatic",
+        label="VAE",
+        help="What turns latents into pictures: automatic is the model's own; else a name, or taesd, small and fast.",
+        infotext="VAE",
+        flag="--vae",
+    )
+
     keep_rest: str = knob(
         "off",
         label="Keep the rest",

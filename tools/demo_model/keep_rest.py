@@ -73,7 +73,7 @@ def judged(model: EditModel, wanted: Sequence[Case], settings: EditSettings, bat
         some = wanted[start : start + batch]
         pictures = [FittedPicture.by(plan, Image.fromarray(one.before), None, CELL) for one in some]
         asked = [replace(settings, instruction=one.instruction, seed=one.seed) for one in some]
-        latents = encode_pictures(model, pictures)
+        latents = encode_pictures(model, pictures, settings)
         off, kept = (
             edit_batch(model, pictures, latents, [replace(one, keep_rest=how) for one in asked], texts)
             for how in ("off", "automatic")

@@ -85,6 +85,7 @@ class UnitRunner:
         self.model = model
         self.hash = model_hash
         self.texts = PromptCache(model)
+        self._told: set[str] = set()  # of LoRAs and the like, with the first result
 
     def __call__(self, unit: Unit, files: SentFiles | None = None) -> list[Result]:
         """Return the results of a unit's wanted requests; what is wrong with a picture is the result's problem."""
@@ -179,7 +180,8 @@ class UnitRunner:
         if request.settings.keep_rest != "off":  # one for all frames, or its edge would flicker
             some = picture.frames[:: -(-len(picture.frames) // PROBED_FRAMES)]
             asked = [request.settings] * len(some)
-            region = find_region(self.model, some, encode_pictures(self.model, some), asked, self.texts).shared()
+            latents = encode_pictures(self.model, some, request.settings)
+            region = find_region(self.model, some, latents, asked, self.texts).shared()
         for start in range(0, len(picture.frames), batch_size):
             frames = picture.frames[start : start + batch_size]
             for edited in self._edit_together(frames, [request.settings] * len(frames), on_step, region):
@@ -208,7 +210,7 @@ class UnitRunner:
         """Edit frames of one size in one batch; if that fails, in halves, down to one, which gets its problem."""
         try:
             distinct = list({id(frame): frame for frame in frames}.values())
-            latents = encode_pictures(self.model, distinct)
+            latents = encode_pictures(self.model, distinct, settings[0])
             places = {id(frame): place for place, frame in enumerate(distinct)}
             latents = latents[[places[id(frame)] for frame in frames]]
             return list(edit_batch(self.model, frames, latents, settings, self.texts, on_step, region))
@@ -265,8 +267,13 @@ class UnitRunner:
             size=frames[0].image.size,
             rows=sum(one.rows for one in frames),
             seconds=sum(one.seconds for one in frames),
-            notes=picture.notes,
+            notes=(*picture.notes, *self._not_told(frames[0].beside.notes)),
         )
+
+    def _not_told(self, notes: Sequence[str]) -> list[str]:
+        new = [note for note in notes if note not in self._told]
+        self._told.update(new)
+        return new
 
 
 def local_executor(runner: UnitRunner, control: Control) -> Executor:
@@ -306,6 +313,8 @@ def local_executor(runner: UnitRunner, control: Control) -> Executor:
                 for pool in (readers, encoder):
                     pool.shutdown(wait=False, cancel_futures=True)
                 raise
+            finally:
+                runner.model.add_ons.take_off()
 
     return execute
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..conditioning import fit
 from ..errors import UserError
-from ..prompts import split_and
+from ..prompts import lora_tags, split_and
 from ..settings import SEEDS, EditSettings
 
 MOST_TOGETHER = 16
@@ -226,8 +226,9 @@ def _kind(request: ResultRequest, size: int, factor: int) -> Hashable:
     """What results must have in common to be computed together."""
     settings = request.settings
     weights = tuple(weight for _, weight in split_and(settings.instruction))
+    loras = lora_tags(settings.instruction)  # which change the model
     same = replace(settings, instruction="", negative="", seed=0, count=1, batch_size=1, size="auto")
-    return _padded(request.item, size, factor), same, weights, request.item.mask is None
+    return _padded(request.item, size, factor), same, weights, loras, request.item.mask is None
 
 
 def _padded(item: Item, size: int, factor: int) -> tuple[int, int]:

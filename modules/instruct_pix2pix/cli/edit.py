@@ -105,7 +105,9 @@ def run(options: EditOptions) -> int:
     chosen = [settings.for_image(seed) for seed in settings.seeds()]
     with step_bar(settings.steps, settings.count) as show:
         results = edit_each(model, fit, chosen, show)
-        for result, output, map_ in zip(results, outputs, maps, strict=True):
+        for number, (result, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
+            for note in () if number else result.beside.notes:
+                say(note)
             seed, text = result.settings.seed, result.infotext(model.name, hash_)
             pixels = to_write(result, alpha, format_of(output))
             written = save_picture(pixels, output, text, exif=picture.exif, icc=picture.icc)

@@ -90,6 +90,8 @@ def run(options: GridOptions) -> int:
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:
         for result in edit_each(model, fit, asked, show):
+            for note in () if results else result.beside.notes:
+                say(note)
             results.append(result)
             if options.as_json:
                 print_result(_facts(result, source), "", as_json=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 
@@ -11,7 +12,7 @@ from PIL import Image
 from ..conditioning import Fit, fit
 from ..errors import UserError
 from ..infotext import settings_from
-from ..prompts import split_and
+from ..prompts import lora_tags, split_and
 from ..settings import KNOBS, EditSettings
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures, find_region
 from .model import EditModel
@@ -72,16 +73,25 @@ def edit_each(
         if on_step is not None:
             on_step(replace(last[0], enlarged=share))
 
-    with SharedCores():
+    with SharedCores(), _put_back(model):
         if picture.whole is not None and settings[0].zoom:
             for one in settings:
                 yield edit_region(model, picture, one, prompts, on_step)
             return
-        latent = encode_pictures(model, [picture])
+        latent = encode_pictures(model, [picture], settings[0])
         for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
             for batch in _batches(list(same), settings[0].batch_size):
                 for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
                     yield sized(edited, picture, advance)
+
+
+@contextmanager
+def _put_back(model: EditModel) -> Iterator[None]:
+    """Take off the model what edits put on it."""
+    try:
+        yield
+    finally:
+        model.add_ons.take_off()
 
 
 def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> Image.Image:
@@ -90,8 +100,8 @@ def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> 
     White is where the instruction means to change it: what `Edited.relevance` says afterwards, from other noise. The
     settings are resolved and of one picture.
     """
-    with SharedCores():
-        latent = encode_pictures(model, [picture])
+    with SharedCores(), _put_back(model):
+        latent = encode_pictures(model, [picture], settings)
         return picture.framed(find_region(model, [picture], latent, [settings], PromptCache(model)).map[0])
 
 
@@ -99,9 +109,10 @@ def resolved(settings: EditSettings) -> EditSettings:
     """Return settings with the sampler's and the schedule's own names, as everything behind a door takes them.
 
     A schedule in the sampler's name ('DPM++ 2M Karras') goes first. Raises UserError for unknown names, and for an
-    instruction with weights that cannot be used.
+    instruction with weights or LoRAs that cannot be used.
     """
     split_and(settings.instruction)
+    lora_tags(settings.instruction)
     sampler, named = find_sampler(settings.sampler)
     return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
 

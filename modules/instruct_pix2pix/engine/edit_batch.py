@@ -21,6 +21,7 @@ from ..guidance.rows import Scales
 from ..infotext import build
 from ..pixels import grey_mask
 from ..settings import EditSettings
+from .beside.add_ons import AddOnFacts
 from .model import EditModel
 from .sampling.noise import ImageNoise
 from .sampling.samplers import SAMPLERS, Denoiser
@@ -85,6 +86,8 @@ class Edited:
     """`image` with 16 bits a channel, [H, W, 3] uint16, where it has the size of an input that has them."""
     relevance: Image.Image | None = None
     """Where the instruction means to change the picture (L, the size of `image`), where the rest was to be kept."""
+    beside: AddOnFacts = field(default_factory=AddOnFacts)
+    """What is to be told of LoRAs and the like."""
 
     @property
     def kept(self) -> float:
@@ -100,7 +103,7 @@ class Edited:
             model_name=model_name,
             model_hash=model_hash,
             # RNG: or the web UI would draw other noise for this seed
-            extra={"Precision": self.precision, "RNG": "CPU", **(extra or {})},
+            extra={"Precision": self.precision, "RNG": "CPU", **self.beside.fields, **(extra or {})},
         )
 
 
@@ -163,13 +166,17 @@ class PromptCache:
     """The texts of a model's edits, each encoded once as long as it is kept."""
 
     def __init__(self, model: EditModel) -> None:
-        self._instruction = lru_cache(MOST_TEXTS)(model.encode_instruction)
-        self._negative = lru_cache(MOST_TEXTS)(model.encode_negative)
+        self._model = model
+        # the last argument only tells apart what a text becomes with other LoRAs
+        self._instruction = lru_cache(MOST_TEXTS)(lambda text, steps, _: model.encode_instruction(text, steps))
+        self._negative = lru_cache(MOST_TEXTS)(lambda text, steps, _: model.encode_negative(text, steps))
 
     def inputs(self, settings: Sequence[EditSettings], latents: Tensor) -> GuidanceInputs:
         """Return what a batch is conditioned on; its instructions have the same number of parts and weights."""
-        instructions = [self._instruction(one.instruction, one.steps) for one in _distinct(settings, "instruction")]
-        negatives = [self._negative(one.negative, one.steps) for one in _distinct(settings, "negative")]
+        key = self._model.add_ons.texts_key
+        told, avoided = (_distinct(settings, name) for name in ("instruction", "negative"))
+        instructions = [self._instruction(one.instruction, one.steps, key) for one in told]
+        negatives = [self._negative(one.negative, one.steps, key) for one in avoided]
         prompts = tuple(join_prompts(parts) for parts in zip(*instructions, strict=True))
         return GuidanceInputs(prompts, join_prompts(negatives), latents)
 
@@ -179,8 +186,9 @@ def _distinct(settings: Sequence[EditSettings], name: str) -> Sequence[EditSetti
     return settings if len({getattr(one, name) for one in settings}) > 1 else settings[:1]
 
 
-def encode_pictures(model: EditModel, pictures: Sequence[FittedPicture]) -> Tensor:
-    """Return the latents [B, 4, h, w], unscaled, of pictures of one padded size."""
+def encode_pictures(model: EditModel, pictures: Sequence[FittedPicture], settings: EditSettings) -> Tensor:
+    """Return the latents [B, 4, h, w], unscaled, of pictures of one padded size; the VAE is that of the settings."""
+    model.add_ons.put_on(settings)
     return model.encode_image(torch.cat([to_tensor(picture.source) for picture in pictures]))
 
 
@@ -195,12 +203,14 @@ def edit_batch(
 ) -> list[Edited]:
     """Edit pictures of one padded size, all with a mask or all without, and `latents` [B or 1, 4, h, w].
 
-    There is one of `settings` for each, resolved and of one picture; they differ in seed and texts alone. A picture's
+    There is one of `settings` for each, resolved and of one picture; they differ in seed and texts alone, and name the
+    same LoRAs. A picture's
     result is that of an edit by itself, up to the rounding of sums in another order. Where the rest is to be kept, a
     `region` says what of all of them is edited; without one each has its own, found in its first steps.
     """
     began = time.perf_counter()
     one = settings[0]
+    model.add_ons.put_on(one)
     sampler = SAMPLERS[one.sampler]
     sigmas = get_sigmas(one.schedule, one.steps, model.levels, sampler)[_first_step(one) :]
     seeds = tuple(each.seed for each in settings)
@@ -244,9 +254,10 @@ def edit_batch(
         relevance = [picture.framed(cells) for picture, cells in zip(pictures, maps, strict=True)]
     seconds = (time.perf_counter() - began) / len(images)
     rows, precision = guidance.rows_evaluated, model.machine.precision
+    facts = [model.add_ons.facts(each) for each in settings]
     return [
-        Edited(each.composed(), chosen, rows, seconds, precision, each, relevance=relevant)
-        for chosen, each, relevant in zip(settings, made, relevance, strict=True)
+        Edited(each.composed(), chosen, rows, seconds, precision, each, relevance=relevant, beside=told)
+        for chosen, each, relevant, told in zip(settings, made, relevance, facts, strict=True)
     ]
 
 
@@ -262,6 +273,7 @@ def find_region(
     As in Watch Your Steps the difference of the rows is looked at where the input is noised up to t = 0.8.
     """
     one, start = settings[0], latents * model.config.scale_factor
+    model.add_ons.put_on(one)
     level = model.levels.t_to_sigma(torch.tensor(PROBE_SHARE * model.config.timesteps))
     keeper = Keeper(start, 1, one.keep_amount, automatic=one.keep_rest != "always")
     # at Image CFG 1 the row without the picture has no weight

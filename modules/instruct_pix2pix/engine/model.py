@@ -11,11 +11,15 @@ from torch import Tensor
 from ..conditioning import join
 from ..errors import UserError
 from ..guidance.dual import Prompt
+from ..models.add_ons import AddOnFolders
+from .beside.add_ons import AddOns
+from .beside.tiny_vae import CELL
 from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
 from .networks.layers import prepare
 from .networks.unet import Condition, take
+from .networks.vae import VAE
 from .precision import Machine
 from .sampling.schedules import NoiseSchedule
 from .shared_cores import SharedCores
@@ -33,25 +37,36 @@ class EditModel:
     Latents that are sampled are scaled by the model's factor and float32; the picture's latent is unscaled.
     """
 
-    def __init__(self, networks: Networks, machine: Machine, name: str = "") -> None:
+    def __init__(
+        self, networks: Networks, machine: Machine, name: str = "", folders: AddOnFolders | None = None
+    ) -> None:
+        """`folders` are where LoRAs and the like are looked up; by default the program's own."""
         self.config = networks.config
         self.machine = machine
         self.name = name
         self.notes = networks.notes
         """Sentences for whoever uses it, on how it was loaded."""
-        self.unet, self.vae, self.text = networks.unet, networks.vae, networks.text
-        for network in (self.unet, self.vae, self.text):
+        self.unet, self.text = networks.unet, networks.text
+        for network in (self.unet, networks.vae, self.text):
             prepare(network, machine)
+        tokenizer = Tokenizer(self.config.text.vocab_size)
+        self.add_ons = AddOns(networks, machine, tokenizer, folders or AddOnFolders.near())
+        """What edits have beside the checkpoint, LoRAs and the like."""
         self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
-        self.prompts = PromptEncoder(Tokenizer(self.config.text.vocab_size), self.text, device=machine.device)
+        self.prompts = PromptEncoder(tokenizer, self.text, device=machine.device, words=self.add_ons.words)
+
+    @property
+    def vae(self) -> VAE:
+        """The VAE in use."""
+        return self.add_ons.vae
 
     @classmethod
     @SharedCores()
     def load(cls, path: Path, machine: Machine) -> EditModel:
         """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does."""
         _, networks = load_networks(path, machine)
-        return cls(networks, machine, path.stem if path.is_file() else path.name)
+        return cls(networks, machine, path.stem if path.is_file() else path.name, AddOnFolders.near(path))
 
     @torch.inference_mode()
     def encode_image(self, picture: Tensor) -> Tensor:
@@ -126,6 +141,10 @@ class EditModel:
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent [B, 4, h, w] -> picture float32 [B, 3, 8h, 8w], about -1..1."""
+        tiny = self.add_ons.tiny_decoder if self.add_ons.fast else None
+        if tiny is not None:
+            tile, overlap = TILE // CELL, OVERLAP // CELL
+            return in_tiles(lambda z: tiny(z.to(self.machine.dtype)), latent, tile=tile, overlap=overlap, scale=CELL)
         z, factor = latent / self.config.scale_factor, self.config.vae.factor
         tile = self._tile(torch.Size([len(z), z.shape[1], z.shape[2] * factor, z.shape[3] * factor])) // factor
         return self._through_vae(self.vae.decode, z, tile=tile, overlap=OVERLAP // factor, scale=factor)

@@ -76,7 +76,7 @@ def region_of(inside: Image.Image, plan: Fit) -> tuple[int, int, int, int] | Non
 def _edit(
     model: EditModel, picture: FittedPicture, settings: EditSettings, prompts: PromptCache, on_step: OnStep | None
 ) -> Edited:
-    [edited] = edit_batch(model, [picture], encode_pictures(model, [picture]), [settings], prompts, on_step)
+    [edited] = edit_batch(model, [picture], encode_pictures(model, [picture], settings), [settings], prompts, on_step)
     return edited
 
 

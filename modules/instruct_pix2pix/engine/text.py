@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..guidance.dual import Prompt
 from ..prompts import BREAK, parse_attention, schedule, split_and
+from .beside.words import Words
 from .tokenizer import Tokenizer
 
 CONTEXT = 77
@@ -41,10 +42,13 @@ class PromptEncoder:
         encoder: Callable[[Tensor], Tensor],
         *,
         device: torch.device | str = "cpu",
+        words: Words | None = None,
     ) -> None:
+        """`words` are those that stand for vectors of their own."""
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.device = device
+        self.words = words
         self._comma = tokenizer.encode(",")[0]
 
     def chunks(self, text: str) -> list[Chunk]:
@@ -61,16 +65,21 @@ class PromptEncoder:
                 done.append(self._chunk(current))
                 current, comma = [], None
                 continue
-            for token in self.tokenizer.encode(word):
+            tokens = self.tokenizer.encode(word)
+            for run in self.words.runs(tokens) if self.words else ([token] for token in tokens):
+                token = run[0]
                 if len(current) == CHUNK:
                     end = CHUNK
                     if token != self._comma and comma is not None and CHUNK - comma <= COMMA_BACKTRACK:
                         end = comma + 1
                     done.append(self._chunk(current[:end]))
                     current, comma = current[end:], None
+                if len(current) + len(run) > CHUNK:  # the vectors of a word stay together
+                    done.append(self._chunk(current))
+                    current, comma = [], None
                 if token == self._comma:
                     comma = len(current)
-                current.append((token, weight))
+                current += [(token, weight) for token in run]
         if current or not done:
             done.append(self._chunk(current))
         return done

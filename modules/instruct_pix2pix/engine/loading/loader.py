@@ -117,6 +117,14 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     return checkpoint, replace(networks, notes=notes)
 
 
+def load_vae(file: Path, config: ModelConfig, machine: Machine) -> VAE:
+    """Load a VAE from a file of its own, of the shapes in `config`. Raises UserError where it has others."""
+    with torch.device("meta"), _WithoutInit():
+        vae = VAE(config.vae)
+    _fill(vae, _vae_sources(file, vae, config), machine, file.name)
+    return vae
+
+
 def _choose_ema(checkpoint: Checkpoint, unet: UNet) -> tuple[bool, tuple[str, ...]]:
     """Return whether to take the UNet's moving averages, as the authors do, and a note where they are left alone."""
     names = [f"{_UNET}{key}" for key in unet.state_dict()]

@@ -77,9 +77,18 @@ class CLIPEmbeddings(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.context_length, config.width)
+        self.added: Tensor | None = None
+        """Rows beyond the vocabulary, [n, width]: those of `TextEncoder.add_words`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+        return self._embedded(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        if self.added is None:
+            return self.token_embedding(tokens)
+        beyond = tokens - self.token_embedding.num_embeddings
+        known = self.token_embedding(tokens.clamp(max=self.token_embedding.num_embeddings - 1))
+        return torch.where((beyond >= 0)[..., None], self.added[beyond.clamp(min=0)], known)
 
 
 class CLIPLayers(nn.Module):
@@ -115,6 +124,15 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.text_model = CLIPTextModel(config)
+
+    def add_words(self, vectors: Tensor) -> list[int]:
+        """Add rows [n, width] to the vocabulary and return their ids, which follow those that it has."""
+        embeddings = self.text_model.embeddings
+        weight, known = embeddings.token_embedding.weight, embeddings.added
+        first = len(weight) + (0 if known is None else len(known))
+        rows = vectors.to(weight.device, weight.dtype)
+        embeddings.added = rows if known is None else torch.cat([known, rows])
+        return list(range(first, first + len(rows)))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.text_model(tokens)

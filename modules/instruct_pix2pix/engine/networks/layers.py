@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -344,3 +344,39 @@ def packs(machine: Machine) -> bool:
     if machine.dtype == torch.bfloat16:
         return _ops._is_mkldnn_bf16_supported()
     return machine.dtype == torch.float32
+
+
+_HELD = ("weight", "bias", "gate", "packed_for", "pack_at_next_call")
+
+
+def plain_weight(layer: nn.Module) -> Tensor:
+    """Return the weight of a layer as a checkpoint has it, the same bits before and after it was packed.
+
+    To that end a weight that may go Winograd's way comes out of that form in any case: it returns from it rounded.
+    """
+    if isinstance(layer, Conv2d) and layer.may_use_winograd and layer.weight.ndim == 4:
+        return winograd.restore_weight(winograd.transform_weight(layer._plain_weight()))
+    return layer._plain_weight() if isinstance(layer, _Packable) else layer.get_parameter("weight").detach()
+
+
+def parameters_of(layer: nn.Module) -> dict[str, Any]:
+    """Return the weight and bias of a layer as they are, packed or not, for `set_parameters`."""
+    return {name: getattr(layer, name) for name in _HELD if hasattr(layer, name)}
+
+
+def set_parameters(layer: nn.Module, held: Mapping[str, Any]) -> None:
+    """Give a layer weight and bias back that `parameters_of` returned, without a copy."""
+    for name, value in held.items():
+        setattr(layer, name, value)
+
+
+def replace_parameters(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, machine: Machine) -> None:
+    """Give a layer another plain weight or bias; None leaves the one that it has. It packs them at its next call."""
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    if weight is not None:
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        if isinstance(layer, _Packable):
+            layer.pack_at_next_call = packs(machine)
+        if isinstance(layer, GatedLinear):
+            layer.gate = None

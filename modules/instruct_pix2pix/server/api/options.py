@@ -30,6 +30,7 @@ OPTION_KNOBS = (
     "apg_eta",
     "apg_threshold",
     "apg_momentum",
+    "vae",
 )
 """The settings that are options too."""
 
@@ -56,6 +57,7 @@ class Options:
     def with_changes(self, changes: Mapping[str, Any]) -> tuple[ModelEntry, EditSettings, list[str]]:
         """Return the options with these changes, and a note for each name that is not an option. Raises UserError."""
         entry, defaults = self.now()
+        changes = {"vae" if key == "sd_vae" else key: value for key, value in changes.items()}
         name = changes.get("sd_model_checkpoint")
         if name not in (None, ""):
             entry = self._catalog.find(str(name))

@@ -25,7 +25,7 @@ from .schemas import Img2Img
 # They change the picture in the web UI and do nothing here; who asks for them is told so.
 WITHOUT_EFFECT = ("styles", "subseed_strength", "tiling", "restore_faces", "refiner_checkpoint", "s_churn")
 
-OF_OUR_OWN = ("keep_rest", "keep_amount", "apg_eta", "apg_threshold", "apg_momentum")
+OF_OUR_OWN = ("keep_rest", "keep_amount", "apg_eta", "apg_threshold", "apg_momentum", "vae")
 """Settings that the web UI does not have, under their own names."""
 
 

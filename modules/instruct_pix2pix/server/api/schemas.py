@@ -47,6 +47,7 @@ class Img2Img(BaseModel):
     apg_eta: float | None = Field(None, description=f"0 to 1. {KNOBS['apg_eta'].help}")
     apg_threshold: float | None = Field(None, description=f"0 to 1000. {KNOBS['apg_threshold'].help}")
     apg_momentum: float | None = Field(None, description=f"-1 to 1. {KNOBS['apg_momentum'].help}")
+    vae: str | None = Field(None, description=KNOBS["vae"].help)
     mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")

@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 
 from ... import panel
+from ...engine.beside.add_ons import TINY
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...models.add_ons import VAE_FILE, AddOnFolders
 from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchTab, build_batch_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SIZINGS
@@ -206,6 +208,7 @@ class SettingsPane:
     apg_eta: gr.Slider
     apg_threshold: gr.Slider
     apg_momentum: gr.Slider
+    vae: gr.Dropdown
 
     look_pane: gr.Column
     """Around what follows, while the rest is to be kept."""
@@ -294,6 +297,15 @@ def build_settings(count: int) -> SettingsPane:
             apg_eta, apg_threshold, apg_momentum = (
                 panel.control(KNOBS[name], f"ip2p_{name}") for name in ("apg_eta", "apg_threshold", "apg_momentum")
             )
+        knob = KNOBS["vae"]
+        vae = gr.Dropdown(
+            [knob.default, TINY, *AddOnFolders.near().files(VAE_FILE)],
+            value=knob.default,
+            label=knob.label,
+            info=knob.help,
+            allow_custom_value=True,
+            elem_id="ip2p_vae",
+        )
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
@@ -323,6 +335,7 @@ def build_settings(count: int) -> SettingsPane:
         apg_eta=apg_eta,
         apg_threshold=apg_threshold,
         apg_momentum=apg_momentum,
+        vae=vae,
         side_row=side_row,
         swap=swap,
         dice=dice,

@@ -34,6 +34,7 @@ SAME = (
     "apg_eta",
     "apg_threshold",
     "apg_momentum",
+    "vae",
 )
 """Settings that have a control of the same name and meaning."""
 

@@ -189,7 +189,8 @@ class EditTask(Task[EditStatus]):
                     with self._changed:
                         self._preview = None
                         results, passed = (*self._status.results, result), self._status.batch + 1
-                        self._change(results=results, batch=passed, batch_step=0, **saved)
+                        notes = tuple(dict.fromkeys((*self._status.notes, *edited.beside.notes)))
+                        self._change(results=results, notes=notes, batch=passed, batch_step=0, **saved)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 

@@ -28,21 +28,26 @@ LONGEST_SIDE = 512
 def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
     """Return one RGB picture of scaled latents [B, 4, h, w]: the batch in rows, each picture in the input's framing.
 
-    SD1's latents become colours by a linear map, one pixel a cell. Other models have no such map and are small: their
-    latents are shrunk to 32 cells and go through the VAE. Raises UserError where `EditModel.decode` does.
+    With the file of a tiny VAE it decodes them, shrunk to 32 cells. Without one SD1's latents become colours by a
+    linear map, one pixel a cell; other models have no such map and are small: their latents are shrunk too and go
+    through the VAE. Raises UserError where `EditModel.decode` does, or where the file is not a tiny VAE.
     """
-    config = model.config
-    if config.vae == VAEConfig() and math.isclose(config.scale_factor, SD1_SCALE, rel_tol=1e-3):
+    config, tiny = model.config, model.add_ons.tiny_decoder
+    if tiny is not None:
+        pictures = to_images(tiny(_shrunk(latents).to(model.machine.dtype)).float())
+    elif config.vae == VAEConfig() and math.isclose(config.scale_factor, SD1_SCALE, rel_tol=1e-3):
         factors = latents.new_tensor(SD1_RGB)
         pictures = to_images(torch.einsum("bchw,cr->brhw", latents, factors))
     else:
-        cells = max(latents.shape[-2:])
-        if cells > MOST_CELLS:
-            size = [max(1, side * MOST_CELLS // cells) for side in latents.shape[-2:]]
-            latents = F.interpolate(latents, size, mode="area")
-        pictures = to_images(model.decode(latents))
+        pictures = to_images(model.decode(_shrunk(latents)))
     shown = _shown_size(plan, len(pictures))
     return _in_rows([_framed(picture, plan).resize(shown, Image.Resampling.BILINEAR) for picture in pictures])
+
+
+def _shrunk(latents: Tensor) -> Tensor:
+    cells = max(latents.shape[-2:])
+    size = [max(1, side * MOST_CELLS // cells) for side in latents.shape[-2:]]
+    return F.interpolate(latents, size, mode="area") if cells > MOST_CELLS else latents
 
 
 def _framed(picture: Image.Image, plan: Fit) -> Image.Image:
