@@ -20,8 +20,9 @@ STOP_SECONDS = 60.0
 @contextmanager
 def serving(make_app: Callable[[Worker, Catalog], ASGIApp], models: Path | None = None) -> Iterator[tuple[int, Worker]]:
     """Serve an app that has the demo model, and the models of a folder; gives its port and the worker."""
-    with Worker(choose_machine("cpu", "fp32")) as worker, bound_socket("127.0.0.1", 0) as listener:
-        server = make_server(make_app(worker, Catalog([models] if models else [])), worker)
+    machine, folders = choose_machine("cpu", "fp32"), [models] if models else []
+    with Worker(machine, models=folders) as worker, bound_socket("127.0.0.1", 0) as listener:
+        server = make_server(make_app(worker, Catalog(folders)), worker)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, ImageSequence
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 from instruct_pix2pix.batch.animation import Timing, encode_animation
 from instruct_pix2pix.batch.driver import Begun, Ended, Event, Summary, Wrote, facts_of, run_batch
@@ -23,6 +25,7 @@ from instruct_pix2pix.batch.units import Control, Item, ResultRequest, Unit, mak
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
@@ -445,6 +448,33 @@ def test_a_picture_that_the_model_fails_on_fails_alone(tmp_path: Path, model: Ed
     assert (summary.done, summary.failed, set(summary.reasons)) == (3, 1, {"c.png"})
     assert "too extreme" in summary.reasons["c.png"]
     assert set(contents(tmp_path / "out")) == {"a.png", "b.png", "d.png"}
+
+
+def test_a_lora_is_on_for_those_pictures_alone_that_ask_for_it(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "models" / "Lora").mkdir(parents=True)
+    conv = {"up": torch.full((96, 1, 1, 1), 0.1), "down": torch.full((1, 8, 3, 3), 0.3)}
+    night = {f"lora_unet_conv_in.lora_{side}.weight": value for side, value in conv.items()}
+    save_file({**night, "emb.night": torch.ones(1)}, tmp_path / "models" / "Lora" / "night.safetensors")
+    model = EditModel.load(DEMO, choose_machine("cpu", "fp32"), [tmp_path / "models"])
+    for name in ("b", "d"):
+        (folder / f"{name}.txt").write_text("make it winter <lora:night>")
+    (folder / "c.txt").write_text("make it winter <lora:day>")
+    summary = go(request(tmp_path, batch_size=4), model)
+    assert (summary.done, summary.failed) == (3, 1) and "no LoRA 'day'" in summary.reasons["c.png"]
+    together = {name: open_picture(tmp_path / "out" / name).image for name in ("a.png", "b.png", "d.png")}
+    notes = [note for line in lines(tmp_path / "out") for note in line.get("notes", [])]
+    assert len([note for note in notes if "'night' 1 of 3 tensors" in note]) <= 1
+    shutil.rmtree(tmp_path / "out")
+    (folder / "b.txt").write_text("make it winter")
+    go(request(tmp_path, batch_size=1), model)
+    alone = {name: open_picture(tmp_path / "out" / name).image for name in together}
+
+    def distance(name: str) -> float:
+        pair = (np.asarray(each[name]).astype(int) for each in (together, alone))
+        return float(np.abs(next(pair) - next(pair)).max())
+
+    assert max(distance("a.png"), distance("d.png")) <= 1 < distance("b.png")
 
 
 def test_files_that_only_the_driver_has_can_be_sent_to_a_worker(tmp_path: Path, model: EditModel) -> None:

@@ -304,12 +304,12 @@ def test_a_text_beside_a_picture_is_read_as_windows_writes_it(tmp_path: Path) ->
     assert asked(tmp_path) == {"a.png": "n\u00e4her"}
 
 
-def test_a_lora_in_an_instruction_is_told_of_once(tmp_path: Path) -> None:
+def test_a_hypernetwork_in_an_instruction_is_told_of_once(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         add(tmp_path / name)
-        (tmp_path / name).with_suffix(".txt").write_text("night <lora:x:1>")
+        (tmp_path / name).with_suffix(".txt").write_text("night <hypernet:x:1>")
     (note,) = plan(tmp_path).notes
-    assert note.startswith("<lora:x:1> had no effect")
+    assert note.startswith("<hypernet:x:1> had no effect")
 
 
 def test_an_instruction_with_weights_beyond_reason_fails_alone(tmp_path: Path) -> None:
@@ -422,6 +422,14 @@ def test_pictures_of_one_size_share_a_batch_and_only_those_of_one_kind(tmp_path:
     table = tmp_path / "t.jsonl"
     table.write_text('{"name": "c.png", "text_cfg": 3}\n{"name": "d.png", "instruction": "x AND y :2"}\n')
     assert units(tmp_path, instructions=table) == [["b.png", "e.png"], ["a.png"], ["c.png"], ["d.png"]]
+
+
+def test_instructions_with_other_loras_do_not_share_a_batch(tmp_path: Path) -> None:
+    asked = {"a": "x <lora:n:1>", "b": "x", "c": "y<lora:n:1.0>", "d": "y", "e": "x <lora:n:0.5>"}
+    for name, instruction in asked.items():
+        add(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(instruction)
+    assert units(tmp_path) == [["a.png", "c.png"], ["b.png", "d.png"], ["e.png"]]
 
 
 def test_what_was_begun_together_is_finished_together_and_the_rest_as_it_would_have_been(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import time
 import pytest
 
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.prompts import for_host, negative_for_host, network_notes, parse_attention, schedule, split_and
+from instruct_pix2pix.prompts import (
+    for_host,
+    lora_tags,
+    negative_for_host,
+    network_notes,
+    parse_attention,
+    schedule,
+    split_and,
+)
 
 ATTENTION: list[tuple[str, list[tuple[str, float]]]] = [
     ("plain words", [("plain words", 1.0)]),
@@ -316,9 +324,37 @@ def test_and_and_break_are_words_of_a_prompt_in_capitals():
 def test_what_asks_for_a_lora_is_left_out_and_told_of():
     text = "a <lora:night:0.6> cat AND a <b> dog<hypernet:x> :0.5"
     assert split_and(text) == [("a  cat", 1.0), (" a <b> dog", 0.5)]
-    assert network_notes("a <b> dog") == []
+    assert network_notes("a <b> dog <lora:night>") == []
     (note,) = network_notes(text)
-    assert note.startswith("<lora:night:0.6>, <hypernet:x> had no effect")
+    assert note.startswith("<hypernet:x> had no effect")
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("a <b> dog <hypernet:x:1>", []),
+        ("<lora:night>", [("night", 1, 1)]),
+        ("<lora:night:0.6> and <lyco:day.v2:-1>", [("night", 0.6, 0.6), ("day.v2", -1, -1)]),
+        ("<lora:night:0.5:1>", [("night", 0.5, 1)]),
+        ("<lora:night:te=0.5:unet=1>", [("night", 0.5, 1)]),
+        ("<lora:night:0.5:unet=0>", [("night", 0.5, 0)]),
+        ("<lora:night:unet=0.5>", [("night", 1, 0.5)]),
+        ("<lora: my night : .5 >", [("my night", 0.5, 0.5)]),
+        ("<lora:a:1> AND <lora:b:1> [x:<lora:a:0.5>:4]", [("a", 1.5, 1.5), ("b", 1, 1)]),
+    ],
+)
+def test_loras_of_a_prompt_with_their_weights(text, tags):
+    """As AUTOMATIC1111's extra_networks_lora.py reads them."""
+    assert [(tag.name, tag.text, tag.unet) for tag in lora_tags(text)] == tags
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<lora:>", "<lora::1>", "<lora:a:much>", "<lora:a:nan>", "<lora:a:1e9>", "<lora:a:1:1:8>", "<lora:a:x=1>"],
+)
+def test_a_lora_that_cannot_be_read_is_told(text):
+    with pytest.raises(UserError, match="is no LoRA that can be used"):
+        lora_tags(text)
 
 
 def test_a_backslash_before_a_letter_or_a_digit_is_text():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +14,11 @@ from instruct_pix2pix.conditioning import to_images, to_tensor
 from instruct_pix2pix.engine import free_memory
 from instruct_pix2pix.engine.edit import Edited, Progress, edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.tokenizer import Tokenizer, byte_alphabet, merges
+from instruct_pix2pix.engine.tokenizer import Tokenizer
 from instruct_pix2pix.errors import Interrupted, UserError
 from instruct_pix2pix.settings import EditSettings
+from tests.helpers.diffusers_edit import pipeline
 from tools.demo_model import scenes
-from tools.reference_networks import diffusers_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
@@ -58,24 +55,6 @@ def one(model: EditModel, image: Image.Image, settings: EditSettings, **options)
 
 
 # --- diffusers ----------------------------------------------------------------------------------------
-
-
-def pipeline(model: EditModel, folder: Path) -> Any:
-    """Return diffusers' pipeline with the weights of `model`, and a CLIP tokenizer of its vocabulary."""
-    pytest.importorskip("diffusers")
-    from transformers import CLIPTokenizer
-
-    size = model.config.text.vocab_size
-    pairs = merges()[: size - 514]
-    words = [*byte_alphabet(), *(c + "</w>" for c in byte_alphabet()), *(a + b for a, b in pairs)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    assert len(words) == size
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-    return diffusers_pipeline(model, tokenizer)
-
 
 @pytest.mark.parametrize(
     ("negative", "text_cfg", "image_cfg"), [("", 7.5, 1.5), ("a red house, blurry", 7.5, 1.5), ("", 3.0, 2.2)]

@@ -31,6 +31,13 @@ from tests.helpers.serving import EXAMPLES, HOUSE, Served, encoded, pictures, qu
 
 ROOT = Path(__file__).parents[2]
 
+NIGHT = {  # a LoRA for the demo model, and one tensor that has no place in it
+    "lora_unet_conv_in.lora_up.weight": torch.full((96, 1, 1, 1), 0.1),
+    "lora_unet_conv_in.lora_down.weight": torch.full((1, 8, 3, 3), 0.3),
+    "emb.night": torch.ones(1),
+}
+WORD = torch.ones(2, 160)  # an embedding for it
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -42,6 +49,10 @@ def server(tmp_path_factory):
         f"{first}.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768),
     }
     save_file(tensors, folder / "models" / "plain.safetensors")
+    beside = {"models/Lora/night": NIGHT, "models/VAE/other": {"x": torch.ones(1)}, "embeddings/snowy": {"emb_params": WORD}}
+    for name, held in beside.items():
+        (folder / name).parent.mkdir()
+        save_file(held, folder / f"{name}.safetensors")
     (folder / "models" / "broken.safetensors").write_bytes(DEMO.read_bytes()[:50_000])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -149,13 +160,15 @@ def test_the_client_lists_what_there_is(server, client):
     assert models["demo"]["editable"] and not models["plain"]["editable"] and not models["broken"]["editable"]
     assert models["demo"]["about"].startswith("instruct-pix2pix")
     assert "Stable Diffusion" in models["plain"]["about"] and "broken.safetensors" in models["broken"]["about"]
-    for empty in (client.get_upscalers, client.get_loras, client.get_sd_vae, client.get_face_restorers):
+    for empty in (client.get_upscalers, client.get_face_restorers):
         assert empty() == []
+    assert [one["name"] for one in client.get_loras()] == ["night"]
+    assert [one["model_name"] for one in client.get_sd_vae()] == ["other"]
     for more in (client.get_hypernetworks, client.get_realesrgan_models, client.get_prompt_styles):
         assert more() == []
     assert client.get_latent_upscale_modes() == []
     assert client.get_scripts() == {"txt2img": [], "img2img": []}
-    assert client.get_embeddings() == {"loaded": {}, "skipped": {}}
+    assert [*client.get_embeddings()["loaded"]] == ["snowy"]
     assert client.get_cmd_flags() == {"api": True, "listen": False, "auth": False}
     assert client.refresh_checkpoints() is None
     ram = client.get_memory()["ram"]
@@ -369,6 +382,33 @@ def test_the_opaque_part_of_a_transparent_mask_is_edited(server):
     assert same(made, server.edit(mask=encoded(plain))[0])
 
 
+# --- LoRAs, embeddings, VAEs ---
+
+
+def test_a_lora_acts_as_in_the_web_ui_and_what_is_missing_is_told(server):
+    plain, night, again = (server.edit(prompt=f"make it winter{tag}") for tag in ("", "<lora:night:1>", ""))
+    assert same(plain[0], again[0]) and not same(plain[0], night[0])
+    answer = server.post("img2img", **quick(prompt="make it winter <lora:night:1>"))
+    info = json.loads(answer.json()["info"])
+    assert 'Lora hashes: "night: ' in info["infotexts"][0] and info["prompt"] == "make it winter <lora:night:1>"
+    assert any("'night' 1 of 3 tensors were left out" in note for note in info["notes"])
+    answer = server.post("img2img", **quick(prompt="make it winter <lora:day:1>"))
+    assert "There is no LoRA 'day': put its file into models/Lora (there are night)." in answer.text
+    assert str(server.outputs.parent) not in answer.text
+
+
+def test_a_vae_is_chosen_by_the_web_uis_option_too(server):
+    for ask in ({"vae": "nothing"}, {"override_settings": {"sd_vae": "nothing"}}):
+        assert "There is no VAE 'nothing': put its file into models/VAE" in server.post("img2img", **quick(**ask)).text
+    assert same(server.edit(override_settings={"sd_vae": "Automatic"})[0], server.edit()[0])
+
+
+def test_a_word_of_an_embedding_changes_the_edit(server):
+    assert not same(server.edit(prompt="make it snowy")[0], server.edit(prompt="make it winter")[0])
+    answer = server.post("img2img", **quick(prompt="make it Snowy"))
+    assert "TI hashes: " in json.loads(answer.json()["info"])["infotexts"][0]
+
+
 # --- what the web UI does not have ---
 
 BALL = EXAMPLES / "ball.png"
@@ -455,10 +495,10 @@ def test_the_new_settings_are_options_and_come_back_from_an_infotext(server):
 
 
 def test_what_does_nothing_is_said_to_do_nothing(server):
-    ask = {"prompt": "a <lora:x:1>", "alwayson_scripts": {"ControlNet": {"args": []}}, "tiling": True}
+    ask = {"prompt": "a <hypernet:x:1>", "alwayson_scripts": {"ControlNet": {"args": []}}, "tiling": True}
     answer = server.post("img2img", **quick(width=64, **ask))
     notes = " ".join(json.loads(answer.json()["info"])["notes"])
-    assert "ControlNet" in notes and "tiling" in notes and "<lora:x:1>" in notes
+    assert "ControlNet" in notes and "tiling" in notes and "<hypernet:x:1>" in notes
 
 
 def test_results_are_saved_and_sent_as_asked(server):

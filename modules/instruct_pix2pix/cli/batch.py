@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -138,7 +138,7 @@ def run(options: BatchOptions) -> int:
         if precision != own.precision:
             say(f"{request.output} was begun in {precision}, and goes on in it; here {own.precision} is faster.")
         facts = facts_of(path, precision)
-        execute = _here(path, facts, choose_machine(device, precision), control)
+        execute = _here(path, facts, choose_machine(device, precision), control, options.model.folders)
     report = BatchReport(request, as_json=options.as_json)
     try:
         with report:
@@ -151,7 +151,9 @@ def run(options: BatchOptions) -> int:
     return 0 if summary.ok else 1
 
 
-def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> Executor:
+def _here(
+    path: Path, facts: ModelFacts, machine: Machine, control: Control, models: Sequence[Path]
+) -> Executor:
     """Return the executor of this machine, which loads its model when there is something to make."""
     from ..batch.local_executor import UnitRunner, local_executor
     from ..engine.model import EditModel
@@ -161,7 +163,7 @@ def _here(path: Path, facts: ModelFacts, machine: Machine, control: Control) -> 
         if first is None:
             return  # nothing to make: no reason to load a model
         say(f"Loading {printable(path.stem)} …")
-        model = EditModel.load(path, machine)
+        model = EditModel.load(path, machine, models)
         for note in model.notes:
             say(note)
         maker = UnitRunner(model, facts.hash)

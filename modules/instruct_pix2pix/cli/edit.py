@@ -94,7 +94,7 @@ def run(options: EditOptions) -> int:
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
 
-    model, hash_ = load(path, machine)
+    model, hash_ = load(path, machine, options.model.folders)
     fit = replace(fitted(model, picture.image, settings, mask and mask.mask), deep=picture.deep)
     if options.map_only is not None:
         found = map_of(model, fit, settings.for_image(settings.seeds()[0]))

@@ -81,7 +81,7 @@ def run(options: GridOptions) -> int:
     machine = choose_machine(options.model.device, options.model.precision)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
-    model, hash_ = load(options.model.find(), machine)
+    model, hash_ = load(options.model.find(), machine, options.model.folders)
 
     one = replace(settings, seed=settings.seeds()[0], result_size="model", zoom=False)
     asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.model import EditModel
@@ -11,11 +12,11 @@ from ..models.registry import model_hash
 from ..text import printable, say
 
 
-def load(path: Path, machine: Machine) -> tuple[EditModel, str]:
-    """Load a model and return it with its hash. Raises UserError."""
+def load(path: Path, machine: Machine, models: Sequence[Path]) -> tuple[EditModel, str]:
+    """Load a model and return it with its hash; `models` as for `EditModel.load`. Raises UserError."""
     began = time.perf_counter()
     say(f"Loading {printable(path.stem)} …")
-    model = EditModel.load(path, machine)
+    model = EditModel.load(path, machine, models)
     hash_ = model_hash(path)
     for note in model.notes:
         say(note)

@@ -63,10 +63,13 @@ class EditModel:
 
     @classmethod
     @SharedCores()
-    def load(cls, path: Path, machine: Machine) -> EditModel:
-        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does."""
+    def load(cls, path: Path, machine: Machine, models: Sequence[Path] = ()) -> EditModel:
+        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does.
+
+        LoRAs and the like are looked up near it, near the program's own models, and near those of the folders `models`.
+        """
         _, networks = load_networks(path, machine)
-        return cls(networks, machine, path.stem if path.is_file() else path.name, AddOnFolders.near(path))
+        return cls(networks, machine, path.stem if path.is_file() else path.name, AddOnFolders.near(path, models))
 
     @torch.inference_mode()
     def encode_image(self, picture: Tensor) -> Tensor:

@@ -44,21 +44,28 @@ class AddOnFolders:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         """`roots` are `models` folders, existing or not; where two have a file of one name, the first counts."""
-        self.roots = tuple(dict.fromkeys(roots))
+        self.roots = tuple(dict.fromkeys(root.absolute() for root in roots))
 
     @classmethod
-    def near(cls, checkpoint: Path | None = None) -> AddOnFolders:
-        """Return those of the `models` folder that a checkpoint lies in, of the program's own, and of a host's."""
+    def near(cls, checkpoint: Path | None = None, models: Sequence[Path] = ()) -> AddOnFolders:
+        """Return those of the `models` folder that a checkpoint lies in, of folders to look for models in, of a host.
+
+        The program's own count in any case. A folder 'Stable-diffusion' has them beside it, as in AUTOMATIC1111.
+        """
         parents = list(checkpoint.absolute().parents) if checkpoint else []
         named = [folder for folder in parents[:_ANCESTORS] if folder.name.lower() == "models"]
-        own = [folder.parent if folder.name.lower() == "stable-diffusion" else folder for folder in model_dirs()]
+        own = [folder.parent if folder.name.lower() == "stable-diffusion" else folder for folder in model_dirs(models)]
         return cls([*(named or parents[:1]), *own])
+
+    def folders(self, kind: AddOnKind) -> list[Path]:
+        """Return the folders of a kind, existing or not."""
+        return [Path(os.path.normpath(root / name)) for root in self.roots for name in kind.folders]
 
     def files(self, kind: AddOnKind) -> dict[str, Path]:
         """Return the files of a kind by name: the path below its folder with '/', without the ending."""
         found: dict[str, Path] = {}
         seen: set[str] = set()
-        for folder in (root / name for root in self.roots for name in kind.folders):
+        for folder in self.folders(kind):
             paths = [path for path in _below(folder, seen) if path.suffix.lower() in kind.endings]
             for path in sorted(paths, key=lambda path: kind.endings.index(path.suffix.lower())):
                 found.setdefault(writable(path.relative_to(folder).with_suffix("").as_posix()), path)
@@ -80,15 +87,16 @@ class AddOnFolders:
         raise self._none(kind, name, files)
 
     def _none(self, kind: AddOnKind, name: str, files: Iterable[str]) -> UserError:
-        folder = next((f for root in self.roots for n in kind.folders if (f := root / n).is_dir()), None)
-        place = os.path.normpath(folder or self.roots[-1] / kind.folders[0])
+        folders = self.folders(kind)
+        place = next((folder for folder in folders if folder.is_dir()), folders[0])
 
         def likeness(other: str) -> float:
             return difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio()
 
         there = sorted(files, key=likeness, reverse=True)
+        shown = "/".join(place.parts[-2:])  # whoever asks over a network need not know where that is
         known = f"there are {', '.join(there[:_SHOWN])}" if there else "there are none yet"
-        return UserError(f"There is no {kind.name} '{name[:80]}': put its file into {place} ({known}).")
+        return UserError(f"There is no {kind.name} '{name[:80]}': put its file into {shown} ({known}).")
 
 
 def kohya_hash(path: Path) -> str:

@@ -38,7 +38,7 @@ _BYSTANDER_PACKAGES = (
 _BYSTANDERS = {
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
-    "torch.Size", "torch.device", "torch.nn.modules.container.ParameterDict",
+    "torch.Size", "torch.device",
     "torch.Tensor", "torch.nn.parameter.Parameter", "torch.torch_version.TorchVersion",
     "torch.serialization._get_layout",
     "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "typing.Any", "uuid.UUID", "decimal.Decimal",
@@ -136,6 +136,7 @@ _KNOWN: dict[str, str | Callable[..., object]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "collections.OrderedDict": _ordered_dict,
+    "torch.nn.modules.container.ParameterDict": _ordered_dict,
 }
 
 
@@ -161,6 +162,13 @@ def _fill(target: object, pairs: list[object]) -> None:
     # Only names matter here, and text as the only key type keeps hashing safe from nested tuples.
     if isinstance(target, dict):
         target.update((k, v) for k, v in zip(pairs[::2], pairs[1::2], strict=True) if isinstance(k, str))
+
+
+def _build(target: object, state: object) -> None:
+    """Leave out the state of an object, but for what a ParameterDict holds: old embeddings have their vectors there."""
+    held = state.get("_parameters") if isinstance(state, dict) else None
+    if isinstance(target, dict) and isinstance(held, dict):
+        target.update(held)
 
 
 def unpickled(stream: BinaryIO) -> Iterator[object]:
@@ -256,7 +264,7 @@ def _run(stream: BinaryIO, instructions: Iterator[int]) -> object:
             case "ADDITEMS":
                 since_mark()
             case "BUILD":
-                stack.pop()  # the state of an object: never applied
+                _build(stack[-2], stack.pop())
             case "GLOBAL":
                 stack.append(_lookup(str(arg).replace(" ", ".", 1)))
             case "STACK_GLOBAL":

@@ -52,7 +52,7 @@ def run(options: ServeOptions) -> int:
         unwound_by_signals(),
         bound_socket(address, options.port) as listener,
         temporary_folder(Path(chosen) if chosen else None) as cache,
-        Worker(machine) as worker,
+        Worker(machine, models=folders) as worker,
     ):
         port = listener.getsockname()[1]
         if options.port is None and port != PORT:

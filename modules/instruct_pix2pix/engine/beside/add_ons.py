@@ -95,14 +95,12 @@ class AddOns:
         """
         self.words.look()
         self._put_on_loras(lora_tags(settings.instruction))
+        self.vae, self.fast = self._own_vae, False
         name = settings.vae.strip()
-        self.fast = name.lower() == TINY
-        self.vae = self._own_vae
-        if self.fast and self.tiny_decoder is None:
-            self.fast = False
-            self._folders.find(TINY_VAE, self._tiny_name or TINY)  # says what is missing
-            raise UserError("There is no tiny VAE for the latents of this model: choose the VAE automatic.")
-        if not self.fast and name.lower() not in AUTOMATIC:
+        if name.lower() == TINY:
+            self._require_tiny_decoder()
+            self.fast = True
+        elif name.lower() not in AUTOMATIC:
             self.vae = self._loaded_vae(self._folders.find(VAE_FILE, name))
 
     def take_off(self) -> None:
@@ -127,7 +125,7 @@ class AddOns:
 
     @property
     def tiny_decoder(self) -> TinyDecoder | None:
-        """The tiny decoder for this model's latents, if its file is there and sound; looked for once an edit."""
+        """The tiny decoder for this model's latents; None where its file is not there. Raises UserError for another."""
         name = self._tiny_name
         path = name and self._folders.files(TINY_VAE).get(name)
         if not path:
@@ -136,6 +134,12 @@ class AddOns:
         if self._tiny.state != state:
             self._tiny = _Tiny(state, load_tiny_decoder(path, self._machine.device, self._machine.dtype))
         return self._tiny.decoder
+
+    def _require_tiny_decoder(self) -> None:
+        if self._tiny_name is None:
+            raise UserError("There is no tiny VAE for the latents of this model: choose the VAE automatic.")
+        if self.tiny_decoder is None:
+            self._folders.find(TINY_VAE, self._tiny_name)  # says what is missing, and where
 
     @property
     def _tiny_name(self) -> str | None:

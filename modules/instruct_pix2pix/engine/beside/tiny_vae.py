@@ -65,15 +65,14 @@ class TinyDecoder(nn.Sequential):
 
 
 def load_tiny_decoder(path: Path, device: torch.device, dtype: torch.dtype) -> TinyDecoder:
-    """Read a decoder of TAESD, from a file of its own, of both halves, or of diffusers. Raises UserError for another."""
+    """Read a decoder of TAESD, from a file of its own, of both halves, or of diffusers. Raises UserError."""
     tensors = read_weights(path)
     with torch.device("meta"):
         decoder = TinyDecoder()
     shapes = {key: value.shape for key, value in decoder.state_dict().items()}
     for prefix, less in _PREFIXES.items():
         found = {key: tensors.get(prefix + _counted(key, less)) for key in shapes}
-        pairs = found.items()
-        fitting = {key: value for key, value in pairs if value is not None and value.shape == shapes[key]}
+        fitting = {key: one for key, one in found.items() if one is not None and one.shape == shapes[key]}
         if len(fitting) == len(shapes):
             state = {key: value.to(device, dtype, copy=True) for key, value in fitting.items()}
             decoder.load_state_dict(state, assign=True)

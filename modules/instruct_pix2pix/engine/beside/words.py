@@ -30,6 +30,7 @@ class Words:
         self._tokenizer = tokenizer
         self._encoders = encoders
         self._folders = folders
+        self._tokens: dict[str, list[int]] = {}  # of names, which are many
         self._by_first: dict[int, list[tuple[list[int], Path]]] = {}
         self._known: dict[tuple[str, int, int], list[int] | str] = {}
         """By the state of a file its ids, or what is wrong with it."""
@@ -38,7 +39,9 @@ class Words:
         """See which files there are now. They are read when a prompt names them."""
         self._by_first = {}
         for name, path in self._folders.files(EMBEDDING).items():
-            if ids := self._tokenizer.encode(name.rpartition("/")[2]):
+            word = name.rpartition("/")[2]
+            ids = self._tokens.get(word) or self._tokens.setdefault(word, self._tokenizer.encode(word))
+            if ids:
                 self._by_first.setdefault(ids[0], []).append((ids, path))
         for same in self._by_first.values():
             same.sort(key=lambda pair: -len(pair[0]))

@@ -16,8 +16,6 @@ from .schemas import PngInfo
 EMPTY_LISTS = (
     "upscalers",
     "latent-upscale-modes",
-    "sd-vae",
-    "loras",
     "hypernetworks",
     "face-restorers",
     "realesrgan-models",
@@ -51,11 +49,6 @@ def info_routes(flags: Mapping[str, object]) -> APIRouter:
     def scripts() -> dict[str, list[str]]:
         """None: scripts are programs of the web UI."""
         return {"txt2img": [], "img2img": []}
-
-    @router.get("/sdapi/v1/embeddings")
-    def embeddings() -> dict[str, dict[str, Any]]:
-        """None."""
-        return {"loaded": {}, "skipped": {}}
 
     def nothing() -> list[Any]:
         """Return an empty list: this program has none of them."""

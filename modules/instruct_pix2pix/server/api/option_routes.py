@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...models.add_ons import EMBEDDING, LORA, VAE_FILE, AddOnFolders, AddOnKind
 from ...models.catalog import Catalog
 from ...text import writable
 from ..worker.worker import Worker
@@ -47,6 +49,27 @@ def option_routes(worker: Worker, catalog: Catalog, options: Options) -> APIRout
             }
             for entry in catalog.entries
         ]
+
+    def files(kind: AddOnKind) -> dict[str, Path]:
+        """Return the files of a kind beside the models, by name."""
+        return AddOnFolders.near(models=catalog.dirs).files(kind)
+
+    @router.get("/sdapi/v1/loras")
+    def loras() -> list[dict[str, Any]]:
+        """What an instruction can ask for as <lora:name:1>."""
+        found = files(LORA).items()
+        return [{"name": n, "alias": n, "path": writable(path.name), "metadata": {}} for n, path in found]
+
+    @router.get("/sdapi/v1/sd-vae")
+    def sd_vae() -> list[dict[str, Any]]:
+        """What the option 'vae' can be, besides automatic and taesd."""
+        return [{"model_name": name, "filename": writable(path.name)} for name, path in files(VAE_FILE).items()]
+
+    @router.get("/sdapi/v1/embeddings")
+    def embeddings() -> dict[str, dict[str, Any]]:
+        """The words of a prompt that stand for vectors of their own."""
+        names = (name.rpartition("/")[2] for name in files(EMBEDDING))
+        return {"loaded": {name: {"step": None, "sd_checkpoint": None} for name in names}, "skipped": {}}
 
     @router.post("/sdapi/v1/refresh-checkpoints")
     def refresh_checkpoints() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,10 @@ class Worker:
     Every method may be called from any thread; none but `close` waits.
     """
 
-    def __init__(self, machine: Machine, queue: TaskQueue | None = None) -> None:
-        """Take the tasks of this queue, by default one of its own."""
+    def __init__(self, machine: Machine, queue: TaskQueue | None = None, models: Sequence[Path] = ()) -> None:
+        """Take the tasks of this queue, by default one of its own; `models` as for `EditModel.load`."""
         self.machine = machine
+        self._models = models
         self.queue = TaskQueue() if queue is None else queue
         self.decoding = Budget(MOST_DECODING)
         """Pixels that are being decoded: every door that decodes a picture asks for a share."""
@@ -124,7 +126,7 @@ class Worker:
             self._loaded = None  # two models may not fit into memory
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
-            loaded = LoadedModel(path, content, EditModel.load(path, machine), model_hash(path))
+            loaded = LoadedModel(path, content, EditModel.load(path, machine, self._models), model_hash(path))
             for note in loaded.model.notes:
                 log.warning("%s", note)
             self._loaded = loaded
