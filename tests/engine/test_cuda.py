@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 from instruct_pix2pix.engine import model as model_module
 from instruct_pix2pix.engine.edit import edit
@@ -52,6 +53,22 @@ def unrecorded(model: EditModel) -> EditModel:
 def test_an_edit_is_that_of_the_processor(picture, dtype, near, speed):
     settings = replace(SETTINGS, speed=speed, steps=20)
     assert psnr(pixels(load("cuda", dtype), picture, settings), pixels(load("cpu"), picture, settings)) > near
+
+
+def test_a_lora_acts_through_what_was_recorded_and_leaves_no_trace(picture, tmp_path):
+    pair = {"up": torch.full((96, 1, 1, 1), 0.1), "down": torch.full((1, 8, 3, 3), 0.3)}
+    words = {"up": torch.full((640, 1), 0.1), "down": torch.full((1, 160), 0.1)}
+    layers = {"lora_unet_conv_in": pair, "lora_te_text_model_encoder_layers_0_mlp_fc1": words}
+    file = {f"{layer}.lora_{side}.weight": one for layer, sides in layers.items() for side, one in sides.items()}
+    (tmp_path / "Lora").mkdir()
+    save_file(file, tmp_path / "Lora" / "night.safetensors")
+    with_it = replace(SETTINGS, instruction="make it winter <lora:night>")
+    machine = Machine(torch.device("cuda"), torch.float32)
+    model = EditModel.load(DEMO, machine, [tmp_path])
+    plain, changed, again = (pixels(model, picture, one) for one in (SETTINGS, with_it, SETTINGS))
+    assert model.unet_graphs.recorded and np.array_equal(plain, again)
+    on_cpu = EditModel.load(DEMO, Machine(torch.device("cpu"), torch.float32), [tmp_path])
+    assert psnr(changed, pixels(on_cpu, picture, with_it)) > 45 > psnr(changed, plain)
 
 
 def test_recordings_change_nothing_from_text_to_text_and_from_size_to_size(picture):

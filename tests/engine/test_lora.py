@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instruct_pix2pix.engine.beside import lora as lora_module
+from instruct_pix2pix.engine.beside.exchange import Exchange
 from instruct_pix2pix.engine.edit import edit, edit_each, fitted
 from instruct_pix2pix.engine.loading.diffusers_keys import unet_name
 from instruct_pix2pix.engine.loading.loader import Networks, load_networks
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.add_ons import AddOnFolders
 from instruct_pix2pix.models.registry import DEMO
@@ -432,6 +433,20 @@ def test_the_infotext_keeps_the_prompt_and_tells_the_hashes_as_kohya_counts_them
     text = edited.infotext("demo", None)
     assert text.startswith("make it winter <lora:bluish:0.5>\n")
     assert f'Lora hashes: "bluish: {expected}"' in text
+
+
+def test_on_an_accelerator_the_numbers_change_where_they_lie_and_come_back():
+    """Recorded kernels read that memory; here the processor stands in for the accelerator."""
+    layer = torch.nn.Linear(3, 2)
+    where, before = layer.weight.data_ptr(), {key: value.clone() for key, value in layer.state_dict().items()}
+    added = {"weight": torch.full((2, 3), 1 / 3), "bias": None}
+    exchange = Exchange({layer: lambda shape, kind: added[kind]}, Machine(torch.device("cuda"), torch.float32))
+    assert torch.equal(layer.weight, before["weight"] + added["weight"]) and layer.weight.data_ptr() == where
+    for _ in range(3):
+        exchange.swap()
+        assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+        exchange.swap()
+    assert layer.weight.data_ptr() == where and torch.equal(layer.weight, before["weight"] + added["weight"])
 
 
 def test_bf16_and_networks_of_no_file(picture, root):

@@ -22,7 +22,8 @@ def write(path: Path, **metadata: str) -> Path:
 @pytest.fixture
 def webui(tmp_path: Path) -> Path:
     """A web GUI's folders, with a file of each kind."""
-    for name in ("models/Lora/a", "models/Lora/sub/b", "models/VAE/c", "models/VAE-approx/taesd_decoder", "embeddings/d"):
+    below = ("Lora/a", "Lora/sub/b", "VAE/c", "VAE-approx/taesd_decoder")
+    for name in (*(f"models/{name}" for name in below), "embeddings/d"):
         write(tmp_path / f"{name}.safetensors")
     return tmp_path
 

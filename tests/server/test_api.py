@@ -49,7 +49,8 @@ def server(tmp_path_factory):
         f"{first}.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768),
     }
     save_file(tensors, folder / "models" / "plain.safetensors")
-    beside = {"models/Lora/night": NIGHT, "models/VAE/other": {"x": torch.ones(1)}, "embeddings/snowy": {"emb_params": WORD}}
+    beside = {"models/Lora/night": NIGHT, "models/VAE/other": {"x": torch.ones(1)}}
+    beside["embeddings/snowy"] = {"emb_params": WORD}
     for name, held in beside.items():
         (folder / name).parent.mkdir()
         save_file(held, folder / f"{name}.safetensors")

@@ -55,7 +55,7 @@ class AddOnFolders:
         parents = list(checkpoint.absolute().parents) if checkpoint else []
         named = [folder for folder in parents[:_ANCESTORS] if folder.name.lower() == "models"]
         own = [folder.parent if folder.name.lower() == "stable-diffusion" else folder for folder in model_dirs(models)]
-        return cls([*(named or parents[:1]), *own])
+        return cls([*named, *own, *([] if named else parents[:1])])
 
     def folders(self, kind: AddOnKind) -> list[Path]:
         """Return the folders of a kind, existing or not."""

@@ -68,7 +68,7 @@ class AddOnFacts:
 
 
 class AddOns:
-    """Puts on what an edit's settings name, and takes it off again without a trace.
+    """Puts on a model what an edit's settings name, and takes it off again without a trace.
 
     The last LoRAs stay computed, and the last VAE loaded: an edit with the same ones begins at once.
     """
@@ -91,7 +91,7 @@ class AddOns:
     def put_on(self, settings: EditSettings) -> None:
         """Put on what these settings name, and nothing else.
 
-        Raises UserError for a name that no file has, and for a file that does not fit; then no LoRA is on.
+        Raises UserError for a name that no file has, and for a file that does not fit.
         """
         self.words.look()
         self._put_on_loras(lora_tags(settings.instruction))

@@ -46,7 +46,7 @@ class Exchange:
         own = parameters_of(layer)
         changed: dict[str, Tensor] = {}
         for name, value in (("weight", plain_weight(layer)), ("bias", own.get("bias"))):
-            added = None if value is None else change(value.shape, name)
+            added = change(torch.Size([0]) if value is None else value.shape, name)
             if value is not None and added is not None:
                 changed[name] = (value.float() + added).to(value.dtype)
         self._others[layer] = self._in_use(layer, changed)

@@ -39,8 +39,8 @@ def bias_change(tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor | No
 def weight_change(tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor | None:
     """Return what a file at weight 1 adds to a layer's weight of this shape, float32; None where it leaves it alone.
 
-    `tensors` are those of the layer, under `layer_names.name_of`'s names. A convolution with half as many input
-    channels as the layer, as from a model without a picture to edit, is added to the first half. Raises Unfit.
+    `tensors` are those of the layer, under `layer_names.name_of`'s names. For a convolution with eight input channels,
+    the latent's and the picture's, one with four, from a model without a picture, is added to the first. Raises Unfit.
     """
     own = {name: tensor for name, tensor in tensors.items() if name not in _BIASES}
     if not own.keys() - {"alpha"}:
@@ -53,6 +53,9 @@ def weight_change(tensors: Mapping[str, Tensor], shape: torch.Size) -> Tensor | 
         raise Unfit(f"combines {', '.join(sorted(own))}, which is no form of LoRA known here")
     if not all(tensor.is_floating_point() for name, tensor in own.items() if name != "alpha"):
         raise Unfit("holds packed numbers")
+    most = max(shape.numel(), MOST_RANK * max(shape[0], shape.numel() // max(1, shape[0])))
+    if any(tensor.numel() > most for tensor in own.values()):
+        raise Unfit("is far larger than that layer")
     parts = {name: tensor.float() for name, tensor in own.items()}
     if kind == "LoRA":
         change, rank = _pair(parts, shape)
@@ -104,7 +107,7 @@ def _kronecker(parts: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor, 
         rank = len(b)
     if not 2 == w1.ndim <= w2.ndim <= 4 or w1.numel() * w2.numel() > shape.numel():
         raise Unfit(f"does not fit it: {_said(w1)} x {_said(w2)} for {list(shape)}")
-    return torch.kron(w1[(..., *[None] * (w2.ndim - 2))], w2), rank
+    return torch.kron(w1[(..., *[None] * (w2.ndim - 2))], w2.contiguous()), rank
 
 
 def _product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
@@ -131,10 +134,10 @@ def _two(parts: Mapping[str, Tensor], first: str, second: str) -> tuple[Tensor, 
 
 
 def _shaped(change: Tensor, shape: torch.Size) -> Tensor:
-    """Return a change in the layer's own shape; one for the first half of its input channels is zero in the other."""
+    """Return a change in the layer's own shape; one for four of eight input channels is zero in the other four."""
     if change.numel() == shape.numel() and (change.ndim < 2 or len(change) == shape[0]):
         return change.reshape(shape)
-    if len(shape) == 4 and 2 * change.numel() == shape.numel() and len(change) == shape[0]:
+    if len(shape) == 4 and shape[1] == 8 and 2 * change.numel() == shape.numel() and len(change) == shape[0]:
         half = change.reshape(shape[0], shape[1] // 2, *shape[2:])
         return F.pad(half, (0, 0, 0, 0, 0, shape[1] - half.shape[1]))
     raise Unfit(f"does not fit it: {_said(change)} for {list(shape)}")
