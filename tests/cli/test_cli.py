@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
@@ -62,6 +64,25 @@ def test_the_settings_in_a_result_make_the_same_picture_again():
     words = ["--text-cfg", str(again.text_cfg), "--image-cfg", str(again.image_cfg), "--steps", str(again.steps)]
     main.main(["edit", str(EXAMPLE), again.instruction, "-o", "b.png", "--seed", str(again.seed), *words])
     assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
+
+
+def test_a_lora_and_a_vae_are_looked_up_beside_the_models(tmp_path, capsys):
+    lora = {
+        "lora_unet_conv_in.lora_up.weight": torch.full((96, 1, 1, 1), 0.1),
+        "lora_unet_conv_in.lora_down.weight": torch.full((1, 8, 3, 3), 0.3),
+        "emb.night": torch.ones(1),
+    }
+    (tmp_path / "models" / "Lora").mkdir(parents=True)
+    save_file(lora, tmp_path / "models" / "Lora" / "night.safetensors")
+    words = ["-o", "a.png", "--count", "2", "--models-dir", str(tmp_path / "models"), *QUICK]
+    assert main.main(["edit", str(EXAMPLE), "make it winter <lora:night:0.5>", *words]) == 0
+    assert capsys.readouterr().err.count("Of the LoRA 'night' 1 of 3 tensors were left out") == 1
+    read = parse(read_infotext(Path("a-1.png")) or "")
+    assert read.instruction == "make it winter <lora:night:0.5>"
+    assert re.fullmatch("night: [0-9a-f]{12}", read.fields["Lora hashes"])
+    missing = {"There is no LoRA 'day'": ["<lora:day>"], "There is no VAE 'other'": ["x", "--vae", "other"]}
+    for said, asked in missing.items():
+        assert said in fails(capsys, ["edit", EXAMPLE, *asked, "-o", "b.png", *words[2:]])
 
 
 def test_several_results_get_numbers_and_seeds_of_their_own(capsys):

@@ -18,10 +18,13 @@ from torch import Tensor
 
 from instruct_pix2pix.engine.beside import lora as lora_module
 from instruct_pix2pix.engine.beside.exchange import Exchange
+from instruct_pix2pix.engine.beside.layer_names import layers_of, name_of
 from instruct_pix2pix.engine.edit import edit, edit_each, fitted
 from instruct_pix2pix.engine.loading.diffusers_keys import unet_name
 from instruct_pix2pix.engine.loading.loader import Networks, load_networks
 from instruct_pix2pix.engine.model import EditModel
+from instruct_pix2pix.engine.networks.clip import TextEncoder
+from instruct_pix2pix.engine.networks.unet import UNet
 from instruct_pix2pix.engine.precision import Machine, choose_machine
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.add_ons import AddOnFolders
@@ -29,7 +32,14 @@ from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.models.weights_files import read_weights
 from instruct_pix2pix.settings import EditSettings
 from tests.helpers.diffusers_edit import pipeline
-from tools.reference_networks import SMALL, diffusers_pipeline, random_model, unet_twin
+from tools.reference_networks import (
+    SDXL_SHAPED,
+    SMALL,
+    diffusers_pipeline,
+    diffusers_unet,
+    random_model,
+    unet_twin,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
@@ -347,6 +357,23 @@ def test_layers_may_have_the_names_of_diffusers(model, root, picture, bluish, do
     save_file(file, root / "Lora" / "dotted.safetensors")
     expected = one(model, picture, with_lora(bluish)).astype(int)
     assert np.abs(one(model, picture, with_lora("dotted")) - expected).max() <= 1
+
+
+def test_sdxls_layers_have_their_names_and_both_text_encoders():
+    unet, texts = UNet(SDXL_SHAPED), [TextEncoder(SMALL.text), TextEncoder(replace(SMALL.text, width=40))]
+    layers = layers_of(unet, texts)
+    theirs = [name for name, _ in diffusers_unet(SDXL_SHAPED).named_parameters() if name.endswith(".weight")]
+    assert len(theirs) > 100
+    for network, names in (("unet", theirs), ("unet", [*unet.state_dict()])):
+        for name in names:
+            layer = name.removesuffix(".weight").removesuffix(".bias").replace(".", "_")
+            found = name_of(f"lora_{network}_{layer}.lora_down.weight")
+            assert found and found[0] in layers, name
+    for number, text in enumerate(texts, 1):
+        layer, part = name_of(f"lora_te{number}_text_model_encoder_layers_1_mlp_fc2.hada_w1_a") or ("", "")
+        assert layers[layer].module is text.get_submodule("text_model.encoder.layers.1.mlp.fc2") and part == "hada_w1_a"
+    layer, _ = name_of("text_encoder_2.text_model.encoder.layers.0.self_attn.k_proj.lora_B.weight") or ("", "")
+    assert layers[layer].module is texts[1].get_submodule("text_model.encoder.layers.0.self_attn.k_proj")
 
 
 def test_the_processors_of_older_diffusers_files(model, root, bluish):

@@ -105,6 +105,7 @@ def test_models_are_listed_by_name_with_what_they_are_and_the_demo_last(tmp_path
     write(tmp_path / "sub" / "plain.v1.SAFETENSORS", PLAIN)
     write(tmp_path / "a-vae.safetensors", VAE)
     write(tmp_path / "lora" / "style.safetensors", LORA)
+    write(tmp_path / "LyCORIS" / "beside.safetensors", LORA)  # which is no place for models
     write_folder(tmp_path / "folder.v2")
     (tmp_path / "broken.ckpt").write_bytes(b"<html>")
     (tmp_path / "readme.txt").write_text("no model")

@@ -279,7 +279,8 @@ def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker, mo
 
 
 def test_the_preview_in_the_latent_space_of_sd1_is_the_published_linear_map():
-    sd1 = cast(EditModel, SimpleNamespace(config=load_config(CONFIGS / "sd1.yaml")))
+    without = SimpleNamespace(tiny_decoder=None)
+    sd1 = cast(EditModel, SimpleNamespace(config=load_config(CONFIGS / "sd1.yaml"), add_ons=without))
     latents = torch.zeros(1, 4, 8, 8)
     latents[:, 0, :, 4:] = 1.0
     shown = np.asarray(preview(sd1, latents, fit(64, 64, 64, 8)))

@@ -21,6 +21,9 @@ DEMO = DATA / "demo" / "demo.safetensors"
 _SUFFIXES = (".safetensors", ".ckpt")  # those that A1111 lists
 _SHOWN = 10  # names in one sentence
 
+BESIDE_MODELS = ("Lora", "LyCORIS", "VAE", "VAE-approx", "VAE-taesd")
+"""Folders within one of models that hold what is loaded beside them; see `add_ons`."""
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -49,8 +52,9 @@ def find_models(dirs: Sequence[Path]) -> list[ModelEntry]:
     """Return every model below `dirs`, identified by its header, sorted by name; the demo model comes last.
 
     Listed are .safetensors and .ckpt files and diffusers folders (those with model_index.json), not the
-    files inside such folders. A file that cannot be read is listed with its problem, a VAE or LoRA as what it is.
-    A name is the path below its folder without the suffix; with it, or in full, where two would be the same.
+    files inside such folders, nor those of `BESIDE_MODELS`. A file that cannot be read is listed with its problem, a
+    VAE or LoRA as what it is. A name is the path below its folder without the suffix; with it, or in full, where two
+    would be the same.
     """
     seen: set[str] = set()
     found = [(folder, path) for folder in dirs for path in _paths(folder, seen)]
@@ -119,6 +123,8 @@ def _paths(folder: Path, seen: set[str]) -> Iterator[Path]:
         folders[:] = () if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real in seen:
             continue
+        if here == folder:
+            folders[:] = (name for name in folders if name not in BESIDE_MODELS)
         seen.add(real)
         if "model_index.json" in files:
             folders.clear()
