@@ -87,17 +87,16 @@ class LowRank(nn.Module):
 
 
 def adapt(unet: UNet) -> nn.ModuleDict:
-    """Give every linear layer and convolution of the UNet's blocks a `LowRank` -> these, by the names in the file.
+    """Give every linear layer and convolution a `LowRank` -> these, by the names in the file.
 
-    All but the first convolution, the last, and the time embedding. The names are kohya's with the layers' own in LDM:
-    diffusers' are read by the web GUIs as those of a network with SD1's number of blocks.
+    The names are kohya's with the layers' own in LDM: diffusers' are read by the web GUIs as those of a network with
+    SD1's number of blocks.
     """
     found = nn.ModuleDict()
-    for section in ("input_blocks", "middle_block", "output_blocks"):
-        for name, layer in unet.get_submodule(section).named_modules(prefix=section):
-            if isinstance(layer, nn.Linear | nn.Conv2d) and name != "input_blocks.0.0":
-                lora = found["lora_unet_" + name.replace(".", "_")] = LowRank(layer.weight)
-                parametrize.register_parametrization(layer, "weight", lora)
+    for name, layer in list(unet.named_modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            lora = found["lora_unet_" + name.replace(".", "_")] = LowRank(layer.weight)
+            parametrize.register_parametrization(layer, "weight", lora)
     return found
 
 
@@ -155,10 +154,10 @@ def main() -> None:
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.distill", description=about)
     parser.add_argument("--runs", type=Path, default=Path(__file__).parent / "runs", help="where states are kept")
-    parser.add_argument("--lessons", type=int, default=384, help="edits of the teacher")
-    parser.add_argument("--steps", type=int, default=150, help=f"training steps of {ROWS} rows each")
+    parser.add_argument("--lessons", type=int, default=224, help="edits of the teacher")
+    parser.add_argument("--steps", type=int, default=72, help=f"training steps of {ROWS} rows each")
     parser.add_argument("--more", type=int, help="when the last sitting is over, another of so many steps")
-    parser.add_argument("--lr", type=float, default=1e-3, help="the highest rate in a new sitting")
+    parser.add_argument("--lr", type=float, default=4e-3, help="the highest rate in a new sitting")
     parser.add_argument("--out", type=Path, default=LORA)
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
