@@ -21,10 +21,10 @@ def model():
     return EditModel.load(DEMO, choose_machine())
 
 
-def test_it_is_an_instruct_pix2pix_checkpoint_of_at_most_32_mb():
+def test_it_is_an_instruct_pix2pix_checkpoint_of_at_most_32_mb_with_its_lora():
     found = inspect(DEMO)
     assert found.editable and found.in_channels == 8 and found.dtype == "float16"
-    assert sum(file.stat().st_size for file in DEMO.parent.iterdir()) <= 32e6
+    assert sum(file.stat().st_size for file in DEMO.parent.rglob("*") if file.is_file()) <= 32e6
     assert {info.dtype for info in header(DEMO).values()} == {"float16"}
 
 

@@ -97,29 +97,43 @@ def cases(
 
 
 def run(model: EditModel, wanted: Sequence[Case], settings: EditSettings, batch: int = 32) -> list[np.ndarray]:
-    """Edit every case with its own seed, many cases at a time -> uint8 pictures [96, 96, 3]; shows progress."""
+    """Edit every case with its own seed, many cases at a time -> uint8 pictures [96, 96, 3]; shows progress.
+
+    LoRAs that the settings' instruction names are put on for that time; the cases have instructions of their own.
+    """
     edited: list[np.ndarray] = []
-    sampler, _ = find_sampler(settings.sampler)
-    sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, sampler)
+    model.add_ons.put_on(settings)
     for i in tqdm(range(0, len(wanted), batch), desc=describe(settings), disable=None, leave=False):
         some = wanted[i : i + batch]
-        latent = model.encode_image(to_tensor(np.stack([case.before for case in some])))
-        texts = [model.encode_text(case.instruction, settings.negative, settings.steps) for case in some]
-        together = _stack([prompts[0] for prompts, _ in texts])
-        inputs = GuidanceInputs((together,), texts[0][1], latent)
-        scales = Scales(settings.text_cfg, settings.image_cfg)
-        guidance = DualGuidance(model, inputs, scales, sigmas, rescale=settings.rescale, speed=settings.speed)
-        noise = ImageNoise([case.seed for case in some], latent.shape[1:], model.machine.device)
-        x = sampler(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
-        edited += [np.asarray(picture) for picture in to_images(model.decode(x))]
+        latents = sample(model, given(model, some, settings), [case.seed for case in some], settings)
+        edited += [np.asarray(picture) for picture in to_images(model.decode(latents))]
+    model.add_ons.take_off()
     return edited
+
+
+def given(model: EditModel, some: Sequence[Case], settings: EditSettings) -> GuidanceInputs:
+    """Return what the edits of these cases are conditioned on: one prompt that has a row for each."""
+    image = model.encode_image(to_tensor(np.stack([case.before for case in some])))
+    texts = [model.encode_text(case.instruction, settings.negative, settings.steps) for case in some]
+    return GuidanceInputs((_stack([prompts[0] for prompts, _ in texts]),), texts[0][1], image)
+
+
+def sample(model: EditModel, inputs: GuidanceInputs, seeds: Sequence[int], settings: EditSettings) -> Tensor:
+    """Return the latents [N, 4, h, w] of edits, one for each seed."""
+    sampler, _ = find_sampler(settings.sampler)
+    sigmas = get_sigmas(settings.schedule, settings.steps, model.levels, sampler)
+    scales = Scales(settings.text_cfg, settings.image_cfg)
+    guidance = DualGuidance(model, inputs, scales, sigmas, rescale=settings.rescale, speed=settings.speed)
+    noise = ImageNoise(seeds, inputs.image.shape[1:], model.machine.device)
+    return sampler(guidance, noise.draw() * float(sigmas[0]), sigmas, noise)
 
 
 def describe(settings: EditSettings) -> str:
     """Return what the edits were made with, in words."""
     scales = f"Text CFG {settings.text_cfg:g}, Image CFG {settings.image_cfg:g}"
     speed = "" if settings.speed == "exact" else f", {settings.speed}"
-    return f"{settings.sampler}, {settings.steps} steps, {scales}{speed}"
+    lora = f", {settings.instruction}" if settings.instruction else ""
+    return f"{settings.sampler}, {settings.steps} steps, {scales}{speed}{lora}"
 
 
 def _stack(prompts: Sequence[Prompt]) -> Prompt:
@@ -219,6 +233,7 @@ def main() -> None:
     parser.add_argument("--image-cfg", type=float, nargs="+", default=[1.5])
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--sampler", nargs="+", default=["Euler a"], help="names, or all")
+    parser.add_argument("--lora", default="", help="edit with this LoRA, at weight 1")
     parser.add_argument("--phrasings", nargs="+", choices=["trained", "unseen"], default=["trained"])
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
@@ -232,8 +247,9 @@ def main() -> None:
         if args.check:
             sys.exit(not _holds(model, args.first_seed, args.count))
         samplers = list(SAMPLERS) if args.sampler == ["all"] else args.sampler
+        lora = f"<lora:{args.lora}:1>" if args.lora else ""
         setups = [
-            EditSettings(text_cfg=text_cfg, image_cfg=image_cfg, steps=steps, sampler=sampler)
+            EditSettings(lora, text_cfg=text_cfg, image_cfg=image_cfg, steps=steps, sampler=sampler)
             for sampler in samplers
             for steps in args.steps
             for text_cfg in args.text_cfg
