@@ -61,6 +61,7 @@ INFOTEXTS = {
 """Fields of an infotext, as a host reads them."""
 BOTH = {
     "modules/sd_samplers_cfg_denoiser.py": "",
+    "modules/sd_models_config.py": "def guess_model_config_from_state_dict(state, filename): return filename\n",
     "modules/infotext_utils.py": (
         "class PasteField(tuple):\n"
         "    def __new__(cls, component, target, *, api=None): return super().__new__(cls, (component, target))\n"
@@ -188,6 +189,7 @@ def process(script: Any, given: list[Any], arguments: list[Any]) -> dict[str, An
         denoising_strength=0.6,
         extra_generation_params={},
         init=lambda: None,
+        sample=lambda: None,
         comment=lambda text: None,
         setup_conds=lambda: None,
     )
