@@ -68,7 +68,7 @@ def teach(runs: Path, count: int) -> dict[str, Tensor]:
         answer = evaluate.sample(model, inputs, [case.seed for case in some], TEACHER)
         new = {"image": inputs.image, "text": inputs.prompts[0].at(0), "answer": answer}
         kept = {key: torch.cat([kept[key], value]) if kept else value.clone() for key, value in new.items()}
-        save(file, kept)
+        save(file, {**kept})
     return {key: value[:count] for key, value in kept.items()}
 
 
