@@ -6,12 +6,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.loading.single_file import as_single_file
 from ..models.convert import Conversion, convert
 from ..models.registry import resolve
 from ..models.stored_model import EMA_CHOICES, PRECISIONS
 from .arguments import Command, add_models_dir, model_folders_of
-from .output import byte_bars, tell_model
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ def options_of(args: argparse.Namespace) -> ConvertOptions:
 
 def run(options: ConvertOptions) -> int:
     """Convert the model and say what came of it. Raises UserError."""
+    from ..engine.loading.single_file import as_single_file  # `--help` need not wait for torch
+    from .output import byte_bars, tell_model
+
     model = as_single_file(resolve(options.model, options.folders))
     with byte_bars() as progress:
         path, checkpoint, notes = convert(model, options.output, options.asked, progress)

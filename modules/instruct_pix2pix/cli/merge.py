@@ -6,12 +6,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.loading.single_file import as_single_file
 from ..models.merge import Merge, merge
 from ..models.registry import resolve
 from ..models.stored_model import PRECISIONS
 from .arguments import Command, add_models_dir, model_folders_of
-from .output import byte_bars, tell_model
 
 EXPLANATION = """`merge EDIT STYLE BASE -o OUT` writes EDIT + (STYLE - BASE): EDIT is an instruct-pix2pix model, STYLE
 a model of your choice, and BASE the one that STYLE was trained from, which for nearly all styles of SD1 is v1-5-pruned.
@@ -66,6 +64,9 @@ def options_of(args: argparse.Namespace) -> MergeOptions:
 
 def run(options: MergeOptions) -> int:
     """Merge the models and say what came of it. Raises UserError."""
+    from ..engine.loading.single_file import as_single_file  # `--help` need not wait for torch
+    from .output import byte_bars, tell_model
+
     models = [as_single_file(resolve(name, options.folders)) for name in options.models]
     with byte_bars() as progress:
         path, checkpoint, notes = merge(models, options.output, options.asked, progress)

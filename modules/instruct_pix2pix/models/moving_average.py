@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from .checkpoints import ema_twin
 from .weights_files import header, metadata, read_weights
+
+if TYPE_CHECKING:
+    import torch
 
 # What A1111 and the model specification of Stability AI write into the header of a merge.
 _RECIPES = ("sd_merge_recipe", "modelspec.merged_from")
