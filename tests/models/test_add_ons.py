@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.add_ons import EMBEDDING, LORA, TINY_VAE, VAE_FILE, AddOnFolders, file_hash, kohya_hash
+from instruct_pix2pix.models.registry import DEMO
 
 
 def write(path: Path, **metadata: str) -> Path:
@@ -48,6 +49,11 @@ def test_a_checkpoint_anywhere_may_have_them_beside_it(tmp_path):
 
 def test_without_a_checkpoint_the_programs_own_models_count():
     assert Path(__file__).parents[2] / "models" / "Lora" in AddOnFolders.near().folders(LORA)
+
+
+def test_whoever_has_no_file_is_not_sent_to_the_folder_of_the_demo_model():
+    with pytest.raises(UserError, match=r"There is no LoRA 'nope': put its file into models/Lora \(there are demo-lcm"):
+        AddOnFolders.near(DEMO).find(LORA, "nope")
 
 
 def test_a_name_is_a_stem_a_path_below_the_folder_or_the_name_of_its_training(webui):

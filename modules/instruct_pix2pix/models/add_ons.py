@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import UserError
+from ..paths import DATA
 from ..text import writable
 from .registry import model_dirs
 from .weights_files import metadata
@@ -88,6 +89,7 @@ class AddOnFolders:
 
     def _none(self, kind: AddOnKind, name: str, files: Iterable[str]) -> UserError:
         folders = self.folders(kind)
+        folders = [folder for folder in folders if DATA not in folder.parents] or folders  # not beside the demo model
         place = next((folder for folder in folders if folder.is_dir()), folders[0])
 
         def likeness(other: str) -> float:
