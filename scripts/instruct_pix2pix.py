@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modules"))
 try:
     from instruct_pix2pix import panel as controls
     from instruct_pix2pix.hosts import a1111, forge, job
-    from instruct_pix2pix.hosts.axes import add_axes
+    from instruct_pix2pix.hosts.axes import add_axes, remove_axes
     from instruct_pix2pix.hosts.detect import UNSUPPORTED, find_host
     from instruct_pix2pix.hosts.processing import Processing
 finally:
@@ -137,3 +137,4 @@ if HOST:
     if isinstance(HOST, a1111.A1111Host):
         script_callbacks.on_script_unloaded(a1111.know_sdxl(import_module("modules.sd_models_config")))
     script_callbacks.on_before_ui(lambda: add_axes(scripts.scripts_data))
+    script_callbacks.on_script_unloaded(lambda: remove_axes(scripts.scripts_data))

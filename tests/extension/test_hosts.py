@@ -24,7 +24,7 @@ from instruct_pix2pix.guidance.cached import whole_steps
 from instruct_pix2pix.guidance.rows import Scales, rows
 from instruct_pix2pix.hosts import job
 from instruct_pix2pix.hosts.a1111 import on_denoiser
-from instruct_pix2pix.hosts.axes import add_axes
+from instruct_pix2pix.hosts.axes import add_axes, remove_axes
 from instruct_pix2pix.hosts.forge import ForgeHost, pass_errors_on
 from instruct_pix2pix.hosts.job import Controls
 from instruct_pix2pix.settings import SPEEDS, random_scales
@@ -869,6 +869,17 @@ def test_a_plot_says_before_its_first_picture_which_value_it_cannot_use(
     with pytest.raises(UserError, match=f"{name}.*{told}"):
         axis.confirm(None, bad)
     assert (axis.choices and axis.choices()) == (["exact", "balanced", "fast"] if name == "Speed" else None)
+
+
+def test_an_extension_that_is_unloaded_leaves_the_hosts_own_axes() -> None:
+    plot = ModuleType("xyz_grid.py")
+    own = [Option("Steps", int, None), Option("Seed", int, None)]
+    vars(plot).update(axis_options=own, AxisOption=Option)
+    scripts = [type("Data", (), {"module": plot})]
+    add_axes(scripts)
+    assert len(own) > 2
+    remove_axes(scripts)
+    assert [one.label for one in own] == ["Steps", "Seed"]
 
 
 def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tensor) -> None:
