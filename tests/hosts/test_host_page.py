@@ -185,6 +185,8 @@ def test_a_scale_stands_once_and_its_hidden_twin_keeps_its_value(page: Page, edi
     page.status("4 channels")
     page.sees("img2img_cfg_scale", True)
     page.settle(editor)
+    page.choose_checkpoint(checkpoints.EDITS)  # Neo's page keeps what was chosen there, whatever its API is told
+    page.settle(editor)
 
 
 def test_the_denoising_strength_says_when_it_plays_no_part(page: Page, editor: Host) -> None:
@@ -197,6 +199,8 @@ def test_the_denoising_strength_says_when_it_plays_no_part(page: Page, editor: H
     page.choose_checkpoint(checkpoints.PLAIN)
     page.status("4 channels")
     assert page.note() == "none"
+    page.settle(editor)
+    page.choose_checkpoint(checkpoints.EDITS)
     page.settle(editor)
 
 
