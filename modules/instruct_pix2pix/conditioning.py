@@ -27,6 +27,12 @@ class Fit:
     padded: tuple[int, int]
     """The size the model sees: `size` filled up to multiples."""
 
+    @property
+    def own(self) -> tuple[int, int]:
+        """The size of the part that is used, in the picture itself."""
+        left, top, right, bottom = self.crop
+        return right - left, bottom - top
+
     def apply(self, image: Image.Image) -> Image.Image:
         """Return the picture as the model sees it; any mode, the result has `padded` size."""
         shrunk = image.resize(self.size, Image.Resampling.LANCZOS, box=self.crop)

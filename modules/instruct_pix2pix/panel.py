@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from .errors import UserError
-from .models.checkpoints import EDIT_KINDS, Checkpoint, inspect
+from .models.checkpoints import EDIT_KINDS, inspect
 from .settings import FROM_NOISE, KNOBS, Knob
 from .templates import TEMPLATES
 from .text import escape
@@ -171,13 +171,9 @@ def look_at(path: Path | None) -> Look:
     except UserError as error:
         return Look(False, line(str(error)))
     if checkpoint.kind in EDIT_KINDS:  # a host has parts of its own for what the file lacks
-        return Look(True, line(f"{path.stem}: {checkpoint.label}", found=True), json.dumps(suited_to(checkpoint)))
+        suited = {name: value for name, value in asdict(checkpoint.suited).items() if value is not None}
+        return Look(True, line(f"{path.stem}: {checkpoint.label}", found=True), json.dumps(suited))
     return Look(False, line(f"{path.stem}: {checkpoint.label}. {checkpoint.advice}"))
-
-
-def suited_to(checkpoint: Checkpoint) -> dict[str, float]:
-    """Return the scales and steps that suit a model that edits, and the longest side in pixels where that is known."""
-    return {name: value for name, value in asdict(checkpoint.suited).items() if value is not None}
 
 
 def line(text: str, *, found: bool = False) -> str:

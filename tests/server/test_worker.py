@@ -316,6 +316,16 @@ def test_what_ended_tasks_hold_is_what_their_files_take(worker):
     assert 4 * task.pixels <= sum(len(r.png) + len(r.small) for r in status.results) < 4 * 2600 * 2600
 
 
+def test_a_result_counts_twice_only_where_it_has_16_bits_a_channel(worker, monkeypatch):
+    monkeypatch.setattr(edit_task, "MOST_RESULT_PIXELS", 200 * 150)
+    fine = np.random.default_rng(3).integers(0, 65536, (100, 200, 3), np.uint16)
+    picture = Picture(Image.fromarray((fine >> 8).astype(np.uint8)), "fine.png", deep=fine)
+    small = worker.submit(request(picture=picture, steps=1, result_size="200")).wait(END, 120)
+    assert small.state is TaskState.FAILED and "too many at once" in small.error  # its own size
+    other = worker.submit(request(picture=picture, steps=1, result_size="240")).wait(END, 120)
+    assert other.state is TaskState.FINISHED and other.results[0].size == (240, 120)
+
+
 def test_results_that_do_not_fit_into_memory_are_counted_at_their_own_size(worker):
     for count, said in ((1000, "make 48 at most"), (1, "")):
         status = worker.submit(request(count=count, steps=1, result_size="2500")).wait(END, 120)

@@ -165,7 +165,7 @@ class UnitRunner:
             whole = (f"{KNOBS['zoom'].label} has no effect on an animation.",) if item.settings.zoom else ()
             return PreparedPicture(frames, alphas, timing, timing.notes + mask_notes + whole)
         picture = open_picture(_source(item.source, files), deep=item.settings.zoom and item.fmt in DEEP_FORMATS)
-        frame = replace(fitted(self.model, picture.image, item.settings, mask), deep=picture.deep)
+        frame = fitted(self.model, picture.image, item.settings, mask, picture.deep)
         timing = Timing((), None, picture.exif, picture.icc)
         alpha = picture.alpha and framed(picture.alpha, frame.plan, item.settings)
         if not item.settings.zoom:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
@@ -101,7 +101,7 @@ def run(options: EditOptions) -> int:
         say(note)
 
     model, hash_ = load(path, machine, options.model.folders)
-    fit = replace(fitted(model, picture.image, settings, mask and mask.mask), deep=picture.deep)
+    fit = fitted(model, picture.image, settings, mask and mask.mask, picture.deep)
     if options.map_only is not None:
         found = map_of(model, fit, settings.for_image(settings.seeds()[0]))
         written = save_picture(found, options.map_only)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 
+import numpy as np
 from PIL import Image
 
 from ..conditioning import Fit, fit
@@ -133,10 +134,14 @@ def settings_here(infotext: str) -> tuple[EditSettings, tuple[str, ...]]:
 
 
 def fitted(
-    model: EditModel, image: Image.Image, settings: EditSettings, mask: Image.Image | None = None
+    model: EditModel,
+    image: Image.Image,
+    settings: EditSettings,
+    mask: Image.Image | None = None,
+    deep: np.ndarray | None = None,
 ) -> FittedPicture:
-    """Fit an RGB picture and its mask (any size) to the model, as `edit` does."""
-    return FittedPicture.by(plan_for(model, image, settings), image, mask, model.config.vae.factor)
+    """Fit an RGB picture and its mask (any size) to the model, as `edit` does; `deep` as in `FittedPicture`."""
+    return FittedPicture.by(plan_for(model, image, settings), image, mask, model.config.vae.factor, deep)
 
 
 def plan_for(model: EditModel, image: Image.Image, settings: EditSettings) -> Fit:

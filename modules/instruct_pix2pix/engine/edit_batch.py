@@ -135,16 +135,21 @@ class FittedPicture:
     """`whole` with 16 bits a channel, [H, W, 3] uint16, where it has them."""
 
     @classmethod
-    def by(cls, plan: Fit, image: Image.Image, mask: Image.Image | None, factor: int) -> FittedPicture:
-        """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell."""
+    def by(
+        cls, plan: Fit, image: Image.Image, mask: Image.Image | None, factor: int, deep: np.ndarray | None = None
+    ) -> FittedPicture:
+        """Fit an RGB picture and its mask (any size and mode); `factor` is the VAE's: pixels a latent cell.
+
+        `deep` is the picture with 16 bits a channel, where it has them.
+        """
         if mask is None:
-            return cls(plan, plan.apply(image), None, None, factor, image)
+            return cls(plan, plan.apply(image), None, None, factor, image, None, deep)
         mask = grey_mask(mask)
         padded = plan.apply(mask.resize(plan.whole, Image.Resampling.BILINEAR))
         cells = reduce(np.asarray(padded.convert("L")), "(h a) (w b) -> h w", "max", a=factor, b=factor)
         keep = 1 - cells.astype(np.float32) / 255  # a cell that is edited in part is edited
         kept = torch.from_numpy(keep)[None, None]
-        return cls(plan, plan.apply(image), plan.undo(padded), kept, factor, image, mask)
+        return cls(plan, plan.apply(image), plan.undo(padded), kept, factor, image, mask, deep)
 
     def made(self, after: Image.Image, inside: Tensor | None = None) -> MadePicture:
         """Return what the model made, in the framing of the input, with the part that the result takes of it.

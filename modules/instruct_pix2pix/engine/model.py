@@ -47,7 +47,8 @@ class EditModel:
         self.notes = networks.notes
         """Sentences for whoever uses it, on how it was loaded."""
         self.unet, self.text, self.text_2 = networks.unet, networks.text, networks.text_2
-        self._own_vae = networks.vae
+        self.networks: tuple[nn.Module, ...] = (networks.unet, networks.vae, *networks.texts)
+        """All that holds weights."""
         for network in self.networks:
             prepare(network, machine)
         tokenizer = Tokenizer(self.config.text.vocab_size)
@@ -59,11 +60,6 @@ class EditModel:
             self.levels = ContinuousSchedule(*self.config.cosxl)
         words = self.add_ons.words
         self.prompts = PromptEncoder(tokenizer, self.text, self.text_2, device=machine.device, words=words)
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """All that holds weights."""
-        return (self.unet, self._own_vae, self.text, *([self.text_2] if self.text_2 else []))
 
     @property
     def vae(self) -> VAE:

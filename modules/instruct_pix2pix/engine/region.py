@@ -46,8 +46,8 @@ def edit_region(
         return sized(replace(found, settings=settings), picture)
     mask = picture.whole_mask or _in_the_whole(inside, picture.plan)
     part = fit(*_size(box), settings.target_longest or model.config.size, model.config.vae.factor)
-    close = FittedPicture.by(replace(part, whole=picture.plan.whole, crop=box), picture.whole, mask, picture.factor)
-    close = replace(close, deep=picture.deep)
+    plan = replace(part, whole=picture.plan.whole, crop=box)
+    close = FittedPicture.by(plan, picture.whole, mask, picture.factor, picture.deep)
     chosen = settings if first is None else replace(settings, keep_rest="off")
     second = _edit(model, close, chosen, prompts, halves[1] if first else on_step)
     second = sized(replace(second, settings=replace(chosen, result_size="own")), close)
@@ -128,7 +128,7 @@ def _beside_nothing(part: Image.Image, box: tuple[int, int, int, int], plan: Fit
 def _in_the_whole(inside: Image.Image, plan: Fit) -> Image.Image:
     """Return a picture (L) in the framing of the results in that of the whole input."""
     whole = Image.new("L", plan.whole)
-    whole.paste(inside.resize(_size(plan.crop), Image.Resampling.BILINEAR), plan.crop[:2])
+    whole.paste(inside.resize(plan.own, Image.Resampling.BILINEAR), plan.crop[:2])
     return whole
 
 
@@ -137,7 +137,7 @@ def _size(box: tuple[int, int, int, int]) -> tuple[int, int]:
 
 
 def _gain(box: tuple[int, int, int, int], plan: Fit) -> float:
-    return max(_size(plan.crop)) / max(_size(box))
+    return max(plan.own) / max(_size(box))
 
 
 def _halves(on_step: OnStep | None) -> tuple[OnStep | None, OnStep | None]:

@@ -23,8 +23,7 @@ def size_of(plan: Fit, settings: EditSettings) -> tuple[int, int]:
 
     Raises UserError for more pixels than a picture may have.
     """
-    own = (plan.crop[2] - plan.crop[0], plan.crop[3] - plan.crop[1])
-    asked = settings.result_size
+    own, asked = plan.own, settings.result_size
     if asked == "auto":
         asked = "own" if max(own) > max(plan.size) else "model"
     if asked == "own":

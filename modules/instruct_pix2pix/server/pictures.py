@@ -37,15 +37,19 @@ class SentPicture:
     @classmethod
     def in_base64(cls, text: str, name: str, *, deep: bool = False) -> SentPicture:
         """Return the picture in a base64 text, as `bytes_of` reads it. Raises UserError."""
-        data = bytes_of(text, name)
-        return cls(data, name, read_as(data, _pixels_deep if deep else _pixels, MOST_PIXELS, name), deep)
+        return cls._looked_at(bytes_of(text, name), name, deep)
 
     @classmethod
     def in_file(cls, path: str, *, deep: bool = False) -> SentPicture:
         """Return the picture in a file that was uploaded. Raises UserError."""
         if not Path(path).exists():
             raise UserError("The picture is no longer here: drop it again.")
-        return cls(path, "The picture", read_as(path, _pixels_deep if deep else _pixels, MOST_PIXELS), deep)
+        return cls._looked_at(path, "The picture", deep)
+
+    @classmethod
+    def _looked_at(cls, source: bytes | str, name: str, deep: bool) -> SentPicture:
+        pixels = read_as(source, _pixels_deep if deep else _pixels, MOST_PIXELS, name)
+        return cls(source, name, pixels, deep)
 
     def decode(self) -> Picture:
         """Decode it. Raises UserError."""

@@ -77,13 +77,12 @@ class AddOns:
         self._folders = folders
         self._machine = machine
         self._config: ModelConfig = networks.config
-        texts = [networks.text, *([networks.text_2] if networks.text_2 else [])]
-        self._layers = layers_of(networks.unet, texts)
+        self._layers = layers_of(networks.unet, networks.texts)
         self._own_vae = networks.vae
         self._merge: _MergedLoras | None = None
         self._vae: _Vae | None = None
         self._tiny = _Tiny()
-        self.words = Words(tokenizer, texts, folders)
+        self.words = Words(tokenizer, networks.texts, folders)
         self.vae = networks.vae
         """The VAE in use."""
         self.fast = False

@@ -65,6 +65,11 @@ class Networks:
     text_2: PooledTextEncoder | None = None
     """SDXL's second text encoder."""
 
+    @property
+    def texts(self) -> list[TextEncoder | PooledTextEncoder]:
+        """The text encoders, one or two."""
+        return [self.text, *([self.text_2] if self.text_2 else [])]
+
 
 class _WithoutInit(TorchFunctionMode):
     """Modules built in this context skip `torch.nn.init`: on meta tensors it imports half of torch, for nothing."""

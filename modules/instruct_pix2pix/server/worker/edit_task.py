@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -167,15 +167,16 @@ class EditTask(Task[EditStatus]):
         model, settings = loaded.model, request.settings
         plan = plan_for(model, request.picture.image, settings)
         size = size_of(plan, settings)
-        most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if request.picture.deep is None else 2))
+        deep = request.picture.deep if size == plan.own else None  # at another size a result has 8 bits a channel
+        most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if deep is None else 2))
         if settings.count > most:
             shown = f"{settings.count} pictures of {size[0]}x{size[1]} pixels"
             raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
-        fitted = FittedPicture.by(plan, request.picture.image, request.mask, model.config.vae.factor)
-        picture = replace(fitted, deep=request.picture.deep)
+        factor = model.config.vae.factor
+        picture = FittedPicture.by(plan, request.picture.image, request.mask, factor, deep)
         chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
