@@ -106,6 +106,32 @@ def test_every_step_is_the_papers_formula(
         assert error < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("text_cfg", "image_cfg", "speed"), [(7.5, 1.5, "exact"), (1.0, 0.5, "exact"), (7.5, 0.5, "fast")]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_is_the_formula_of_instruct_diffusion_where_that_is_chosen(
+    host: Shape, picture: Tensor, case: str, text_cfg: float, image_cfg: float, speed: str
+) -> None:
+    """With AND, the terms of the picture are means over the sub-prompts."""
+    texts, negative, batch, weights = CASES[case]
+    prompts = [list(zip(say(host.model, *texts), weights, strict=True))] * batch
+    p = host.p(prompts, say(host.model, negative)[0], cfg_scale=text_cfg, image_cfg_scale=image_cfg)
+    denoise = host.begin(p, picture, draw(batch), Controls(guidance="instruct-diffusion", speed=speed))
+    x, sigma = draw(batch, 7) * 3, torch.full((batch,), 3.0)
+    guided = denoise(x, sigma, 0)
+    seen = host.model.encode_image(picture)
+    for one, found in zip(x.split(1), guided.split(1), strict=True):
+        image_only = evaluate(host.model, one, sigma[:1], p.negative, seen)
+        expected = image_only / 2
+        for text, weight in prompts[0]:
+            full = evaluate(host.model, one, sigma[:1], text, seen)
+            text_only = evaluate(host.model, one, sigma[:1], text, torch.zeros_like(seen))
+            expected = expected + text_cfg * weight * (full - image_only)
+            expected = expected + (text_only / 2 + image_cfg * (full - text_only)) / len(texts)
+        assert (found - expected).abs().max() / expected.abs().max() < 1e-4
+
+
 def test_pictures_of_a_batch_may_differ_in_their_sub_prompts(model: EditModel, picture: Tensor) -> None:
     """As with AUTOMATIC1111's prompts from a file. The first picture alone needs no 'image only' row."""
     winter, night = say(model, "make it winter", "make it night")

@@ -74,11 +74,21 @@ def test_places_in_a_hosts_table_stand_for_the_levels_of_cosxl() -> None:
 
 
 def test_a_blank_negative_prompt_has_the_instructions_pooled_vector_and_its_own_sizes() -> None:
-    own, full = torch.zeros(2, 1300), torch.ones(2, 1300)
-    label = SDXL().label(own, full, ["", "rain"])
-    assert label[:, 0].tolist() == [1, 0]
-    assert label[:, -1].tolist() == [0, 0]
-    assert torch.equal(SDXL(Levels(0.002, 120)).label(own, full, ["", "rain"]), own)
+    own, full = {"crossattn": torch.ones(2, 77, 2048), "vector": torch.zeros(2, 1300)}, torch.ones(2, 1300)
+    row = SDXL().negative_row(own, full, ["", "rain"])
+    assert row["vector"][:, 0].tolist() == [1, 0]
+    assert row["vector"][:, -1].tolist() == [0, 0]
+    assert torch.equal(row["crossattn"], own["crossattn"])
+    assert torch.equal(SDXL(Levels(0.002, 120)).negative_row(own, full, ["", "rain"])["vector"], own["vector"])
+
+
+@pytest.mark.parametrize("levels", [None, Levels(0.002, 120)])
+def test_or_zeros_for_both_with_the_sizes_left(levels: Levels | None) -> None:
+    own = {"crossattn": torch.ones(2, 77, 2048), "vector": torch.ones(2, 1300)}
+    row = SDXL(levels, "zeros").negative_row(own, torch.full((2, 1300), 2.0), [" ", "rain"])
+    assert row["crossattn"].mean(dim=(1, 2)).tolist() == [0, 1]
+    assert row["vector"][:, :1280].mean(dim=1).tolist() == [0, 1]
+    assert row["vector"][:, 1280:].eq(1).all()
 
 
 @pytest.mark.parametrize("name", ["module", "buffer", "plain", "method", "absent"])
@@ -126,18 +136,19 @@ def processing(path: Path) -> P:
 
 
 def test_the_file_says_which_noise_levels_a_model_has(tmp_path: Path) -> None:
-    assert sdxl_of(processing(checkpoint(tmp_path / "a.safetensors"))) == SDXL()
+    assert sdxl_of(processing(checkpoint(tmp_path / "a.safetensors")), "empty") == SDXL()
     ends = {"edm_vpred.sigma_min": torch.tensor(0.5), "edm_vpred.sigma_max": torch.tensor(64.0)}
-    assert sdxl_of(processing(checkpoint(tmp_path / "b.safetensors", **ends))) == SDXL(Levels(0.5, 64))
+    cosxl = processing(checkpoint(tmp_path / "b.safetensors", **ends))
+    assert sdxl_of(cosxl, "zeros") == SDXL(Levels(0.5, 64), "zeros")
     p = processing(tmp_path / "b.safetensors")
     p.sd_model.is_sdxl = False
-    assert sdxl_of(p) is None
+    assert sdxl_of(p, "empty") is None
 
 
 def test_levels_that_cannot_be_used_end_the_job_with_a_sentence(tmp_path: Path) -> None:
     ends = {"edm_vpred.sigma_min": torch.tensor(3.0), "edm_vpred.sigma_max": torch.tensor(2.0)}
     with pytest.raises(UserError, match="noise levels that cannot be used"):
-        sdxl_of(processing(checkpoint(tmp_path / "a.safetensors", **ends)))
+        sdxl_of(processing(checkpoint(tmp_path / "a.safetensors", **ends)), "empty")
 
 
 def begun(p: P) -> job.HostJob:

@@ -148,8 +148,8 @@ class OneMore(SourceFileLoader):
 
     def get_data(self, path: str) -> bytes:
         source = super().get_data(path).decode()
-        ends = source.index(")\n", source.index("\nSETTINGS = ("))
-        return f'{source[:ends]}, "{self.setting}"{source[ends:]}'.encode()
+        ends = source.index("\n)\n", source.index("\nSETTINGS = ("))
+        return f'{source[:ends]} "{self.setting}",{source[ends:]}'.encode()
 
 
 class Wider(MetaPathFinder):

@@ -61,6 +61,22 @@ def test_guidance_rescale_pulls_the_deviation_of_the_noise_to_that_of_the_full_r
     assert max(step["error"] for step in editor.records()) <= 1e-4
 
 
+@pytest.mark.parametrize("prompt", ["negative", "long, AND, batch 2"])
+@pytest.mark.parametrize(("text", "image"), [(7.5, 1.5), (1.0, 1.5), (7.5, 0.5)])
+def test_every_step_is_instruct_diffusions_guidance_where_that_is_chosen(
+    editor: Host, record: Record, prompt: str, text: float, image: float
+) -> None:
+    asked = probed(text, image, guidance="instruct-diffusion")
+    asked["alwayson_scripts"]["Instruct Pix2Pix"] = {"args": [{"guidance": "instruct-diffusion"}]}
+    answer = editor.job(**PROMPTS[prompt][0], **asked)
+    error = max(step["error"] for step in editor.records())
+    case = "InstructDiffusion's"
+    WORST[editor.name, case] = max(error, WORST.get((editor.name, case), 0.0))
+    record(f"formula error, {case}", WORST[editor.name, case])
+    assert error <= 1e-4
+    assert "Guidance: instruct-diffusion" in answer.infotext
+
+
 @pytest.mark.parametrize("speed", ["balanced", "fast"])
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M"])
 def test_a_speed_evaluates_all_rows_at_some_steps_and_else_adds_their_pull_to_the_full_row(

@@ -65,6 +65,20 @@ def test_every_step_is_the_dual_guidance_of_separate_calls_of_the_network(
     assert f"Image CFG scale: {image}" in answer.infotext
 
 
+@pytest.mark.parametrize("name", [XL_EDITS, COSXL])
+@pytest.mark.parametrize("settings", [{"no_text": "zeros"}, {"guidance": "instruct-diffusion"}])
+def test_no_text_may_be_zeros_and_the_guidance_instruct_diffusions(
+    xl: Host, record: Record, name: str, settings: dict[str, str]
+) -> None:
+    xl.select(name)
+    job = asked(name, 7.5, 1.5, **settings)
+    job["alwayson_scripts"]["Instruct Pix2Pix"] = {"args": [settings]}
+    xl.job(batch_size=2, **job)
+    error = max(step["error"] for step in xl.records())
+    record(f"formula error, {name}, {' '.join(settings.values())}", error)
+    assert error <= 1e-4
+
+
 @pytest.mark.parametrize(("name", "scale"), [(XL_EDITS, 1.0), (COSXL, 0.13025)])
 def test_the_condition_is_the_mode_of_the_picture_as_the_model_was_trained_with_it(
     xl: Host, name: str, scale: float

@@ -278,15 +278,18 @@ def test_the_preview_of_a_batch_is_a_grid_in_the_framing_of_the_input(worker, mo
     assert shown is not None and shown.size == (128, 42)  # the edits are 64 x 21
 
 
-def test_the_preview_in_the_latent_space_of_sd1_is_the_published_linear_map():
+@pytest.mark.parametrize(
+    ("config", "colour"), [("sd1.yaml", [0.298, 0.207, 0.208]), ("sdxl.yaml", [0.3448, 0.4168, 0.4395])]
+)
+def test_the_preview_in_the_latent_spaces_of_sd1_and_sdxl_is_the_published_linear_map(config, colour):
     without = SimpleNamespace(tiny_decoder=None)
-    sd1 = cast(EditModel, SimpleNamespace(config=load_config(CONFIGS / "sd1.yaml"), add_ons=without))
+    model = cast(EditModel, SimpleNamespace(config=load_config(CONFIGS / config), add_ons=without))
     latents = torch.zeros(1, 4, 8, 8)
     latents[:, 0, :, 4:] = 1.0
-    shown = np.asarray(preview(sd1, latents, fit(64, 64, 64, 8)))
+    shown = np.asarray(preview(model, latents, fit(64, 64, 64, 8)))
     assert shown.shape == (64, 64, 3)
     assert np.abs(shown[32, 4] - np.array([127.5, 127.5, 127.5])).max() <= 1
-    assert np.abs(shown[32, 60] - (np.array([0.298, 0.207, 0.208]) + 1) * 127.5).max() <= 1
+    assert np.abs(shown[32, 60] - (np.array(colour) + 1) * 127.5).max() <= 1
 
 
 def test_a_transparent_picture_stays_transparent(worker):

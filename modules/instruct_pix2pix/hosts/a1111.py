@@ -2,7 +2,7 @@
 
 Its plain two-row way is used for edit models too: its own way for them fails on AND and on prompts of unequal length.
 Before each step a callback gives the denoiser the rows that the dual guidance needs, in an order that the rest of the
-denoiser can work with: sub-prompts, image only, null. After it `combine` sums up what they gave.
+denoiser can work with: sub-prompts, image only, those without the picture. After it `combine` sums up what they gave.
 """
 
 from __future__ import annotations
@@ -187,29 +187,32 @@ class _Guide:
         """Ask `rows` for each picture, and leave in `params` what a picture of the batch needs."""
         batch = len(self.denoiser.init_latent)
         count = len(params.x) - batch  # rows of sub-prompts
-        x, picture = params.x[-batch:], params.image_cond[-batch:]
+        x = params.x[-batch:]
         scales = Scales(self.denoiser.p.cfg_scale * self.denoiser.cond_scale_miltiplier, self.job.image_cfg)
         prompts = self.denoiser.sampler.sampler_extra_args["cond"].batch
-        needed = [rows(scales, [part.weight for part in parts]) for parts in prompts]
-        others = [row for one in needed for row in one if row.prompt is None]
+        formula = self.job.controls.guidance
+        needed = [rows(scales, [part.weight for part in parts], formula=formula) for parts in prompts]
+        others = [row for one in needed for row in one if row.prompt is None or not row.image]
         now = self._now(params, scales) if self.cache and others else None
         cached = bool(self.cache and now and self.cache.serves(now, x.shape))
         looked_at = self.job.finisher.looks_at_image_only(self.denoiser.step, self.denoiser.total_steps)
         image_only = not cached and (looked_at or self._is_replaced() or any(row.image for row in others))
-        null = not cached and any(not row.image for row in others)
-        pictures = [picture] * image_only + [torch.zeros_like(picture)] * null
-        params.x = torch.cat([params.x[:count], *[x] * len(pictures)])
-        params.sigma = torch.cat([params.sigma[:count], *[params.sigma[-batch:]] * len(pictures)])
-        params.image_cond = torch.cat([params.image_cond[:count], *pictures])
+        without = not cached and any(not row.image for row in others)
         full, negative = _same_length(params.text_cond, params.text_uncond)
         if self.job.sdxl is not None:
             firsts = [0, *accumulate(map(len, prompts))][:-1]  # the first sub-prompt of each picture
             texts = self.denoiser.p.negative_prompts
-            label = self.job.sdxl.label(negative["vector"], full["vector"][firsts], texts)
-            negative = _mapping(negative, {**negative, "vector": label})
-        # The denoiser takes its 'last' rows by the length of text_uncond.
-        params.text_cond = _cat([full, negative]) if image_only and null else full
-        params.text_uncond = negative if image_only or null else _empty(negative)
+            row = self.job.sdxl.negative_row(negative, full["vector"][firsts], texts)
+            negative = _mapping(negative, row)
+        said = (full, params.x[:count], params.sigma[:count], params.image_cond[:count])
+        unsaid = (negative, x, params.sigma[-batch:], params.image_cond[-batch:])
+        *blind, seen = said if formula == "instruct-diffusion" else unsaid
+        kinds = [said, *[unsaid] * image_only, *[(*blind, torch.zeros_like(seen))] * without]
+        conds, *tensors = zip(*kinds, strict=True)
+        params.x, params.sigma, params.image_cond = map(torch.cat, tensors)
+        # The denoiser takes its 'last' rows, one for each picture, by the length of text_uncond.
+        text, end = _cat(conds), count if len(kinds) == 1 else -batch
+        params.text_cond, params.text_uncond = _part(text, slice(end)), _part(text, slice(end, None))
         return _GuidedStep(x, needed, image_only, now, cached)
 
     def combine(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
@@ -231,7 +234,7 @@ class _Guide:
         if self.cache and step.cached:
             return self._finished(step.x, self.cache.guided(own, sigma), own, None)
         if step.has_image_only and self._is_replaced():
-            guided = self._combine_by_host(x_out, prompts, uncond, cond_scale)
+            guided = self._combine_by_host(x_out, prompts, step.rows, uncond, cond_scale)
         else:
             guided = _combine(x_out, prompts, step.rows)
         if self.cache and step.now:
@@ -246,21 +249,21 @@ class _Guide:
         combine = self.others_combine or self.host_combine
         return combine.__module__ != type(self.denoiser).forward.__module__
 
-    def _combine_by_host(self, x_out: Tensor, prompts: SubPrompts, uncond: object, cond_scale: float) -> Tensor:
+    def _combine_by_host(
+        self, x_out: Tensor, prompts: SubPrompts, needed: Sequence[Sequence[Row]], uncond: object, cond_scale: float
+    ) -> Tensor:
         """Return the same sum in two parts: text guidance by the function that is there, then the picture's.
 
-        `[i + s_T sum of w_k (c_k - i)] + (s_I - 1) (i - u)`: the first part is the host's plain CFG.
+        The first is the host's plain CFG, `i + s_T sum of w_k (c_k - i)`: what it lacks is the second.
         """
-        batch = len(prompts)
-        end = sum(len(parts) for parts in prompts) + batch
+        plain = [rows(Scales(cond_scale, 1.0), [weight for _, weight in parts]) for parts in prompts]
+        end = sum(len(parts) for parts in prompts) + len(prompts)
         self.others_run = True
         try:
-            guided = (self.others_combine or self.host_combine)(x_out[:end], prompts, uncond, cond_scale)
+            text = (self.others_combine or self.host_combine)(x_out[:end], prompts, uncond, cond_scale)
         finally:
             self.others_run = False
-        if len(x_out) == end:
-            return guided
-        return guided + (self.job.image_cfg - 1.0) * (x_out[end - batch : end] - x_out[end:])
+        return text + (_combine(x_out, prompts, needed) - _combine(x_out[:end], prompts, plain))
 
     def _finished(self, x: Tensor, guided: Tensor, own: Tensor, image_only: Tensor | None) -> Tensor:
         finisher, denoiser = self.job.finisher, self.denoiser
@@ -292,7 +295,7 @@ def _combine(x_out: Tensor, prompts: SubPrompts, needed: Sequence[Sequence[Row]]
 
     def index(picture: int, row: Row) -> int:
         if row.prompt is not None:
-            return prompts[picture][row.prompt][0]
+            return prompts[picture][row.prompt][0] + (0 if row.image else len(x_out) - count)
         return picture + (count if row.image else len(x_out) - batch)
 
     return torch.stack(
@@ -322,9 +325,11 @@ def _cat(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts))
 
 
-def _empty(like: Any) -> Any:
-    """Return a conditioning of no rows."""
-    return _mapping(like, {key: value[:0] for key, value in like.items()}) if isinstance(like, Mapping) else like[:0]
+def _part(whole: Any, rows: slice) -> Any:
+    """Return some rows of a conditioning."""
+    if isinstance(whole, Mapping):
+        return _mapping(whole, {key: value[rows] for key, value in whole.items()})
+    return whole[rows]
 
 
 def _mapping(like: Any, values: Mapping[str, Tensor]) -> Any:

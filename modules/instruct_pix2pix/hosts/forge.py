@@ -149,31 +149,36 @@ def pass_errors_on(main_thread: Any) -> Callable[[], None]:
 
 
 def combine(
-    cond: list[Condition], image_only: list[Condition], scales: Scales
+    cond: list[Condition], image_only: list[Condition], scales: Scales, formula: str = "instruct-pix2pix"
 ) -> tuple[list[Condition], list[Condition] | None, float]:
     """Return the dual guidance of a step in the host's terms: conditions, unconditional conditions, CFG scale.
 
     `cond` has one condition for each sub-prompt, `image_only` those of the negative prompt; all see the picture.
 
     The host computes `s e C + (1 - s e) U`: s the CFG scale, e the sum of the strengths of the conditions, C and U the
-    means of their rows by strength. With s = s_T, the part `s e C` is the sum of the full rows by their weights. All
-    weights add up to 1, so those of the other rows add up to 1 - s e, and U has to be the mean of these rows: each gets
-    the strength weight / (1 - s e).
+    means of their rows by strength. With s = s_T a full row gets the strength weight / s_T, so that `s e C` is the sum
+    of the full rows by their weights. All weights add up to 1, so those of the other rows add up to 1 - s e, and U has
+    to be the mean of these rows: each gets the strength weight / (1 - s e).
     """
-    strengths = [one.get("strength", 1.0) for one in cond]
+    said: list[Condition] = []
     rest: list[Condition] = []
-    for row in rows(scales, strengths):
-        if row.prompt is None:
-            seen = image_only if row.image else [_without_picture(one) for one in image_only]
-            total = math.fsum(one.get("strength", 1.0) for one in seen)
-            rest += [{**one, "strength": row.weight * one.get("strength", 1.0) / total} for one in seen]
-    full = scales.text * math.fsum(strengths)
-    if full == 0.0 or math.isclose(scales.text, 1.0) or math.isclose(full, 1.0):
+    total = math.fsum(map(_strength, image_only))
+    unsaid = [{**one, "strength": _strength(one) / total} for one in image_only]
+    for row in rows(scales, list(map(_strength, cond)), formula=formula):
+        texts = unsaid if row.prompt is None else [{**cond[row.prompt], "strength": 1.0}]
+        seen = texts if row.image else [_without_picture(one) for one in texts]
+        to = rest if row.prompt is None or not row.image else said
+        to += [{**one, "strength": row.weight * one["strength"]} for one in seen]
+    full = math.fsum(one["strength"] for one in said)
+    if scales.text == 0.0 or full == 0.0 or math.isclose(scales.text, 1.0) or math.isclose(full, 1.0):
         # Here the host drops U, or U's weight is zero: all rows as one weighted mean instead, C at scale 1.
-        said = [{**one, "strength": scales.text * one.get("strength", 1.0)} for one in cond if scales.text]
-        return [one for one in (*said, *rest) if one["strength"]], None, 1.0
-    mixed = [{**one, "strength": one["strength"] / (1.0 - full)} for one in rest]
-    return [one for one in cond if one.get("strength", 1.0)], mixed, scales.text
+        return [*said, *rest], None, 1.0
+    shares = [{**one, "strength": one["strength"] / scales.text} for one in said]
+    return shares, [{**one, "strength": one["strength"] / (1.0 - full)} for one in rest], scales.text
+
+
+def _strength(condition: Condition) -> float:
+    return condition.get("strength", 1.0)
 
 
 def _without_picture(condition: Condition) -> Condition:
@@ -203,14 +208,14 @@ class _CachedStep:
         denoiser = self._p.sampler.model_wrap_cfg
         texts = tuple(one["model_conds"]["c_crossattn"].cond for one in (*cond, *uncond))
         level = float(sigma.flatten()[0])
-        strengths = tuple(one.get("strength", 1.0) for one in (*cond, *uncond))
+        strengths = tuple(_strength(one) for one in (*cond, *uncond))
         asked = (scales.text, scales.image, *strengths)
         self._now = SamplingStep(denoiser.step, denoiser.total_steps, level, asked, texts)
         self._serves = self._cache.serves(self._now, x.shape)
         if not self._serves:
             return None
-        total = math.fsum(one.get("strength", 1.0) for one in cond)
-        return [{**one, "strength": one.get("strength", 1.0) / total} for one in cond]
+        total = math.fsum(map(_strength, cond))
+        return [{**one, "strength": _strength(one) / total} for one in cond]
 
     @property
     def serves_now(self) -> bool:
@@ -251,8 +256,8 @@ def _modifier(p: Processing, job: HostJob, negative: Any, cached: _CachedStep | 
         if uncond is None:
             uncond = [_like(cond[0], negative, p.sampler.model_wrap_cfg.step)]
         if job.sdxl is not None:
-            uncond = [_with_label(one, cond[0], job.sdxl, p.negative_prompts) for one in uncond]
-        cond, uncond, cond_scale = combine(cond, uncond, scales)
+            uncond = [_without_text(one, cond[0], job.sdxl, p.negative_prompts) for one in uncond]
+        cond, uncond, cond_scale = combine(cond, uncond, scales, job.controls.guidance)
         if cached is not None and (shorter := cached.shorten(x, timestep, cond, uncond, scales)) is not None:
             cond, uncond, cond_scale = shorter, None, 1.0
         return model, x, timestep, uncond, cond, cond_scale, model_options, seed
@@ -260,10 +265,14 @@ def _modifier(p: Processing, job: HostJob, negative: Any, cached: _CachedStep | 
     return modifier
 
 
-def _with_label(condition: Condition, full: Condition, sdxl: SDXL, texts: Sequence[str]) -> Condition:
-    own = condition["model_conds"]["y"]
-    label = sdxl.label(own.cond, full["model_conds"]["y"].cond, texts)
-    return {**condition, "model_conds": {**condition["model_conds"], "y": type(own)(label)}}
+def _without_text(condition: Condition, full: Condition, sdxl: SDXL, texts: Sequence[str]) -> Condition:
+    """Return an SDXL model's condition of the negative prompts as `SDXL.negative_row` has it."""
+    model_conds = condition["model_conds"]
+    said, label = model_conds["c_crossattn"], model_conds["y"]
+    own = {"crossattn": said.cond, "vector": label.cond}
+    row = sdxl.negative_row(own, full["model_conds"]["y"].cond, texts)
+    made = {"c_crossattn": type(said)(row["crossattn"]), "y": type(label)(row["vector"])}
+    return {**condition, "model_conds": {**model_conds, **made}}
 
 
 def _is_unasked(p: Processing, sigma: Tensor) -> bool:

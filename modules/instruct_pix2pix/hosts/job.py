@@ -35,7 +35,17 @@ EDIT_CHANNELS = 8
 JOB = "instruct_pix2pix"
 """The attribute of `p` that holds its job."""
 
-SETTINGS = ("rescale", "speed", "keep_rest", "keep_amount", "apg_eta", "apg_threshold", "apg_momentum")
+SETTINGS = (
+    "rescale",
+    "speed",
+    "keep_rest",
+    "keep_amount",
+    "apg_eta",
+    "apg_threshold",
+    "apg_momentum",
+    "no_text",
+    "guidance",
+)
 """Settings of an edit with a control of their own in the panel. A new one goes to the end, and all else follows: its
 control, its place and name among a script's arguments, its field of an infotext, its axis of a plot, its check."""
 
@@ -161,7 +171,7 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
     KNOBS["text_cfg"].check(p.cfg_scale)
     controls = Controls(**{name: _chosen(p, controls, name) for name in CONTROLS})
-    job = HostJob(controls, KNOBS["image_cfg"].check(asked), sdxl_of(p))
+    job = HostJob(controls, KNOBS["image_cfg"].check(asked), sdxl_of(p, controls.no_text))
     setattr(p, JOB, job)
     # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,8 @@ class SDXL:
 
     levels: Levels | None = None
     """Those of a model in the manner of CosXL."""
+    no_text: str = "empty"
+    """See `NO_TEXT` of the settings."""
 
     @property
     def picture_scale(self) -> float:
@@ -67,25 +69,30 @@ class SDXL:
         """Return a negative prompt as a host has to see it: for a blank one hosts take zeros, but not for a space."""
         return text if text.strip() else " "
 
-    def label(self, own: Tensor, full: Tensor, texts: Sequence[str]) -> Tensor:
-        """Return the labels [B, 1280 + sizes] of the rows without the instruction, from their own and the full row's.
+    def negative_row(self, own: Mapping[str, Tensor], full: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the embeddings and labels of the rows without the instruction, `crossattn` and `vector` as in `own`.
 
-        Training dropped the instruction but not its pooled vector, so a blank negative prompt has the instruction's;
-        with CosXL its own.
+        `full` [B, 1280 + sizes] are the labels of the rows with it, `texts` the negative prompts of the pictures. Of a
+        blank one both are zeros where 'no text' means that. Else training dropped the instruction but not its pooled
+        vector, so a blank one has the instruction's; with CosXL its own.
         """
-        if self.levels is not None:
-            return own
-        blank = torch.tensor([not text.strip() for text in texts], device=own.device)[:, None]
-        pooled = torch.where(blank, full[:, :POOLED].to(own), own[:, :POOLED])
-        return torch.cat([pooled, own[:, POOLED:].expand(len(pooled), -1)], dim=1)
+        states, label = own["crossattn"], own["vector"]
+        pooled = label[:, :POOLED]
+        blank = torch.tensor([not text.strip() for text in texts], device=label.device)[:, None]
+        if self.no_text == "zeros":
+            states = states.masked_fill(blank[..., None], 0.0)
+            pooled = pooled.masked_fill(blank, 0.0)
+        elif self.levels is None:
+            pooled = torch.where(blank, full[:, :POOLED].to(label), pooled)
+        return {"crossattn": states, "vector": torch.cat([pooled, label[:, POOLED:].expand(len(pooled), -1)], dim=1)}
 
 
-def sdxl_of(p: Processing) -> SDXL | None:
+def sdxl_of(p: Processing, no_text: str) -> SDXL | None:
     """Return what the checkpoint of a job is, by its file; None for one that is not SDXL. Raises UserError."""
     if not getattr(p.sd_model, "is_sdxl", False):
         return None
     path = Path(p.sd_model.sd_checkpoint_info.filename)
-    return SDXL(Levels(*noise_levels(path))) if inspect(path).kind == "CosXL-Edit" else SDXL()
+    return SDXL(Levels(*noise_levels(path)) if inspect(path).kind == "CosXL-Edit" else None, no_text)
 
 
 @contextmanager

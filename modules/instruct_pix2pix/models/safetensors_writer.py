@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from ..errors import UserError
 from .bounded import MOST_JSON
 from .tensor_pickle import ITEM_SIZE
-from .weights_files import SAFETENSORS_DTYPE, TensorInfo, TensorSource, read_weights
+from .weights_files import SAFETENSORS_DTYPE, Stacked, TensorInfo, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,19 @@ class PlannedTensor:
     """A tensor to be written: its shape and dtype, the tensors that it is made of, and how."""
 
     info: TensorInfo
-    sources: tuple[TensorSource, ...]
+    sources: tuple[Stacked, ...]
     rows: Rows
+
+
+def planned_number(value: float) -> PlannedTensor:
+    """Return a number that no file holds as a tensor, in float32, without a dimension."""
+
+    def rows() -> torch.Tensor:
+        import torch
+
+        return torch.tensor([value])
+
+    return PlannedTensor(TensorInfo((), "float32"), (), rows)
 
 
 @dataclass(frozen=True)
@@ -90,16 +101,23 @@ def write_planned(plan: SafetensorsPlan, file: IO[bytes], progress: Callable[[in
     done = len(plan.head)
     for names in _groups(plan):
         wanted: dict[Path, set[str]] = {}
-        for source in (source for name in names for source in plan.tensors[name].sources):
-            wanted.setdefault(source.file, set()).add(source.name)
+        for part in (part for name in names for source in plan.tensors[name].sources for part in source):
+            wanted.setdefault(part.file, set()).add(part.name)
         mapped = {path: read_weights(path, found) for path, found in wanted.items()}
         for name in names:
             planned = plan.tensors[name]
-            for piece in _pieces(name, planned, [mapped[source.file][source.name] for source in planned.sources]):
+            for piece in _pieces(name, planned, [_stacked(source, mapped) for source in planned.sources]):
                 done += file.write(piece)
                 progress(done, plan.size)
     if done != plan.size:
         raise RuntimeError(f"{done:,} bytes were written in place of {plan.size:,}")
+
+
+def _stacked(source: Stacked, mapped: Mapping[Path, Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    import torch
+
+    parts = [part.of(mapped[part.file][part.name]) for part in source]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _pieces(name: str, planned: PlannedTensor, tensors: list[torch.Tensor]) -> Iterator[memoryview]:

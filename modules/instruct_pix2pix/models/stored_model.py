@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ..errors import UserError
 from .bounded import TooMuch, read_small
 from .checkpoints import Checkpoint, ema_twin, inspect
 from .moving_average import belongs
-from .weights_files import TensorInfo, TensorSource, fits, header, metadata
+from .weights_files import Stacked, TensorInfo, TensorSource, fits, header, metadata
 
 UNET = "model.diffusion_model."
 """How the names of the UNet's tensors begin."""
@@ -41,7 +41,7 @@ _PACKED = ("scale_weight", "weight_scale", "weight_scale_inv", "weight_scale_2",
 class Located(NamedTuple):
     """Where a tensor lies, its shape and its dtype."""
 
-    source: TensorSource
+    source: Stacked
     info: TensorInfo
 
 
@@ -51,13 +51,14 @@ class StoredModel:
 
     `tensors` are by the names of the LDM layout where it is a whole model, else by the file's own; `texts` are the
     metadata of a safetensors file; `config` is the text of the yaml that the model needs beside it, None where it needs
-    none.
+    none; `numbers` are tensors that a file has, and a folder in its configs.
     """
 
     checkpoint: Checkpoint
     tensors: Mapping[str, Located]
     texts: Mapping[str, str]
     config: str | None
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -67,31 +68,39 @@ class StoredModel:
     @property
     def files(self) -> set[Path]:
         """The files that hold the tensors."""
-        return {located.source.file for located in self.tensors.values()}
+        return {part.file for located in self.tensors.values() for part in located.source}
 
 
 def stored_file(path: Path) -> StoredModel:
     """Return the model in a safetensors or torch file, without what its training left there. Raises as `inspect`."""
     found = {
-        name: Located(TensorSource(path, name), info)
+        name: Located((TensorSource(path, name),), info)
         for name, info in header(path).items()
         if name.split(".")[0] not in _TRAINING
     }
     return StoredModel(inspect(path), found, metadata(path), _yaml_beside(path))
 
 
-def locate(sources: Mapping[str, TensorSource], shapes: Mapping[str, Sequence[int]]) -> dict[str, Located]:
+def locate(sources: Mapping[str, Stacked], shapes: Mapping[str, Sequence[int]]) -> dict[str, Located]:
     """Return tensors with their shape in the LDM layout, in which 1x1 convolutions are no matrices, and their dtype.
+
+    `shapes` are those of the parts of a source, which are alike.
 
     Raises UserError for one that is not there or has another shape.
     """
-    headers = {file: header(file) for file in {source.file for source in sources.values()} if file.is_file()}
+    files = {part.file for source in sources.values() for part in source}
+    headers = {file: header(file) for file in files if file.is_file()}
     found: dict[str, Located] = {}
     for name, source in sources.items():
-        info = headers.get(source.file, {}).get(source.name)
-        if info is None or not fits(info.shape, shapes[name]):
-            raise UserError(f"'{source.file.name}' lacks the tensor {source.name} of its config: download it again.")
-        found[name] = Located(source, TensorInfo(tuple(shapes[name]), info.dtype))
+        rows, *others = shapes[name]
+        dtypes = set()
+        for part in source:
+            info = headers.get(part.file, {}).get(part.name)
+            if info is None or not fits(part.shape_of(info.shape), shapes[name]):
+                raise UserError(f"'{part.file.name}' lacks the tensor {part.name} of its config: download it again.")
+            dtypes.add(info.dtype)
+        dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+        found[name] = Located(source, TensorInfo((rows * len(source), *others), dtype))
     return found
 
 

@@ -102,6 +102,10 @@ class TensorSource:
         return stored.t() if self.transposed else stored
 
 
+Stacked = tuple[TensorSource, ...]
+"""The tensors whose rows, one below the other, are those of a tensor: mostly one."""
+
+
 @dataclass(frozen=True)
 class _Index:
     """The tensors of a file, and where in the file (in bytes) the storage of each begins."""

@@ -163,16 +163,20 @@ def _file_sources(path: Path, parts: Mapping[str, nn.Module], use_ema: bool) -> 
     names = header(path).keys()
 
     def source(part: str, key: str) -> TensorSource:
-        if part == "vae":
-            return TensorSource(path, f"first_stage_model.{key}")
-        if part == "text_2":
-            return _openclip_source(path, key)
-        if part == "text":
-            name = f"{_TEXT if 'text_2' not in parts else _TEXT_XL}{key}"  # older transformers wrote no 'text_model'
-            return TensorSource(path, name if name in names else name.replace(".text_model.", "."))
-        return TensorSource(path, ema_twin(f"{_UNET}{key}") if use_ema else f"{_UNET}{key}")
+        found = ldm_source(path, part, key, sdxl="text_2" in parts)
+        if part == "text" and found.name not in names:  # older transformers wrote no 'text_model'
+            return replace(found, name=found.name.replace(".text_model.", "."))
+        return replace(found, name=ema_twin(found.name)) if part == "unet" and use_ema else found
 
     return {part: {key: source(part, key) for key in module.state_dict()} for part, module in parts.items()}
+
+
+def ldm_source(path: Path, part: str, key: str, *, sdxl: bool) -> TensorSource:
+    """Return where the LDM layout, of SDXL or of SD1, has the tensor `key` of one of our networks."""
+    if part == "text_2":
+        return _openclip_source(path, key)
+    prefix = {"unet": _UNET, "vae": "first_stage_model.", "text": _TEXT_XL if sdxl else _TEXT}[part]
+    return TensorSource(path, prefix + key)
 
 
 def _openclip_source(path: Path, key: str) -> TensorSource:

@@ -14,9 +14,12 @@ from ...engine.model import EditModel
 from ...engine.networks.vae import VAEConfig
 
 # Red, green and blue (-1..1) of each channel in SD1's latent space, as published in the thread 'Decoding latents to
-# RGB without upscaling', discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204.
+# RGB without upscaling', discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204; and in SDXL's, as
+# AUTOMATIC1111 has them.
 SD1_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
-SD1_SCALE = 0.18215
+SDXL_RGB = ((0.345, 0.417, 0.440), (-0.195, -0.029, 0.025), (0.107, 0.089, -0.016), (-0.373, -0.250, -0.209))
+LATENT_RGB = {0.18215: SD1_RGB, 0.13025: SDXL_RGB}
+"""By the scale of the latents."""
 
 MOST_CELLS = 32
 """Longest side, in cells of the latent, that goes through a VAE for a preview."""
@@ -28,16 +31,15 @@ LONGEST_SIDE = 512
 def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
     """Return one RGB picture of scaled latents [B, 4, h, w]: the batch in rows, each picture in the input's framing.
 
-    With the file of a tiny VAE it decodes them, shrunk to 32 cells. Without one SD1's latents become colours by a
-    linear map, one pixel a cell; other models have no such map and are small: their latents are shrunk too and go
-    through the VAE. Raises UserError where `EditModel.decode` does, or where the file is not a tiny VAE.
+    With the file of a tiny VAE it decodes them, shrunk to 32 cells. Without one the latents of SD1 and SDXL become
+    colours by a linear map, one pixel a cell; other models have no such map and are small: their latents are shrunk too
+    and go through the VAE. Raises UserError where `EditModel.decode` does, or where the file is not a tiny VAE.
     """
     config, tiny = model.config, model.add_ons.tiny_decoder
     if tiny is not None:
         pictures = to_images(tiny(_shrunk(latents).to(model.machine.dtype)).float())
-    elif config.vae == VAEConfig() and math.isclose(config.scale_factor, SD1_SCALE, rel_tol=1e-3):
-        factors = latents.new_tensor(SD1_RGB)
-        pictures = to_images(torch.einsum("bchw,cr->brhw", latents, factors))
+    elif config.vae == VAEConfig() and (factors := LATENT_RGB.get(round(config.scale_factor, 5))):
+        pictures = to_images(torch.einsum("bchw,cr->brhw", latents, latents.new_tensor(factors)))
     else:
         pictures = to_images(model.decode(_shrunk(latents)))
     shown = _shown_size(plan, len(pictures))

@@ -3,7 +3,8 @@
 Its one argument is JSON: {} does nothing; {"text": 7.5, "image": 1.5} are the scales that a job was asked for, by
 which the reference is made, and {"whole": [0, 6, 11]} the steps at which all rows shall be evaluated, where between
 them the noise is that of the full row and what the guidance added to it at the last of them, and {"cosxl": true} says
-that the checkpoint is one of CosXL; {"fail": "encode"} lets our code fail there, for one job; {"time": true} adds up
+that the checkpoint is one of CosXL, {"no_text": "zeros"} and {"guidance": "instruct-diffusion"} what our extension
+was told; {"fail": "encode"} lets our code fail there, for one job; {"time": true} adds up
 the seconds spent in our hooks; {"look": true} notes what our extension has put into the host; {"reload": true} reloads
 the host's UI after the job. Records go to the file that IP2P_PROBE_FILE names, one line of JSON each.
 """
@@ -142,7 +143,10 @@ def watch(p, asked):
 
 
 def reference(p, asked, step, x, sigma, cond, image_cond):
-    """s_T * w_k * c_k, summed over k, + (s_I - s_T * sum of w_k) * i + (1 - s_I) * u, each row a call of its own."""
+    """s_T * w_k * c_k, summed over k, + (s_I - s_T * sum of w_k) * i + (1 - s_I) * u, each row a call of its own.
+
+    Or InstructDiffusion's: (s_T * w_k + s_I / n) * c_k + (0.5 - s_I) / n * t_k, summed, + (0.5 - s_T * sum of w_k) * i.
+    """
     typed = [one or " " for one in p.negative_prompts]  # hosts make zeros of a blank one with SDXL
     said = prompt_parser.SdConditioning(typed, width=p.width, height=p.height)
     negative = prompt_parser.get_learned_conditioning(p.sd_model, said, p.steps)
@@ -153,14 +157,23 @@ def reference(p, asked, step, x, sigma, cond, image_cond):
         one, level, image = x[n : n + 1], sigma[n : n + 1], image_cond[n : n + 1]
         full = [(weight, call(p, asked, one, level, row(texts, k), image)) for k, weight in conds]
         other = row(negative, n)
-        if isinstance(other, dict) and not asked.get("cosxl") and not p.negative_prompts[n]:
+        if asked.get("no_text") == "zeros" and not p.negative_prompts[n]:
+            sizes = other["vector"][:, 1280:]
+            pooled = torch.zeros_like(other["vector"][:, :1280])
+            other = {"crossattn": torch.zeros_like(other["crossattn"]), "vector": torch.cat([pooled, sizes], dim=1)}
+        elif isinstance(other, dict) and not asked.get("cosxl") and not p.negative_prompts[n]:
             pooled = row(texts, conds[0][0])["vector"][:, :1280]
             other["vector"] = torch.cat([pooled, other["vector"][:, 1280:]], dim=1)
         image_only = call(p, asked, one, level, other, image)
-        null = call(p, asked, one, level, other, torch.zeros_like(image))
         total = sum(weight for weight, _ in full)
         picture = sum(asked["text"] * weight * c for weight, c in full)
-        picture = picture + (asked["image"] - asked["text"] * total) * image_only + (1 - asked["image"]) * null
+        if asked.get("guidance") == "instruct-diffusion":
+            blind = [call(p, asked, one, level, row(texts, k), torch.zeros_like(image)) for k, _ in conds]
+            pulls = [asked["image"] * c + (0.5 - asked["image"]) * t for (_, c), t in zip(full, blind, strict=True)]
+            picture = picture + sum(pulls) / len(pulls) + (0.5 - asked["text"] * total) * image_only
+        else:
+            null = call(p, asked, one, level, other, torch.zeros_like(image))
+            picture = picture + (asked["image"] - asked["text"] * total) * image_only + (1 - asked["image"]) * null
         if asked.get("rescale"):
             noise, own = one - picture, one - sum(c for _, c in full) / len(full)
             picture = one - noise * (asked["rescale"] * own.std() / noise.std() + 1 - asked["rescale"])
