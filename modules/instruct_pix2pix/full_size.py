@@ -2,7 +2,8 @@
 
 Near each place of the small copy the edit is read as an affine map of colours, fitted in a window (He, Sun, Tang,
 Guided image filtering, ECCV 2010). The maps, made larger, are applied to the picture, whose detail so stays. What they
-do not explain, such as a new object, is taken from the small edit, and the picture's detail is let go of there.
+do not explain, such as a new object, is taken from the small edit, sharper by back projection, and the picture's detail
+is let go of there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from .back_projection import back_projected, resized
 
 Advance = Callable[[float], None]
 """Told after each strip what share is done, 0..1; what it raises ends the work."""
@@ -29,6 +32,10 @@ MOST_NOISE = 4 / 255
 """Standard deviation that is still taken for a VAE's noise."""
 DRIFT = 24 / 255
 """Differences at a mask's edge well below this are the VAE's, and are taken back there; larger ones are the edit."""
+MOST_KEPT = 0.05
+"""Where less of an edit is new, none of it is looked at again."""
+MARGIN = 8
+"""Pixels beside what is new that are looked at with it."""
 STRIP_PIXELS = 1 << 19
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -42,6 +49,8 @@ class Maps:
     """[h, w, 3, 3], output channel first."""
     offset: np.ndarray
     """[h, w, 3]."""
+    finer: np.ndarray | None = None
+    """[2 h, 2 w, 3], added: detail of what is new in the edit; None where nothing is."""
 
 
 def enlarge(
@@ -63,6 +72,7 @@ def enlarge(
     maps = colour_maps(_values(before), _values(after), small)
     planes = [_image(plane) for plane in np.moveaxis(maps.gain.reshape(*maps.gain.shape[:2], 9), -1, 0)]
     planes += [_image(plane) for plane in np.moveaxis(maps.offset, -1, 0)]
+    finer = [] if maps.finer is None else [_image(plane) for plane in np.moveaxis(maps.finer, -1, 0)]
     seam = None if small is None else _image(_feather(small))
     top = np.iinfo(picture.dtype).max
     rows = max(1, STRIP_PIXELS // width)
@@ -81,6 +91,8 @@ def enlarge(
             edited = cut(planes[9 + channel], how=Image.Resampling.BICUBIC).copy()
             for source in range(3):
                 edited += cut(planes[3 * channel + source], how=Image.Resampling.BICUBIC) * strip[..., source]
+            for plane in finer[channel : channel + 1]:
+                edited += cut(plane, how=Image.Resampling.BICUBIC)
             np.clip(edited, 0, 1, out=edited)
             if share is not None:
                 edited -= strip[..., channel]
@@ -133,7 +145,23 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
     if inside is not None:
         edited += _drift(seen - after, inside)
     gain = gain * kept[..., None]
-    return Maps(gain, edited - _applied(gain, before))
+    return Maps(gain, edited - _applied(gain, before), _finer(after, edited, 1 - kept, blur))
+
+
+def _finer(after: np.ndarray, edited: np.ndarray, new: np.ndarray, blur: float) -> np.ndarray | None:
+    """Return what `edited` lacks of the edit at twice its size, by how much of it is `new`, [h, w, 1] of 0..1."""
+    places = np.argwhere(new[..., 0] > MOST_KEPT)
+    if not len(places):
+        return None
+    (top, left), (bottom, right) = np.maximum(places.min(0) - MARGIN, 0), places.max(0) + 1 + MARGIN
+    part = np.s_[top:bottom, left:right]
+    seen, plain = after[part], edited[part]
+    height, width = seen.shape[:2]
+    twice = resized(plain, (2 * width, 2 * height))
+    sharp = back_projected(seen, twice, lambda picture: _gaussian(resized(picture, (width, height)), blur))
+    result = np.zeros((2 * new.shape[0], 2 * new.shape[1], 3), np.float32)
+    result[2 * top : 2 * bottom, 2 * left : 2 * right] = (sharp - twice) * resized(new[part], (2 * width, 2 * height))
+    return result
 
 
 def _fitted(seen: np.ndarray, after: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
