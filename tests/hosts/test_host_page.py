@@ -76,7 +76,7 @@ class Page:
         self.page.wait_for_function(
             "([id, value]) => Number(document.querySelector(`#${id} input[type=number]`).value) === value",
             arg=[elem_id, value],
-            timeout=20_000,
+            timeout=90_000,
         )
 
     def status(self, words: str) -> None:
@@ -95,7 +95,7 @@ class Page:
 
     def sees(self, elem_id: str, wanted: bool) -> None:
         """Wait for an element to be in sight, or not."""
-        self.page.locator(f"#{elem_id}").wait_for(state="visible" if wanted else "hidden", timeout=20_000)
+        self.page.locator(f"#{elem_id}").wait_for(state="visible" if wanted else "hidden", timeout=90_000)
 
     def note(self) -> str:
         """What stands below the tab's denoising strength."""
