@@ -15,22 +15,25 @@ from PIL import Image
 ROUNDS = 24
 STEPS = 2
 """Of smoothing, in each round."""
-STEP = 0.005
-"""Of 0..1: what a step takes off an edge."""
-SOFT = 3 / 255
-"""Differences of colour below this are smoothed in proportion, so that slopes stay slopes."""
+STEP, SOFT = 0.65, 1.5
+"""Times the noise: what a step takes off an edge, and the difference of colour below which it takes in proportion."""
+LEAST_NOISE = 2 / 255
 
 
 def back_projected(
-    seen: np.ndarray, guess: np.ndarray, see: Callable[[np.ndarray], np.ndarray]
+    seen: np.ndarray, guess: np.ndarray, see: Callable[[np.ndarray], np.ndarray], noise: float
 ) -> np.ndarray:
-    """Return a picture near `guess`, [H, W, 3], of which `see` makes `seen`, [h, w, 3]; float32 of 0..1 each."""
+    """Return a picture near `guess`, [H, W, 3], of which `see` makes `seen`, [h, w, 3]; float32 of 0..1 each.
+
+    `noise` is the standard deviation of that in `seen`.
+    """
+    noise = max(noise, LEAST_NOISE)
     result = guess.astype(np.float32)
     size = (guess.shape[1], guess.shape[0])
     for _ in range(ROUNDS):
         result += resized(seen - see(result), size)
         for _ in range(STEPS):
-            _smooth(result)
+            _smooth(result, noise)
     return result
 
 
@@ -40,11 +43,11 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) for plane in planes], -1)
 
 
-def _smooth(picture: np.ndarray) -> None:
+def _smooth(picture: np.ndarray, noise: float) -> None:
     """Take one step down the total variation of [H, W, 3], in place, along columns and then along rows."""
     for rows in (picture, picture.swapaxes(0, 1)):
         rise = np.diff(rows, axis=0)
-        height = np.sqrt(np.square(rise).sum(-1, keepdims=True) + np.float32(SOFT**2))
-        rise *= np.float32(STEP) / height
+        height = np.sqrt(np.square(rise).sum(-1, keepdims=True) + np.float32((SOFT * noise) ** 2))
+        rise *= np.float32(STEP * noise) / height
         rows[:-1] += rise
         rows[1:] -= rise

@@ -34,6 +34,8 @@ DRIFT = 24 / 255
 """Differences at a mask's edge well below this are the VAE's, and are taken back there; larger ones are the edit."""
 MOST_KEPT = 0.05
 """Where less of an edit is new, none of it is looked at again."""
+MOST_NEW = 0.5
+"""Where more of a picture is new than this share, it was not edited in a part, but the maps do not fit it."""
 MARGIN = 8
 """Pixels beside what is new that are looked at with it."""
 STRIP_PIXELS = 1 << 19
@@ -131,7 +133,8 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
 
     # the noise of the VAE is in all that is left; what is more than noise belongs to the edit
     error = _mean(left**2, weight).mean(-1, keepdims=True)
-    noise = min(float(np.median(error)), MOST_NOISE**2)
+    typical = float(np.median(error))
+    noise = min(typical, MOST_NOISE**2)
     sure = np.clip(1 - 2 * noise / np.maximum(error, 1e-12), 0, 1)
     new = sure * left
     new += new - _gaussian(new, blur)  # undoes a part of the blur
@@ -145,11 +148,13 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
     if inside is not None:
         edited += _drift(seen - after, inside)
     gain = gain * kept[..., None]
-    return Maps(gain, edited - _applied(gain, before), _finer(after, edited, 1 - kept, blur))
+    return Maps(gain, edited - _applied(gain, before), _finer(after, edited, 1 - kept, blur, typical**0.5))
 
 
-def _finer(after: np.ndarray, edited: np.ndarray, new: np.ndarray, blur: float) -> np.ndarray | None:
+def _finer(after: np.ndarray, edited: np.ndarray, new: np.ndarray, blur: float, noise: float) -> np.ndarray | None:
     """Return what `edited` lacks of the edit at twice its size, by how much of it is `new`, [h, w, 1] of 0..1."""
+    if new.mean() > MOST_NEW:
+        return None
     places = np.argwhere(new[..., 0] > MOST_KEPT)
     if not len(places):
         return None
@@ -158,7 +163,7 @@ def _finer(after: np.ndarray, edited: np.ndarray, new: np.ndarray, blur: float) 
     seen, plain = after[part], edited[part]
     height, width = seen.shape[:2]
     twice = resized(plain, (2 * width, 2 * height))
-    sharp = back_projected(seen, twice, lambda picture: _gaussian(resized(picture, (width, height)), blur))
+    sharp = back_projected(seen, twice, lambda picture: _gaussian(resized(picture, (width, height)), blur), noise)
     result = np.zeros((2 * new.shape[0], 2 * new.shape[1], 3), np.float32)
     result[2 * top : 2 * bottom, 2 * left : 2 * right] = (sharp - twice) * resized(new[part], (2 * width, 2 * height))
     return result

@@ -27,14 +27,14 @@ def test_stripes_and_a_slanted_edge_come_back_sharper() -> None:
     plane = np.where(x + 0.4 * y > 70, 0.2, np.where(y // 9 % 2, 0.9, 0.6)).astype(np.float32)
     truth = np.stack([plane, 0.5 * plane, 0.8 - 0.3 * plane], -1)
     seen, guess = seen_and_guessed(truth)
-    assert away(back_projected(seen, guess, see), truth) < 0.6 * away(guess, truth)
+    assert away(back_projected(seen, guess, see, 2 / 255), truth) < 0.6 * away(guess, truth)
 
 
 def test_a_slope_stays_one_and_its_noise_does_not_grow() -> None:
     plane = np.linspace(0.2, 0.8, 2 * SIDE, dtype=np.float32)[None, :, None]
     truth = np.broadcast_to(plane, (2 * SIDE, 2 * SIDE, 3))
     seen, guess = seen_and_guessed(truth)
-    sharper = back_projected(seen, guess, see)
+    sharper = back_projected(seen, guess, see, 2 / 255)
     assert away(sharper, truth) < away(guess, truth)
     rise = np.diff(sharper.mean((0, 2))[8:-8])
     assert np.abs(rise - rise.mean()).max() < 1 / 255  # no steps
@@ -43,5 +43,5 @@ def test_a_slope_stays_one_and_its_noise_does_not_grow() -> None:
 def test_what_is_seen_of_it_is_what_was_seen() -> None:
     truth = np.random.default_rng(1).random((12, 12, 3)).repeat(8, 0).repeat(8, 1).astype(np.float32)
     seen, guess = seen_and_guessed(truth)
-    before, after = (np.abs(see(one) - seen).mean() for one in (guess, back_projected(seen, guess, see)))
+    before, after = (np.abs(see(one) - seen).mean() for one in (guess, back_projected(seen, guess, see, 2 / 255)))
     assert after < 0.2 * before

@@ -265,6 +265,29 @@ def test_a_model_that_was_put_into_the_folder_is_found_by_looking_again(at_page:
         (models / "later.safetensors").unlink()
 
 
+def test_vaes_in_the_folder_of_models_are_offered_and_later_ones_by_looking_again(at_page: Visit, models: Path) -> None:
+    def offered() -> list[str]:
+        at_page.open_tab("img2img")
+        if not at_page.locate("#ip2p_vae input").is_visible():
+            at_page.locate("#ip2p_more_settings > .label-wrap").click()
+        at_page.locate("#ip2p_vae input").click()
+        at_page.locate("#ip2p_vae [role=option]").first.wait_for()
+        names = at_page.locate("#ip2p_vae [role=option]").all_inner_texts()
+        at_page.page.keyboard.press("Escape")
+        return [name.strip(" \u2713\n") for name in names]
+
+    vae = models / "VAE" / "soft.safetensors"
+    vae.parent.mkdir(exist_ok=True)
+    assert offered() == ["automatic", "taesd"]
+    try:
+        vae.write_bytes(weights({"encoder.conv_in.weight": [4, 4]}))
+        at_page.locate("#refresh_sd_model_checkpoint").click()
+        at_page.page.wait_for_timeout(2000)
+        assert offered() == ["automatic", "taesd", "soft"]
+    finally:
+        vae.unlink()
+
+
 def test_a_click_writes_a_lora_an_embedding_or_its_words_into_the_instruction_and_takes_it_out(at_page: Visit) -> None:
     at_page.write("make it winter")
     open_models(at_page)

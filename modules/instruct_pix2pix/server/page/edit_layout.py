@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,12 @@ class SettingsPane:
     recycle: gr.Button
 
 
-def build_settings(count: int) -> SettingsPane:
+def vae_choices(folders: Sequence[Path]) -> list[str]:
+    """Return what the setting 'VAE' can be with the files beside the models in these folders."""
+    return [KNOBS["vae"].default, TINY, *AddOnFolders.near(models=folders).files(VAE_FILE)]
+
+
+def build_settings(count: int, vaes: list[str]) -> SettingsPane:
     """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
     text_cfg, image_cfg = panel.scales()
     with gr.Row(elem_id="ip2p_keep"):
@@ -304,7 +310,7 @@ def build_settings(count: int) -> SettingsPane:
             guidance = panel.control(KNOBS["guidance"], "ip2p_guidance")
         knob = KNOBS["vae"]
         vae = gr.Dropdown(
-            [knob.default, TINY, *AddOnFolders.near().files(VAE_FILE)],
+            vaes,
             value=knob.default,
             label=knob.label,
             info=knob.help,

@@ -255,7 +255,8 @@ def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) 
     top.checkpoint.input(form_handlers.choose, given, changed, **events.queued)
     top.defaults.click(form_handlers.take_defaults, top.checkpoint, unordered(*suited, top.defaults), **events.queued)
     for button in (top.refresh, models.refresh):
-        button.click(form_handlers.refresh, top.checkpoint, unordered(*events.model), **events.queued).then(
+        found = unordered(*events.model, layout.settings.vae)
+        button.click(form_handlers.refresh, top.checkpoint, found, **events.queued).then(
             **events.browser, js="() => { ip2pModels(true); }"
         )
     models.tab.select(**events.browser, js="() => { ip2pModels(); }")

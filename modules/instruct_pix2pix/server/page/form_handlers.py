@@ -18,7 +18,7 @@ from ...models.checkpoints import SUITED
 from ...models.registry import ModelEntry
 from ...settings import KNOBS
 from . import html
-from .edit_layout import SettingsPane, sides_shown
+from .edit_layout import SettingsPane, sides_shown, vae_choices
 from .form import LONGEST, values_of
 from .gradio_compat import inform, warn
 from .layout import PngInfoPane, TopBar, Updates
@@ -119,9 +119,9 @@ class FormHandlers:
         return {**values, self.top.defaults: gr.update(visible=False)}
 
     def refresh(self, chosen: str) -> Updates:
-        """Look for models again."""
+        """Look for models and VAEs again."""
         self.catalog.refresh()
-        return self.choices(chosen)
+        return {**self.choices(chosen), self.settings.vae: gr.update(choices=vae_choices(self.catalog.dirs))}
 
     def choices(self, chosen: object) -> Updates:
         """Show the models that are known, and choose one by name, or the default where there is no such model."""

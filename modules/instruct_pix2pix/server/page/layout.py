@@ -186,7 +186,9 @@ class Layout:
         return {name: controls[name] for name in NAMES}
 
 
-def build(*, choices: list[tuple[str, str]], chosen: str, offer: str, count: int, examples: Path) -> Layout:
+def build(
+    *, choices: list[tuple[str, str]], chosen: str, offer: str, count: int, vaes: list[str], examples: Path
+) -> Layout:
     """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise."""
     memory = build_memory()
     top = build_top_bar(choices, chosen, offer)
@@ -196,7 +198,7 @@ def build(*, choices: list[tuple[str, str]], chosen: str, offer: str, count: int
             with gr.Row(elem_id="ip2p_work"):
                 with gr.Column(elem_id="img2img_settings", min_width=300):
                     pictures, batch = build_pictures(examples)
-                    settings = build_settings(count)
+                    settings = build_settings(count, vaes)
                 with gr.Column(elem_id="img2img_results", min_width=300):
                     progress = build_progress()
                     batch_results = build_batch_results()

@@ -24,6 +24,7 @@ from ..uploads import Uploads
 from ..worker.worker import Worker
 from . import folder_routes, gradio_compat, html, task_routes
 from .batch_handlers import BatchHandlers
+from .edit_layout import vae_choices
 from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .handlers import EditHandlers
@@ -113,6 +114,7 @@ def make(
             chosen=catalog.default.name,
             offer=html.offer(catalog.default, [KNOBS[name].default for name in SUITED]),
             count=count,
+            vaes=vae_choices(catalog.dirs),
             examples=EXAMPLES,
         )
         form = FormHandlers(catalog, layout.form, layout.settings, layout.top, layout.tabs)
