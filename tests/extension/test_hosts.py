@@ -585,6 +585,12 @@ def test_txt2img_says_where_to_go(host: Shape) -> None:
         job.begin(host.adapter, p, Controls(), is_img2img=False)
 
 
+def test_a_page_without_a_picture_says_what_to_drop_where(host: Shape) -> None:
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), init_images=[None])
+    with pytest.raises(UserError, match="drop one in the img2img tab"):
+        job.begin(host.adapter, p, Controls(), is_img2img=True)
+
+
 def test_another_checkpoint_is_left_alone(host: Shape, picture: Tensor) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=1.5)
     blocks = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Conv2d(4, 96, 3)])])

@@ -62,6 +62,7 @@ class P:
     denoising_strength: float = 0.75
     steps: int = STEPS
     s_min_uncond: float = 0.0
+    init_images: list[Any] = field(default_factory=list)
     image_mask: Any = None
     nmask: Tensor | None = None
     inpainting_fill: int = 0

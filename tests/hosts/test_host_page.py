@@ -250,6 +250,12 @@ def test_a_size_far_from_the_models_can_be_left_for_it_in_the_shape_of_the_pictu
     page.shows("img2img_height", 512)
 
 
+def test_generate_without_a_picture_says_what_to_drop_where(page: Page) -> None:
+    page.small()
+    page.generate()
+    page.said("#html_log_img2img", "There is no picture to edit: drop one in the img2img tab.")
+
+
 def test_a_template_fills_the_prompt_with_its_first_blank_selected(page: Page) -> None:
     page.page.locator("#ip2p_templates input").click()
     choice = page.page.locator(OPTIONS).filter(has_text="{").first

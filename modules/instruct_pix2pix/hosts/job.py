@@ -158,7 +158,8 @@ class Host(Protocol):
 def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> None:
     """Prepare a job before the host encodes its picture; does nothing on any other kind of checkpoint.
 
-    Raises UserError for txt2img, which has no picture, for scales out of range, and for controls of the wrong kind.
+    Raises UserError for txt2img and where no picture was dropped, for scales out of range, and for controls of the
+    wrong kind.
     """
     last = job_of(p)
     _forget(p)
@@ -166,6 +167,8 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
         return
     if not is_img2img:
         raise UserError("This checkpoint edits pictures: open the img2img tab and drop a picture there.")
+    if any(image is None for image in getattr(p, "init_images", None) or ()):
+        raise UserError("There is no picture to edit: drop one in the img2img tab.")
     asked = p.image_cfg_scale
     if asked is None:  # left out of an API call, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
