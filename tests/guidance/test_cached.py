@@ -18,7 +18,8 @@ from torch import Tensor
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 
