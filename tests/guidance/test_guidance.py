@@ -138,7 +138,7 @@ def test_a_row_of_weight_zero_is_not_evaluated(text_cfg, image_cfg, weights, cou
     guidance = guided(conditions, text_cfg, image_cfg)
     guidance(noise(2, 4, 6, 5), torch.tensor(1.0))
     guidance(noise(2, 4, 6, 5), torch.tensor(0.2))
-    assert guidance.model.calls == [2 * count, 2 * count]  # pyright: ignore[reportAttributeAccessIssue]
+    assert guidance.evaluator.model.calls == [2 * count, 2 * count]  # pyright: ignore[reportAttributeAccessIssue]
     assert guidance.rows_evaluated == 2 * count  # of one picture, over two evaluations
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,7 +25,7 @@ from ..conditioning import Fit, to_images
 from ..errors import UserError
 from ..guidance.relevance import inside as inside_of
 from ..guidance.relevance import is_whole
-from ..settings import EditSettings
+from ..settings import KNOBS, SEEDS, EditSettings
 from .edit import at_work, edit_each
 from .edit_batch import BatchSampling, Edited, FittedPicture, OnStep, PromptCache, encode_pictures
 from .model import EditModel
@@ -39,6 +39,13 @@ LOOK_SHARE = 0.4
 LOOK_CELLS = 32
 """Longest side, in cells of the latent, of what is decoded for a look."""
 
+LEAST_CHANGE = 0.5
+"""A candidate changes too little that changes less than this share of the most."""
+
+PAIRS = ((0.2, 4 / 3), (0.4, 1.2), (0.8, 1.0), (1.25, 0.9), (1.6, 0.8))
+"""Factors of Text CFG and Image CFG among which scales are found. On the demo model, around 7.5 and 1.5, pairs between
+these changed the results little."""
+
 TOGETHER_CELLS = {"cpu": 2304}
 """Cells of latents that share a call of the model: 16 pictures of the demo model's 96 pixels, one of 512."""
 TOGETHER_CELLS_ELSEWHERE = 32768
@@ -46,32 +53,32 @@ TOGETHER_CELLS_ELSEWHERE = 32768
 
 
 @dataclass(frozen=True)
-class Look:
+class Glimpse:
     """What a candidate was becoming when it was looked at. Changes are mean distances from the input, 0..255."""
 
     settings: EditSettings
     """Those of an edit that makes it."""
     outside: float
-    """The change of the rest, ELECT's background inconsistency score; 0 in an edit of the whole picture."""
+    """The change of the rest, ELECT's background inconsistency score."""
     inside: float
-    """The change of what the instruction means."""
+    """The change of what the instruction means. In an edit of the whole picture both are the change of all of it."""
     picture: Image.Image = field(repr=False)
     """RGB, small, in the framing of the results."""
 
 
 @dataclass(frozen=True)
-class Found:
+class Winner:
     """The winner of a race, and what it was up against."""
 
     edited: Edited
     """An ordinary result: an edit with its settings gives the same picture."""
-    looks: tuple[Look, ...]
+    looks: tuple[Glimpse, ...]
     """All candidates, in their order."""
     cost: float
     """The model rows of the whole race, in edits like the winner's."""
 
 
-Choice = Callable[[Sequence[Look]], int]
+Choice = Callable[[Sequence[Glimpse]], int]
 """Tells from the looks at all candidates the place of the one that goes on."""
 
 
@@ -105,9 +112,9 @@ def race(
     choose: Choice,
     on_step: OnStep | None = None,
     together: int | None = None,
-) -> Found:
+) -> Winner:
     """Begin the edit with each of the candidates, and finish the one that is chosen; see `edit_together`."""
-    looks: list[Look] = []
+    looks: list[Glimpse] = []
     place = 0
     with at_work(model):
         whole = [replace(one, zoom=False) for one in candidates]
@@ -131,7 +138,91 @@ def race(
     if edited is None:
         [edited] = edit_each(model, picture, [candidates[place]], on_step)
         rows += edited.rows
-    return Found(edited, tuple(looks), rows / edited.rows)
+    return Winner(edited, tuple(looks), rows / edited.rows)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the settings of a result are found: by several seeds, by several scales, or not at all."""
+
+    best_of: int = 1
+    """How many seeds each result is the best of."""
+    strength: float | None = None
+    """How much to change, 0..1, by scales that are found; None: by the scales that were asked for."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for both at once."""
+        if self.best_of > 1 and self.strength is not None:
+            raise UserError("The best of several seeds and scales that are found cannot be combined: choose one.")
+
+    @property
+    def candidates(self) -> int:
+        """How many edits are begun for each result."""
+        return self.best_of if self.strength is None else len(PAIRS)
+
+    def check(self, settings: EditSettings, asked: Collection[str]) -> None:
+        """Raise UserError where scales are to be found and others were `asked` for, by the settings' names."""
+        if self.strength is None:
+            return
+        if settings.randomize_cfg or {"text_cfg", "image_cfg"} & set(asked):
+            raise UserError("How much to change finds both scales itself: leave out Text CFG and Image CFG.")
+        if settings.guidance != "instruct-pix2pix":
+            raise UserError("How much to change is made for the guidance of InstructPix2Pix: set the scales yourself.")
+
+    def begun(self, settings: EditSettings) -> Iterator[list[EditSettings]]:
+        """Return the candidates for each result: settings of one picture, for edits that differ in seed or scales."""
+        first = replace(settings, count=1).seeds()[0]
+        for number in range(settings.count):
+            if self.strength is not None:
+                yield with_pairs(settings.for_image((first + number) % SEEDS))
+            else:
+                seeds = range(first + number * self.best_of, first + (number + 1) * self.best_of)
+                yield [settings.for_image(seed % SEEDS) for seed in seeds]
+
+    def choose(self, looks: Sequence[Glimpse]) -> int:
+        """Return the place of the candidate that goes on."""
+        return steadiest(looks) if self.strength is None else strongest(looks, self.strength)
+
+
+def find_each(
+    model: EditModel,
+    picture: FittedPicture,
+    settings: EditSettings,
+    search: Search,
+    on_step: OnStep | None = None,
+    together: int | None = None,
+) -> Iterator[Winner]:
+    """Make the results that the settings (resolved) ask for, each of them found as `search` says; see `race`."""
+    if search.candidates > 1:
+        for candidates in search.begun(settings):
+            yield race(model, picture, candidates, search.choose, on_step, together)
+        return
+    chosen = [settings.for_image(seed) for seed in settings.seeds()]
+    for edited in edit_each(model, picture, chosen, on_step):
+        yield Winner(edited, (), 1.0)
+
+
+# --- choices ---
+
+
+def steadiest(looks: Sequence[Glimpse]) -> int:
+    """Return the place of the candidate that leaves the rest as it was, of those that change something."""
+    least = LEAST_CHANGE * max(one.inside for one in looks)
+    return min(range(len(looks)), key=lambda i: (looks[i].inside < least, looks[i].outside))
+
+
+def with_pairs(settings: EditSettings) -> list[EditSettings]:
+    """Return settings of one picture at each of `PAIRS`."""
+    text, image = (KNOBS[name].maximum or math.inf for name in ("text_cfg", "image_cfg"))
+    pairs = [(min(text, max(1.0, settings.text_cfg * a)), min(image, settings.image_cfg * b)) for a, b in PAIRS]
+    return [replace(settings, text_cfg=round(t, 2), image_cfg=round(i, 2)) for t, i in pairs]
+
+
+def strongest(looks: Sequence[Glimpse], strength: float) -> int:
+    """Return the place of the candidate that changes most, of those that spare the rest as `strength` 0..1 wants it."""
+    low, high = min(one.outside for one in looks), max(one.outside for one in looks)
+    most = low + strength * (high - low)
+    return max(range(len(looks)), key=lambda i: (looks[i].outside <= most, looks[i].inside))
 
 
 class _Decided(Exception):  # noqa: N818 - an outcome, not an error
@@ -176,25 +267,20 @@ def _pictures_together(model: EditModel, latents: Tensor) -> int:
 
 def _looks(
     model: EditModel, sampling: BatchSampling, denoised: Tensor, candidates: Sequence[EditSettings]
-) -> Iterator[Look]:
+) -> Iterator[Glimpse]:
     """Look at what the candidates are becoming, from their denoised latents [N, 4, h, w]."""
     watcher = sampling.watcher
     assert watcher is not None
     relevant = watcher.shared_map()
     free = torch.ones_like(relevant) if sampling.free is None else sampling.free[:1].to(relevant)
-    if _edits_the_whole(sampling, relevant, free):
-        relevant = torch.ones_like(relevant)
+    parts = (free, free) if _edits_the_whole(sampling, relevant, free) else (relevant * free, (1 - relevant) * free)
     before = _decoded(model, sampling.start)
-    size = before.shape[-2:]
-    region, rest = (
-        F.interpolate(part * free, size, mode="bilinear", align_corners=False)[0, 0]
-        for part in (relevant, 1 - relevant)
-    )
+    region, rest = (F.interpolate(part, before.shape[-2:], mode="bilinear")[0, 0] for part in parts)
     for one, latent in zip(candidates, denoised.split(1), strict=True):
         after = _decoded(model, latent)
         distance = (after.clamp(-1, 1) - before.clamp(-1, 1)).abs().mean(dim=1)[0] * 127.5
         outside, inside = (float((part * distance).sum() / part.sum().clamp(min=1e-6)) for part in (rest, region))
-        yield Look(one, outside, inside, _framed(to_images(after)[0], sampling.pictures[0].plan))
+        yield Glimpse(one, outside, inside, _framed(to_images(after)[0], sampling.pictures[0].plan))
 
 
 def _edits_the_whole(sampling: BatchSampling, relevant: Tensor, free: Tensor) -> bool:

@@ -44,13 +44,12 @@ class DualGuidance(Generic[Condition]):
         between: Callable[[float], None] | None = None,
         leaders: Sequence[int] | None = None,
     ) -> None:
-        self.model = model
-        self.given = given
         each = [scales] if isinstance(scales, Scales) else list(scales)
         self.scales = each[:1] if len(set(each)) == 1 else each
         self.rescale = rescale
         self.formula = formula
-        self._evaluator = RowEvaluator(model, given, together, between)
+        self.evaluator = RowEvaluator(model, given, together, between)
+        """Has the model, and what the edit is conditioned on."""
         self._levels = sigmas[sigmas > 0].tolist()
         self._cache = None if speed == "exact" else CachedGuidance(speed)
         self._projected = None if projection in (None, Projection()) else ProjectedGuidance(projection)
@@ -69,7 +68,7 @@ class DualGuidance(Generic[Condition]):
     @property
     def rows_in_all(self) -> int:
         """The model rows of all pictures so far; one that several pictures share counts once."""
-        return self._evaluator.evaluated
+        return self.evaluator.evaluated
 
     def rows_of(self, picture: int) -> int:
         """Return the model rows of one picture so far, as if it had been alone."""
@@ -121,13 +120,13 @@ class DualGuidance(Generic[Condition]):
 
     def _now(self, level: float) -> SamplingStep:
         step = self.step_of(level)
-        texts = tuple(prompt.at(step) for prompt in (*self.given.prompts, self.given.negative))
+        texts = tuple(prompt.at(step) for prompt in (*self.evaluator.given.prompts, self.evaluator.given.negative))
         scales = tuple(scale for each in self.scales for scale in (each.text, each.image))
         return SamplingStep(step, len(self._levels), level, scales, texts)
 
     def _rows(self, batch: int, *, look: bool) -> list[list[Row]]:
         """Return what each of the pictures needs."""
-        weights = [prompt.weight for prompt in self.given.prompts]
+        weights = [prompt.weight for prompt in self.evaluator.given.prompts]
         found = {each: rows(each, weights, formula=self.formula, look_at_image_only=look) for each in self.scales}
         return [found[each] for each in (self.scales * batch if len(self.scales) == 1 else self.scales)]
 
@@ -144,17 +143,17 @@ class DualGuidance(Generic[Condition]):
         for picture, own in enumerate(wanted):
             self._counted[picture] += len(own)
         if not first or self._leaders is None:
-            return self._evaluator(x, sigma, step, kinds, wanted)
+            return self.evaluator(x, sigma, step, kinds, wanted)
         by_leader: list[set[Kind]] = [set() for _ in wanted]
         for leader, own in zip(self._leaders, wanted, strict=True):
             by_leader[leader].update(own)
         shared = [[k for k in kinds if k in have] for have in by_leader]
-        return self._evaluator(x, sigma, step, kinds, shared)[:, list(self._leaders)]
+        return self.evaluator(x, sigma, step, kinds, shared)[:, list(self._leaders)]
 
     def _sum(self, denoised: Tensor, kinds: Sequence[Kind], needed: Sequence[Sequence[Row]]) -> Tensor:
         """Rows [R, B, 4, h, w] -> their weighted sum [B, 4, h, w]."""
         one = len(self.scales) == 1
-        key = tuple(kinds), one
+        key = tuple(kinds), tuple(self.scales)
         if self._weights is None or self._weights[0] != key:  # a tensor that is sent to a GPU waits for it
             of_each = [{row.kind: row.weight for row in own} for own in (needed[:1] if one else needed)]
             weights = [[own.get(kind, 0.0) for own in of_each] for kind in kinds]
