@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,16 +60,16 @@ def main() -> None:
     args = parser.parse_args()
     model = EditModel.load(args.model if args.only == "matrix" else DEMO, choose_machine("auto", args.precision))
     if args.only in (None, "best-of", "strength"):
-        wanted = tqdm(one_each(args.first_seed, args.worlds, args.kinds), disable=None, leave=False)
+        wanted = one_each(args.first_seed, args.worlds, args.kinds)
         if args.only != "strength":
-            measure_best_of(model, wanted, args)
+            measure_best_of(model, tqdm(wanted, disable=None, leave=False), args)
         if args.only != "best-of":
-            measure_strength(model, wanted, args)
+            measure_strength(model, tqdm(wanted, disable=None, leave=False), args)
     if args.only in (None, "matrix"):
         measure_matrix(model, args)
 
 
-def measure_best_of(model: EditModel, wanted: Sequence[Case], args: argparse.Namespace) -> None:
+def measure_best_of(model: EditModel, wanted: Iterable[Case], args: argparse.Namespace) -> None:
     """Compare single edits, the mean over all seeds, with the best of them; and with what a perfect choice would be."""
     from instruct_pix2pix.engine.search import Search, edit_together, find_each
 
@@ -92,7 +92,7 @@ def measure_best_of(model: EditModel, wanted: Sequence[Case], args: argparse.Nam
     print(f"goals: success from {goal:.1%}, outside {share:.0%} of 80%, cost up to 2.3")
 
 
-def measure_strength(model: EditModel, wanted: Sequence[Case], args: argparse.Namespace) -> None:
+def measure_strength(model: EditModel, wanted: Iterable[Case], args: argparse.Namespace) -> None:
     """Compare every fixed pair of scales with what each strength finds among them."""
     from instruct_pix2pix.engine.search import edit_together, race, strongest, with_pairs
 
@@ -146,9 +146,9 @@ def measure_matrix(model: EditModel, args: argparse.Namespace) -> None:
             seconds["one by one"].append(middle - began)
             seconds["together"].append(ended - middle)
             first.append((steps[0] - middle) / (ended - middle))
-            pairs = zip(alone, together, strict=True)
-            differences = [np.abs(np.subtract(a.image, b.image, dtype=int)).max() for a, b in pairs]
-            worst = max(worst, *map(int, differences))
+            for pair in zip(alone, together, strict=True):
+                one, other = (np.asarray(edited.image, dtype=int) for edited in pair)
+                worst = max(worst, int(np.abs(one - other).max()))
     medians = {how: statistics.median(some) for how, some in seconds.items()}
     print(f"\nMatrix of {len(cells)} cells, {args.size} pixels\n")
     for how, median in medians.items():

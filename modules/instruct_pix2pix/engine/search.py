@@ -41,6 +41,8 @@ LOOK_CELLS = 32
 
 LEAST_CHANGE = 0.5
 """A candidate changes too little that changes less than this share of the most."""
+ALIKE = 1.02
+"""Changes of the rest are alike that differ by less than this factor."""
 
 PAIRS = ((0.2, 4 / 3), (0.4, 1.2), (0.8, 1.0), (1.25, 0.9), (1.6, 0.8))
 """Factors of Text CFG and Image CFG among which scales are found. On the demo model, around 7.5 and 1.5, pairs between
@@ -206,9 +208,14 @@ def find_each(
 
 
 def steadiest(looks: Sequence[Glimpse]) -> int:
-    """Return the place of the candidate that leaves the rest as it was, of those that change something."""
+    """Return the place of the candidate that leaves the rest as it was, of those that change something.
+
+    Of several that leave it nearly alike, the one that changes most.
+    """
     least = LEAST_CHANGE * max(one.inside for one in looks)
-    return min(range(len(looks)), key=lambda i: (looks[i].inside < least, looks[i].outside))
+    alive = [i for i, one in enumerate(looks) if one.inside >= least]
+    most = min(looks[i].outside for i in alive) * ALIKE
+    return max((i for i in alive if looks[i].outside <= most), key=lambda i: looks[i].inside)
 
 
 def with_pairs(settings: EditSettings) -> list[EditSettings]:
