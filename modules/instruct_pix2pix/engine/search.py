@@ -135,12 +135,12 @@ def race(
         edited = None
         with contextlib.suppress(_Decided):
             [edited] = sampling.results(sampling.run(look), [place])
-            edited = sized(replace(edited, seconds=time.perf_counter() - sampling.began), picture)
+            edited = sized(edited, picture)
     rows = sampling.guidance.rows_in_all
     if edited is None:
         [edited] = edit_each(model, picture, [candidates[place]], on_step)
         rows += edited.rows
-    return Winner(edited, tuple(looks), rows / edited.rows)
+    return Winner(replace(edited, seconds=time.perf_counter() - sampling.began), tuple(looks), rows / edited.rows)
 
 
 @dataclass(frozen=True)
