@@ -39,8 +39,9 @@ LOOK_SHARE = 0.4
 LOOK_CELLS = 32
 """Longest side, in cells of the latent, of what is decoded for a look."""
 
-LEAST_CHANGE = 0.5
-"""A candidate changes too little that changes less than this share of the most."""
+LEAST_CHANGE = 0.7
+"""A candidate changes too little that changes less than this share of the most. With a half, on the demo
+model, one that had failed won."""
 ALIKE = 1.02
 """Changes of the rest are alike that differ by less than this factor."""
 
@@ -228,7 +229,7 @@ def with_pairs(settings: EditSettings) -> list[EditSettings]:
 def strongest(looks: Sequence[Glimpse], strength: float) -> int:
     """Return the place of the candidate that changes most, of those that spare the rest as `strength` 0..1 wants it."""
     low, high = min(one.outside for one in looks), max(one.outside for one in looks)
-    most = low + strength * (high - low)
+    most = high if strength >= 1 else low + strength * (high - low)  # which may round to less than `high`
     return max(range(len(looks)), key=lambda i: (looks[i].outside <= most, looks[i].inside))
 
 
