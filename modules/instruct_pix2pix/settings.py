@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import secrets
@@ -171,6 +172,20 @@ def _check_result_size(value: object) -> str:
     raise UserError(
         f"Result size is {_shown(value)}, but must be auto, own, model, or a longest side from {SHORTEST_SIDE} to "
         f"{LONGEST_RESULT}: choose one of them."
+    )
+
+
+def _check_strength(value: object) -> float:
+    """Return 0 to 1 from a number or one of `STRENGTHS`. Raises UserError."""
+    if isinstance(value, str) and value.strip().lower() in STRENGTHS:
+        return STRENGTHS[value.strip().lower()]
+    with contextlib.suppress(TypeError, ValueError):
+        number = float(value)  # pyright: ignore[reportArgumentType]
+        if 0 <= number <= 1 and not isinstance(value, bool):
+            return number
+    raise UserError(
+        f"{STRENGTH.label} is {_shown(value)}, but must be {', '.join(STRENGTHS)}, or a number between 0 and 1: choose "
+        "one of them."
     )
 
 
@@ -492,6 +507,30 @@ def random_scales(seed: int) -> tuple[float, float]:
 
 KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})
 """The knob of each field of EditSettings, in order."""
+
+BEST_OF = Knob(
+    1,
+    label="Best of",
+    help="How many seeds to begin for each result; the one that leaves the rest as it was is finished.",
+    minimum=1,
+    maximum=64,
+    step=1,
+    flag="--best-of",
+)
+"""How a result is found, as is `STRENGTH`: no settings of the result itself (see `engine/search.py`)."""
+
+STRENGTHS = {"subtle": 0.2, "normal": 0.5, "strong": 0.8}
+
+STRENGTH = Knob(
+    "",
+    label="How much to change",
+    help="subtle, normal, strong, or 0 to 1: finds Text CFG and Image CFG itself.",
+    minimum=0.0,
+    maximum=1.0,
+    step=0.05,
+    flag="--strength",
+    rule=_check_strength,
+)
 
 FROM_NOISE = Knob(
     True,

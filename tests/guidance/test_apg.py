@@ -7,7 +7,8 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
 from instruct_pix2pix.guidance.apg import ProjectedGuidance, Projection
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales
 from tools.reference_networks import random_model
 

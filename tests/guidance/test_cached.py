@@ -18,7 +18,8 @@ from torch import Tensor
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
 from instruct_pix2pix.settings import SPEEDS, EditSettings
 
@@ -230,7 +231,7 @@ def test_a_call_at_a_higher_level_or_another_size_is_evaluated_whole() -> None:
     assert counts(guided("fast"), [(x, 2.2), (x, 1.9), (x, 2.5), (x, 1.9)]) == [3, 1, 3, 1]
     either = guided("fast")
     assert counts(either, [(x, 14.6), (x, 10.7)]) == [3, 1]
-    either.given = replace(CONDITIONS, image=IMAGE[..., :3])
+    either.evaluator.given = replace(CONDITIONS, image=IMAGE[..., :3])
     assert counts(either, [(small, 8.1), (small, 6.3)]) == [3, 1]
 
 
@@ -248,7 +249,7 @@ def test_a_text_that_changes_on_the_way_is_evaluated_whole_at_once() -> None:
 def test_scales_that_change_on_the_way_are_evaluated_whole_at_once() -> None:
     guidance, xs = guided("fast"), latents()
     ours = walk(guidance, xs[:12])
-    guidance.scales = Scales(7.5, 2.0)
+    guidance.scales = [Scales(7.5, 2.0)]
     ours += [guidance(x, sigma) for x, sigma in list(zip(xs, SIGMAS, strict=False))[12:]]
     assert torch.allclose(ours[12], walk(guided("exact", image_cfg=2.0), xs)[12], atol=1e-4)
     assert guidance.rows_evaluated == 30 + 2

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt, join_prompts
+from instruct_pix2pix.guidance.apg import Projection
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt, join_prompts
 from instruct_pix2pix.guidance.rows import Row, Scales, rows, same_length
 from tools.reference_networks import random_model
 
@@ -136,7 +138,7 @@ def test_a_row_of_weight_zero_is_not_evaluated(text_cfg, image_cfg, weights, cou
     guidance = guided(conditions, text_cfg, image_cfg)
     guidance(noise(2, 4, 6, 5), torch.tensor(1.0))
     guidance(noise(2, 4, 6, 5), torch.tensor(0.2))
-    assert guidance.model.calls == [2 * count, 2 * count]  # pyright: ignore[reportAttributeAccessIssue]
+    assert guidance.evaluator.model.calls == [2 * count, 2 * count]  # pyright: ignore[reportAttributeAccessIssue]
     assert guidance.rows_evaluated == 2 * count  # of one picture, over two evaluations
 
 
@@ -280,3 +282,101 @@ def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
     text = torch.zeros(1, 2, 4)
     with pytest.raises(ValueError):
         join_prompts([Prompt(((9, text),), 1.0), Prompt(((9, text),), 0.5)])
+
+
+# --- pictures of scales of their own ------------------------------------------------------------------
+
+
+class Exact(Analytic):
+    """The same in float64."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+        return super().__call__(x.double(), sigma.double(), condition.double(), image.double(), entries)
+
+
+EACH = [Scales(7.5, 1.5), Scales(3.0, 1.0), Scales(1.5, 1.5), Scales(12.0, 2.0), Scales(1.0, 1.0)]
+"""They need 3, 2, 2, 3 and 1 rows."""
+
+
+@pytest.mark.parametrize("together", [None, 1, 2, 3])
+@pytest.mark.parametrize("formula", ["instruct-pix2pix", "instruct-diffusion"])
+def test_each_picture_of_a_batch_has_its_own_scales(together, formula):
+    """Against separate calls in float64."""
+    conditions = GuidanceInputs((prompt(1), prompt(3, 0.6)), prompt(2), noise(5, 4, 6, 5, seed=7).double())
+    x = noise(5, 4, 6, 5).double()
+    made = DualGuidance(Exact(), conditions, EACH, SIGMAS, formula=formula, together=together)(x, SIGMAS[2])
+    for k, each in enumerate(EACH):
+        own = GuidanceInputs(conditions.prompts, conditions.negative, conditions.image[k : k + 1])
+        if formula == "instruct-pix2pix":
+            theirs = by_the_paper(Exact(), x[k : k + 1], float(SIGMAS[2]), own, each.text, each.image)
+        else:  # which is held to its authors' sum above
+            theirs = DualGuidance(Exact(), own, each, SIGMAS, formula=formula)(x[k : k + 1], SIGMAS[2])
+        torch.testing.assert_close(made[k : k + 1], theirs, atol=1e-9, rtol=0)
+
+
+def test_each_picture_is_asked_only_for_the_rows_that_it_needs():
+    model = Analytic()
+    guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS)
+    guidance(noise(5, 4, 6, 5), SIGMAS[0])
+    assert sum(model.calls) == 3 + 2 + 2 + 3 + 1
+    assert [guidance.rows_of(k) for k in range(5)] == [3, 2, 2, 3, 1]
+    assert guidance.rows_in_all == 11
+
+
+def test_pictures_of_equal_scales_give_the_bits_of_one_pair_for_all():
+    x = noise(3, 4, 6, 5)
+    one = DualGuidance(Analytic(), CONDITIONS, Scales(7.5, 1.5), SIGMAS)(x, SIGMAS[1])
+    assert torch.equal(DualGuidance(Analytic(), CONDITIONS, [Scales(7.5, 1.5)] * 3, SIGMAS)(x, SIGMAS[1]), one)
+
+
+@pytest.mark.parametrize("options", [{"rescale": 0.7}, {"speed": "fast"}, {"projection": Projection(0.0, 15.0, -0.5)}])
+def test_what_follows_the_sum_is_done_to_each_picture_by_its_own_scales(options):
+    together = DualGuidance(Analytic(), CONDITIONS, EACH, SIGMAS, **options)
+    alone = [DualGuidance(Analytic(), CONDITIONS, each, SIGMAS, **options) for each in EACH]
+    for step, sigma in enumerate(SIGMAS[:-1]):
+        x = noise(5, 4, 6, 5, seed=step) * sigma
+        made = together(x, sigma)
+        for k, guidance in enumerate(alone):
+            torch.testing.assert_close(made[k : k + 1], guidance(x[k : k + 1], sigma), atol=1e-4, rtol=1e-4)
+    assert [together.rows_of(k) for k in range(5)] == [guidance.rows_evaluated for guidance in alone]
+
+
+def test_pictures_that_begin_alike_share_the_rows_of_the_first_call():
+    model = Analytic()
+    guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS, leaders=[0, 0, 2, 0, 2])
+    x = noise(2, 4, 6, 5)[[0, 0, 1, 0, 1]]
+    made = guidance(x, SIGMAS[0])
+    assert sum(model.calls) == 3 + 2 and guidance.rows_in_all == 5  # the second pair have no null row
+    for k, each in enumerate(EACH):
+        alone = DualGuidance(Analytic(), CONDITIONS, each, SIGMAS)(x[k : k + 1], SIGMAS[0])
+        torch.testing.assert_close(made[k : k + 1], alone, atol=1e-5, rtol=1e-5)
+    guidance(noise(5, 4, 6, 5), SIGMAS[1])
+    assert sum(model.calls) == 5 + 11
+
+
+def test_pictures_that_are_given_up_cost_nothing_and_stay_as_they_were():
+    model = Analytic()
+    guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS, rescale=0.5, projection=Projection(0.0, 15.0))
+    before = guidance(noise(5, 4, 6, 5), SIGMAS[0])
+    guidance.give_up([0, 3])
+    after = guidance(noise(5, 4, 6, 5, seed=1), SIGMAS[1])
+    assert sum(model.calls) == 11 + 5
+    assert torch.equal(after[[0, 3]], before[[0, 3]]) and not torch.equal(after[1], before[1])
+    alone = DualGuidance(Analytic(), CONDITIONS, EACH[1], SIGMAS, rescale=0.5, projection=Projection(0.0, 15.0))
+    torch.testing.assert_close(after[1:2], alone(noise(5, 4, 6, 5, seed=1)[1:2], SIGMAS[1]), atol=1e-4, rtol=1e-4)
+
+
+def test_between_the_calls_of_a_step_its_share_is_told():
+    told: list[float] = []
+    DualGuidance(Analytic(), CONDITIONS, [EACH[0]] * 4, SIGMAS, together=1, between=told.append)(
+        noise(4, 4, 6, 5), SIGMAS[0]
+    )
+    assert told == [0.25, 0.5, 0.75]
+
+
+def test_what_the_model_makes_of_a_text_for_all_is_made_once_for_calls_of_one_form():
+    model = Analytic()
+    guidance = DualGuidance(model, CONDITIONS, [EACH[0]] * 6 + [EACH[1]] * 2, SIGMAS, together=2)
+    for sigma in SIGMAS[:-1]:
+        guidance(noise(8, 4, 6, 5), sigma)
+    assert len(model.calls) == 4 * 5 and len(model.conditions) == 2

@@ -12,7 +12,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.relevance import SMOOTH, Keeper, Region, grown, inside, map_steps, relevance
 from instruct_pix2pix.guidance.rows import Scales
 
@@ -116,7 +117,7 @@ def prompt(value: float) -> Prompt:
 def edited(keeper: Keeper | None, model: Edits, image_cfg: float = 1.5, text_cfg: float = 7.5) -> Tensor:
     """Walk down the levels as Euler's method does, and return the latent at the end."""
     given = GuidanceInputs((prompt(1.0),), prompt(0.0), model.start)
-    guidance = DualGuidance(model, given, Scales(text_cfg, image_cfg), SIGMAS, keeper=keeper)
+    guidance = DualGuidance(model, given, Scales(text_cfg, image_cfg), SIGMAS, watcher=keeper)
     x = noise(*model.start.shape, seed=5) * float(SIGMAS[0])
     for sigma, after in itertools.pairwise(SIGMAS):
         denoised = guidance(x, sigma)
@@ -160,7 +161,7 @@ def test_each_picture_of_a_batch_is_decided_by_itself():
     where = torch.cat([SQUARE, everywhere]).repeat(3, 1, 1, 1)  # three rows of two pictures
     model = Edits(start.repeat(3, 1, 1, 1), where)
     given = GuidanceInputs((prompt(1.0),), prompt(0.0), start)
-    guidance = DualGuidance(model, given, Scales(7.5, 1.5), SIGMAS, keeper=keeper)
+    guidance = DualGuidance(model, given, Scales(7.5, 1.5), SIGMAS, watcher=keeper)
     x = noise(2, 4, 16, 16, seed=5) * float(SIGMAS[0])
     for sigma in SIGMAS[:-1]:
         guidance(x, sigma)
@@ -188,7 +189,7 @@ def test_few_steps_have_a_map_too(steps):
     keeper = Keeper(START, steps, 0.5, automatic=True)
     given = GuidanceInputs((prompt(1.0),), prompt(0.0), START)
     guidance = DualGuidance(
-        Edits(START, SQUARE), given, Scales(7.5, 1.5), torch.linspace(10.0, 0.0, steps + 1), keeper=keeper
+        Edits(START, SQUARE), given, Scales(7.5, 1.5), torch.linspace(10.0, 0.0, steps + 1), watcher=keeper
     )
     for sigma in torch.linspace(10.0, 0.0, steps + 1)[:-1]:
         guidance(noise(1, 4, 16, 16), sigma)
@@ -221,7 +222,7 @@ def test_a_region_that_is_known_is_held_from_the_first_step_on():
     region = Region(SQUARE, SQUARE)
     keeper, model = Keeper(START, STEPS, 0.5, automatic=True, region=region), Edits(START, SQUARE)
     given = GuidanceInputs((prompt(1.0),), prompt(0.0), START)
-    guidance = DualGuidance(model, given, Scales(7.5, 7.5), SIGMAS, keeper=keeper)
+    guidance = DualGuidance(model, given, Scales(7.5, 7.5), SIGMAS, watcher=keeper)
     made = guidance(noise(1, 4, 16, 16) * 10, SIGMAS[0])
     outside = (SQUARE == 0).expand_as(made)
     torch.testing.assert_close(made[outside], START[outside])

@@ -29,7 +29,8 @@ from instruct_pix2pix.engine.sampling.noise import ImageNoise
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, find_sampler
 from instruct_pix2pix.engine.sampling.schedules import get_sigmas
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.guidance.dual import DualGuidance, GuidanceInputs, Prompt
+from instruct_pix2pix.guidance.dual import DualGuidance
+from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import acceptance, scenes

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..models.checkpoints import SUITED, inspect
 from ..models.registry import model_dirs, resolve
 from ..prompts import network_notes
-from ..settings import KNOBS, EditSettings, seed_notes
+from ..settings import KNOBS, EditSettings, Knob, seed_notes
 from ..text import number_text, printable, say
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
@@ -111,7 +111,7 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
         parser.add_argument(
             one.flag,
             dest=name,
-            type=_argument_reader(name),
+            type=argument_reader(one),
             choices=one.choices,
             default=None,
             metavar=one.flag.lstrip("-").upper().replace("-", "_"),
@@ -155,13 +155,15 @@ def _keep_rest(text: str) -> str | float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _argument_reader(name: str) -> Callable[[str], object]:
+def argument_reader(one: Knob) -> Callable[[str], object]:
+    """Return what reads the value of a knob from a word, for argparse."""
+
     def read(text: str) -> object:
         try:
-            value = KNOBS[name].parse(text)
+            value = one.parse(text)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
-        for note in seed_notes(text) if name == "seed" else ():
+        for note in seed_notes(text) if one is KNOBS["seed"] else ():
             say(note)
         return value
 

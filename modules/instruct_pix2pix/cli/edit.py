@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..settings import EditSettings
-from ..text import printable, say
+from ..settings import BEST_OF, STRENGTH, EditSettings
+from ..text import number_text, printable, say
 from .arguments import (
     MAP_HELP,
     MASK_HELP,
@@ -16,12 +17,16 @@ from .arguments import (
     ModelOptions,
     add_model,
     add_settings,
+    argument_reader,
     asked_of,
     model_options_of,
     settings_of,
     suited_to,
 )
 from .huge_pages import use_huge_pages
+
+if TYPE_CHECKING:
+    from ..engine.search import Winner
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class EditOptions:
     """Where to write the relevance map; with several results, their numbers follow the name."""
     map_only: Path | None
     """Where to write the map in place of any edit."""
+    best_of: int
+    strength: float | None
+    """How each result is found: see `engine.search.Search`."""
     model: ModelOptions
     as_json: bool
 
@@ -52,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-map", type=Path, metavar="FILE", help=MAP_HELP)
     parser.add_argument("--map-only", type=Path, metavar="FILE", help="write such a map, before any edit, and end")
     parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
+    about = f"{BEST_OF.help} (default 1; {BEST_OF.range_text})"
+    parser.add_argument("--best-of", type=argument_reader(BEST_OF), default=1, metavar="N", help=about)
+    about = f"{STRENGTH.help} (default off)"
+    parser.add_argument("--strength", type=argument_reader(STRENGTH), metavar="AMOUNT", help=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
 
@@ -66,6 +78,8 @@ def options_of(args: argparse.Namespace) -> EditOptions:
         mask=args.mask,
         save_map=args.save_map,
         map_only=args.map_only,
+        best_of=args.best_of,
+        strength=args.strength,
         model=model_options_of(args),
         as_json=args.json,
     )
@@ -78,16 +92,19 @@ def run(options: EditOptions) -> int:
     """
     use_huge_pages()
     # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import edit_each, fitted, map_of, resolved
+    from ..engine.edit import fitted, map_of, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from ..engine.result_size import framed, to_write
+    from ..engine.search import Search, find_each
     from ..images import format_of, open_picture, save_picture
     from .loading import load
     from .output import output_names, print_result, step_bar
 
     tune_memory()
     settings = resolved(options.settings)
+    search = Search(options.best_of, options.strength)
+    search.check(settings, options.asked)
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.count)
@@ -108,10 +125,11 @@ def run(options: EditOptions) -> int:
         print_result({"map": str(written)}, printable(str(written)), as_json=options.as_json)
         return 0
     alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
-    chosen = [settings.for_image(seed) for seed in settings.seeds()]
-    with step_bar(settings.steps, settings.count) as show:
-        results = edit_each(model, fit, chosen, show)
-        for number, (result, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
+    together = settings.batch_size if "batch_size" in options.asked else None
+    with step_bar(settings.steps, settings.count * search.candidates) as show:
+        results = find_each(model, fit, settings, search, show, together)
+        for number, (found, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
+            result = found.edited
             for note in () if number else result.beside.notes:
                 say(note)
             seed, text = result.settings.seed, result.infotext(model.name, hash_)
@@ -122,11 +140,39 @@ def run(options: EditOptions) -> int:
                 facts["map"] = str(save_picture(result.relevance, map_))
             kept = "" if result.relevance is None else f", {result.kept:.0%} kept"
             print_result(
-                {**facts, "seconds": round(result.seconds, 3), "kept": round(result.kept, 3)},
-                f"{printable(str(written))}  (seed {seed}, {result.seconds:.1f} s{kept})",
+                {**facts, "seconds": round(result.seconds, 3), "kept": round(result.kept, 3), **_facts(found)},
+                f"{printable(str(written))}  (seed {seed}{_scales(found)}, {result.seconds:.1f} s{kept}{_cost(found)})",
                 as_json=options.as_json,
             )
     return 0
+
+
+def _facts(found: Winner) -> dict[str, object]:
+    """Return what is printed of a result that was found among several."""
+    if not found.looks:
+        return {}
+    looks = [
+        {
+            "seed": one.settings.seed,
+            "text_cfg": one.settings.text_cfg,
+            "image_cfg": one.settings.image_cfg,
+            "outside": round(one.outside, 2),
+            "inside": round(one.inside, 2),
+        }
+        for one in found.looks
+    ]
+    return {"cost": round(found.cost, 2), "looked_at": looks}
+
+
+def _scales(found: Winner) -> str:
+    if len({(one.settings.text_cfg, one.settings.image_cfg) for one in found.looks}) < 2:
+        return ""
+    chosen = found.edited.settings
+    return f", Text CFG {number_text(chosen.text_cfg)}, Image CFG {number_text(chosen.image_cfg)}"
+
+
+def _cost(found: Winner) -> str:
+    return f", best of {len(found.looks)}, cost {found.cost:.1f} edits" if found.looks else ""
 
 
 COMMAND = Command("edit", "Edit a picture.", add_arguments, options_of, run)

@@ -77,9 +77,10 @@ def options_of(args: argparse.Namespace) -> GridOptions:
 def run(options: GridOptions) -> int:
     """Make all edits and write their matrix. Raises UserError."""
     # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import edit_each, fitted, resolved
+    from ..engine.edit import fitted, resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
+    from ..engine.search import edit_together
     from ..grid import draw, values
     from ..images import open_picture, save_picture
     from .loading import load
@@ -104,7 +105,7 @@ def run(options: GridOptions) -> int:
     source = fit.plan.framed(picture.image)
     results: list[Edited] = []
     with step_bar(settings.steps, len(asked)) as show:
-        for result in edit_each(model, fit, asked, show):
+        for result in edit_together(model, fit, asked, show):
             for note in () if results else result.beside.notes:
                 say(note)
             results.append(result)

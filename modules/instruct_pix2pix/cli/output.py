@@ -67,6 +67,8 @@ def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
             if progress.enlarged:
                 bar.set_description(f"full size {progress.enlarged:.0%}")
                 return
+            if progress.within:
+                return
             bar.total = progress.steps * pictures
             bar.update(len(progress.seeds))
 

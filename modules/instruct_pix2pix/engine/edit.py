@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
 
 import numpy as np
 from PIL import Image
@@ -60,7 +59,7 @@ def edit_each(
 ) -> Iterator[Edited]:
     """Edit a picture once with each of the settings, which are resolved and of one picture, as `edit` does.
 
-    They may differ in seed and scales; those of the same scales that follow each other share batches.
+    They may differ in seed and scales.
     """
     prompts = PromptCache(model)
     last: list[Progress] = []
@@ -74,25 +73,25 @@ def edit_each(
         if on_step is not None:
             on_step(replace(last[0], enlarged=share))
 
-    with SharedCores(), _put_back(model):
+    with at_work(model):
         if picture.whole is not None and settings[0].zoom:
             for one in settings:
                 yield edit_region(model, picture, one, prompts, on_step)
             return
         latent = encode_pictures(model, [picture], settings[0])
-        for _, same in groupby(settings, key=lambda s: (s.text_cfg, s.image_cfg)):
-            for batch in _batches(list(same), settings[0].batch_size):
-                for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
-                    yield sized(edited, picture, advance)
+        for batch in _batches(settings, settings[0].batch_size):
+            for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
+                yield sized(edited, picture, advance)
 
 
 @contextmanager
-def _put_back(model: EditModel) -> Iterator[None]:
-    """Take off the model what edits put on it."""
-    try:
-        yield
-    finally:
-        model.add_ons.take_off()
+def at_work(model: EditModel) -> Iterator[None]:
+    """Share the cores with other programs while edits are made, and take off the model what they put on it."""
+    with SharedCores():
+        try:
+            yield
+        finally:
+            model.add_ons.take_off()
 
 
 def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> Image.Image:
@@ -101,7 +100,7 @@ def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> 
     White is where the instruction means to change it: what `Edited.relevance` says afterwards, from other noise. The
     settings are resolved and of one picture.
     """
-    with SharedCores(), _put_back(model):
+    with at_work(model):
         latent = encode_pictures(model, [picture], settings)
         return picture.framed(find_region(model, [picture], latent, [settings], PromptCache(model)).map[0])
 

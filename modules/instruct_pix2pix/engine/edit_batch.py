@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..conditioning import Fit, to_images, to_tensor
 from ..guidance.apg import Projection
-from ..guidance.dual import DualGuidance, GuidanceInputs, completed, join_prompts
-from ..guidance.relevance import Keeper, Region
+from ..guidance.dual import DualGuidance
+from ..guidance.inputs import GuidanceInputs, completed, join_prompts
+from ..guidance.relevance import Keeper, Region, Watcher
 from ..guidance.rows import Scales
 from ..infotext import build
 from ..pixels import grey_mask
@@ -50,6 +51,8 @@ class Progress:
     """How the pictures of the batch were fitted to the model."""
     enlarged: float = 0.0
     """After the last step: the share, 0..1, of a result that has been made at its own size."""
+    within: float = 0.0
+    """Between two steps of many pictures: the share, 0..1, of the next step that is done."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,110 @@ def encode_pictures(model: EditModel, pictures: Sequence[FittedPicture], setting
     return model.encode_image(torch.cat([to_tensor(picture.source) for picture in pictures]))
 
 
+class BatchSampling:
+    """One sampling of pictures of one padded size, all with a mask or all without, from noise to finished results.
+
+    `latents` are [B or 1, 4, h, w]. There is one of `settings` for each picture, resolved and of one picture; they
+    differ in seed, texts and the two scales alone, and name the same LoRAs. Where the rest is to be kept, a `region`
+    says what of all of them is edited; without one each has its own, found in its first steps. `together` is how many
+    pictures share a call of the model, None: all. `watch` has a watcher even where nothing is to be kept.
+    """
+
+    def __init__(
+        self,
+        model: EditModel,
+        pictures: Sequence[FittedPicture],
+        latents: Tensor,
+        settings: Sequence[EditSettings],
+        prompts: PromptCache,
+        on_step: OnStep | None = None,
+        region: Region | None = None,
+        *,
+        together: int | None = None,
+        watch: bool = False,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.model = model
+        self.pictures = pictures
+        self.settings = settings
+        one = settings[0]
+        model.add_ons.put_on(one)
+        self._sampler = SAMPLERS[one.sampler]
+        self._sigmas = get_sigmas(one.schedule, one.steps, model.levels, self._sampler)[_first_step(one) :]
+        self.steps = len(self._sigmas) - 1
+        self._seeds = tuple(each.seed for each in settings)
+        self._noise = ImageNoise(self._seeds, latents.shape[1:], model.machine.device)
+        self.start = latents * model.config.scale_factor
+        """The pictures' scaled latents [B or 1, 4, h, w]."""
+        kept = [picture.keep for picture in pictures if picture.keep is not None]
+        self._keep = torch.cat(kept).to(model.machine.device) if kept else None
+        self.free = None if self._keep is None else 1 - self._keep
+        """What a mask leaves free, [B, 1, h, w] in 0..1."""
+        self.watcher: Watcher | None = Watcher(self.steps) if watch else None
+        if one.keep_rest != "off":
+            automatic = one.keep_rest == "automatic"
+            self.watcher = Keeper(
+                self.start, self.steps, one.keep_amount, automatic=automatic, free=self.free, region=region
+            )
+        self._on_step = on_step
+        still = self.start.expand(len(settings), -1, -1, -1)
+        self._progress = Progress(0, self.steps, self._seeds, still, pictures[0].plan)
+        self.guidance = DualGuidance(
+            model,
+            prompts.inputs(settings, latents),
+            [Scales(each.text_cfg, each.image_cfg) for each in settings],
+            self._sigmas,
+            rescale=one.rescale,
+            speed=one.speed,
+            formula=one.guidance,
+            projection=Projection(one.apg_eta, one.apg_threshold, one.apg_momentum),
+            watcher=self.watcher,
+            together=together,
+            between=self._between,
+            leaders=_leaders(settings) if len(latents) == 1 else None,
+        )
+
+    def run(self, after_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        """Return the results' scaled latents [B, 4, h, w]; `after_step` is called with (steps done, denoised)."""
+
+        def report(step: int, x: Tensor, denoised: Tensor) -> None:
+            self._progress = replace(self._progress, step=step + 1, denoised=denoised)
+            if after_step is not None:
+                after_step(step + 1, denoised)
+            if self._on_step is not None:
+                self._on_step(self._progress)
+
+        level, from_noise = float(self._sigmas[0]), self.settings[0].denoise >= 1
+        x = self._noise.draw() * (self.model.levels.start(level) if from_noise else level)
+        x = x if from_noise else x + self.start
+        denoiser = self.guidance if self._keep is None else _Masked(self.guidance, self.start, self._keep)
+        return self._sampler(denoiser, x, self._sigmas, self._noise, report)
+
+    def results(self, latents: Tensor, places: Sequence[int]) -> list[Edited]:
+        """Return the results of the pictures in these places, decoded from the latents [B, 4, h, w] of all."""
+        pictures, chosen = [self.pictures[i] for i in places], [self.settings[i] for i in places]
+        images = to_images(self.model.decode(latents[list(places)]))
+        found = self.watcher.region if isinstance(self.watcher, Keeper) else None
+        if found is None:
+            made = [picture.made(image) for picture, image in zip(pictures, images, strict=True)]
+            relevance = [None] * len(places)
+        else:
+            maps, insides = ([*each.expand(len(latents), -1, -1, -1)] for each in (found.map, found.inside))
+            made = [self.pictures[i].made(image, insides[i]) for i, image in zip(places, images, strict=True)]
+            relevance = [self.pictures[i].framed(maps[i]) for i in places]
+        seconds = (time.perf_counter() - self.began) / len(self.pictures)
+        rows, precision = [self.guidance.rows_of(i) for i in places], self.model.machine.precision
+        facts = [self.model.add_ons.facts(each) for each in chosen]
+        return [
+            Edited(each.composed(), own, count, seconds, precision, each, relevance=relevant, beside=told)
+            for own, count, each, relevant, told in zip(chosen, rows, made, relevance, facts, strict=True)
+        ]
+
+    def _between(self, share: float) -> None:
+        if self._on_step is not None:
+            self._on_step(replace(self._progress, within=share))
+
+
 def edit_batch(
     model: EditModel,
     pictures: Sequence[FittedPicture],
@@ -220,66 +327,19 @@ def edit_batch(
     on_step: OnStep | None = None,
     region: Region | None = None,
 ) -> list[Edited]:
-    """Edit pictures of one padded size, all with a mask or all without, and `latents` [B or 1, 4, h, w].
+    """Edit pictures together: see `BatchSampling`.
 
-    There is one of `settings` for each, resolved and of one picture; they differ in seed and texts alone, and name the
-    same LoRAs. A picture's
-    result is that of an edit by itself, up to the rounding of sums in another order. Where the rest is to be kept, a
-    `region` says what of all of them is edited; without one each has its own, found in its first steps.
+    A picture's result is that of an edit by itself, up to the rounding of sums in another order.
     """
-    began = time.perf_counter()
-    one = settings[0]
-    model.add_ons.put_on(one)
-    sampler = SAMPLERS[one.sampler]
-    sigmas = get_sigmas(one.schedule, one.steps, model.levels, sampler)[_first_step(one) :]
-    seeds = tuple(each.seed for each in settings)
-    noise = ImageNoise(seeds, latents.shape[1:], model.machine.device)
-    scales = Scales(one.text_cfg, one.image_cfg)
-    inputs = prompts.inputs(settings, latents)
-    start = latents * model.config.scale_factor
-    kept = [picture.keep for picture in pictures if picture.keep is not None]
-    keep = torch.cat(kept).to(model.machine.device) if kept else None
-    keeper = None
-    if one.keep_rest != "off":
-        free, automatic = None if keep is None else 1 - keep, one.keep_rest == "automatic"
-        keeper = Keeper(start, len(sigmas) - 1, one.keep_amount, automatic=automatic, free=free, region=region)
-    guidance = DualGuidance(
-        model,
-        inputs,
-        scales,
-        sigmas,
-        rescale=one.rescale,
-        speed=one.speed,
-        formula=one.guidance,
-        projection=Projection(one.apg_eta, one.apg_threshold, one.apg_momentum),
-        keeper=keeper,
-    )
-    denoiser = guidance if keep is None else _Masked(guidance, start, keep)
+    sampling = BatchSampling(model, pictures, latents, settings, prompts, on_step, region)
+    return sampling.results(sampling.run(), range(len(pictures)))
 
-    def report(step: int, x: Tensor, denoised: Tensor) -> None:
-        if on_step is not None:
-            on_step(Progress(step + 1, len(sigmas) - 1, seeds, denoised, pictures[0].plan))
 
-    level = float(sigmas[0])
-    x = noise.draw() * (model.levels.start(level) if one.denoise >= 1 else level)
-    if one.denoise < 1:
-        x = x + start
-    x = sampler(denoiser, x, sigmas, noise, report)
-    images, found = to_images(model.decode(x)), None if keeper is None else keeper.region
-    if found is None:
-        made = [picture.made(image) for picture, image in zip(pictures, images, strict=True)]
-        relevance = [None] * len(pictures)
-    else:
-        maps, insides = (each.expand(len(pictures), -1, -1, -1) for each in (found.map, found.inside))
-        made = [each.made(image, cells) for each, image, cells in zip(pictures, images, insides, strict=True)]
-        relevance = [picture.framed(cells) for picture, cells in zip(pictures, maps, strict=True)]
-    seconds = (time.perf_counter() - began) / len(images)
-    rows, precision = guidance.rows_evaluated, model.machine.precision
-    facts = [model.add_ons.facts(each) for each in settings]
-    return [
-        Edited(each.composed(), chosen, rows, seconds, precision, each, relevance=relevant, beside=told)
-        for chosen, each, relevant, told in zip(settings, made, relevance, facts, strict=True)
-    ]
+def _leaders(settings: Sequence[EditSettings]) -> list[int] | None:
+    """Return for each edit of one picture the first that begins with the same noise and texts; None: there are none."""
+    first: dict[object, int] = {}
+    found = [first.setdefault((one.seed, one.instruction, one.negative), i) for i, one in enumerate(settings)]
+    return found if len(first) < len(found) else None
 
 
 def find_region(
@@ -299,7 +359,7 @@ def find_region(
     keeper = Keeper(start, 1, one.keep_amount, automatic=one.keep_rest != "always")
     # at Image CFG 1 the row without the picture has no weight
     scales, sigmas = Scales(max(one.text_cfg, 2.0), 1.0), torch.stack([level, torch.zeros_like(level)])
-    guidance = DualGuidance(model, prompts.inputs(settings, latents), scales, sigmas, keeper=keeper)
+    guidance = DualGuidance(model, prompts.inputs(settings, latents), scales, sigmas, watcher=keeper)
     noise = ImageNoise(tuple(each.seed for each in settings), latents.shape[1:], model.machine.device)
     guidance(start + noise.draw() * float(level), level)
     assert keeper.region is not None  # it is decided in the last step, which is the only one

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..conditioning import join
 from ..errors import UserError
-from ..guidance.dual import Prompt, completed
+from ..guidance.inputs import Prompt, completed
 from ..models.add_ons import AddOnFolders
 from .beside.add_ons import AddOns
 from .beside.tiny_vae import CELL
@@ -156,12 +156,12 @@ class EditModel:
     def _predict(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
         """Evaluate the UNet, all rows at once where they fit into memory, else one by one."""
         count = len(condition.text)
-        if self.unet_graphs.knows(x, t, condition, entries) or self._is_room_for_rows(count, x):
-            return self.unet_graphs(x, t, condition, entries, lambda: self._is_room_for_rows(2 * count, x))
+        if self.unet_graphs.knows(x, t, condition, entries) or self.is_room_for_rows(count, x):
+            return self.unet_graphs(x, t, condition, entries, lambda: self.is_room_for_rows(2 * count, x))
         each = zip(take(x, entries).split(1), t.expand(count).split(1), condition.rows(), strict=True)
         return torch.cat([self.unet(*row) for row in each])
 
-    def _is_room_for_rows(self, count: int, x: Tensor) -> bool:
+    def is_room_for_rows(self, count: int, x: Tensor) -> bool:
         """Whether so many rows like x can be computed at once; one at a time takes longer, and the least memory."""
         numbers = count * ROW * x[0, 0].numel() * self.config.unet.model_channels / 320
         return count == 1 or is_room_for(numbers, x.dtype, x.device)

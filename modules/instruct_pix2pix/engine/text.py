@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..guidance.dual import Prompt
+from ..guidance.inputs import Prompt
 from ..prompts import BREAK, parse_attention, schedule, split_and
 from .beside.words import Words
 from .tokenizer import Tokenizer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,10 +31,17 @@ class ProjectedGuidance:
         self._projection = projection
         self._last: Tensor | None = None
 
-    def __call__(self, guided: Tensor, full: Tensor, text_cfg: float) -> Tensor:
-        """Guided and full denoised [B, C, h, w] -> guided [B, C, h, w]; at Text CFG 1 there is nothing to tame."""
-        if text_cfg == 1.0:
-            return guided
+    def __call__(self, guided: Tensor, full: Tensor, text_cfg: float | Tensor) -> Tensor:
+        """Guided and full denoised [B, C, h, w] -> guided [B, C, h, w]; at Text CFG 1 there is nothing to tame.
+
+        `text_cfg` is that of all pictures, or [B, 1, 1, 1] with that of each.
+        """
+        if isinstance(text_cfg, Tensor):
+            plain = text_cfg == 1.0
+            return torch.where(plain, guided, self._tamed(guided, full, torch.where(plain, 2.0, text_cfg)))
+        return guided if text_cfg == 1.0 else self._tamed(guided, full, text_cfg)
+
+    def _tamed(self, guided: Tensor, full: Tensor, text_cfg: float | Tensor) -> Tensor:
         pull = (guided - full) / (text_cfg - 1)
         one, dims = self._projection, tuple(range(1, pull.ndim))
         if one.momentum:

@@ -2,116 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic
 
 import torch
 from torch import Tensor
 
 from .apg import ProjectedGuidance, Projection
 from .cached import CachedGuidance, SamplingStep
-from .relevance import Keeper
-from .rows import Row, Scales, rescale_denoised, rows, same_length
-
-Condition = TypeVar("Condition")
-"""What a model makes of texts, once: its own type, which the guidance hands back to it as it is."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One text over the steps of a sampling: a part of an AND, or the negative prompt."""
-
-    schedule: tuple[tuple[int, Tensor], ...]
-    """(until_step, embedding [B or 1, T, C]): each holds up to and with that step, the last one to the end."""
-    weight: float = 1.0
-    pooled: tuple[Tensor | None, ...] = ()
-    """For each entry of the schedule, one vector [B or 1, P] that stands for the whole text; SDXL reads it.
-
-    None, which the negative prompt may have: that of the instruction (see `completed`). Empty: the model reads none.
-    """
-
-    def stage(self, step: int) -> int:
-        """Return the place in the schedule of a step, counted from 0 (as AUTOMATIC1111 counts)."""
-        stages = range(len(self.schedule))
-        return next((stage for stage in stages if step <= self.schedule[stage][0]), len(self.schedule) - 1)
-
-    def at(self, step: int) -> Tensor:
-        """Return the embedding [B or 1, T, C] of a step."""
-        return self.schedule[self.stage(step)][1]
-
-    def pooled_at(self, step: int) -> Tensor | None:
-        """Return the pooled vector [B or 1, P] of a step; None where there is none."""
-        return self.pooled[self.stage(step)] if self.pooled else None
-
-
-@dataclass(frozen=True)
-class GuidanceInputs:
-    """What an edit is conditioned on."""
-
-    prompts: tuple[Prompt, ...]
-    """The instruction, split at AND."""
-    negative: Prompt
-    """What stands for 'no text': the negative prompt, or the empty text."""
-    image: Tensor
-    """The input picture's latent [B or 1, 4, h, w]: the VAE's mode, unscaled; zeros stand for 'no picture'."""
-
-
-class RowModel(Protocol[Condition]):
-    """A network wrapped as a denoiser of rows, several of which may share their latent and picture."""
-
-    def condition(
-        self, texts: Tensor, pooled: Tensor | None = None, cells: tuple[int, int] | None = None
-    ) -> Condition:
-        """Texts [N, T, C] of N rows -> a handle, to be made once and given back at every step that has these rows.
-
-        With SDXL their `pooled` vectors [N, P], and the (h, w) of the latents that are denoised.
-        """
-        ...
-
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]) -> Tensor:
-        """x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> denoised [N, 4, h, w].
-
-        `entries` [N] says for each row which entry of x, sigma and image it has.
-        """
-        ...
+from .evaluation import Condition, RowEvaluator, RowModel
+from .inputs import GuidanceInputs
+from .relevance import Watcher
+from .rows import Kind, Row, Scales, kinds_of, rescale_denoised, rows
 
 
 class DualGuidance(Generic[Condition]):
     """The guided denoiser (x, sigma) -> denoised that a sampler walks with.
 
-    `sigmas` are the levels of the sampling, by which a step is known from its sigma; `rescale` in 0..1 pulls the
-    deviation of the guided noise back to that of the full row (see `rescale_noise`); `speed` is one of `cached.SHARES`;
-    `formula` is one that `rows` knows; `projection` tames the guidance (see `apg`); `keeper` holds the rest of the
-    picture (see `relevance`).
-    `rows_evaluated` counts the model rows of one picture so far.
+    `scales` are those of all pictures, or a list with one for each; `sigmas` are the levels of the sampling, by which
+    a step is known from its sigma; `rescale` in 0..1 pulls the deviation of the guided noise back to that of the full
+    row (see `rescale_noise`); `speed` is one of `cached.SHARES`; `formula` is one that `rows` knows; `projection` tames
+    the guidance (see `apg`); `watcher` looks at the rows, and may hold the rest of the picture (see `relevance`).
+
+    `together` and `between` are those of `RowEvaluator`. `leaders` says for each picture which one, perhaps itself, has
+    the same latent and texts as it at the first call: there the rows of the leaders alone are evaluated.
     """
 
     def __init__(
         self,
         model: RowModel[Condition],
         given: GuidanceInputs,
-        scales: Scales,
+        scales: Scales | Sequence[Scales],
         sigmas: Tensor,
         *,
         rescale: float = 0.0,
         speed: str = "exact",
         formula: str = "instruct-pix2pix",
         projection: Projection | None = None,
-        keeper: Keeper | None = None,
+        watcher: Watcher | None = None,
+        together: int | None = None,
+        between: Callable[[float], None] | None = None,
+        leaders: Sequence[int] | None = None,
     ) -> None:
-        self.model = model
-        self.given = given
-        self.scales = scales
+        each = [scales] if isinstance(scales, Scales) else list(scales)
+        self.scales = each[:1] if len(set(each)) == 1 else each
         self.rescale = rescale
         self.formula = formula
-        self.rows_evaluated = 0
+        self.evaluator = RowEvaluator(model, given, together, between)
+        """Has the model, and what the edit is conditioned on."""
         self._levels = sigmas[sigmas > 0].tolist()
         self._cache = None if speed == "exact" else CachedGuidance(speed)
         self._projected = None if projection in (None, Projection()) else ProjectedGuidance(projection)
-        self._keeper = keeper
-        self._conditions: dict[int, tuple[object, Condition]] = {}
-        self._weights: tuple[tuple[float, ...], Tensor] | None = None
+        self._watcher = watcher
+        self._leaders = leaders
+        self._weights: tuple[object, Tensor] | None = None
+        self._given_up: frozenset[int] = frozenset()
+        self._counted: list[int] = []
+        self._last: Tensor | None = None
+
+    @property
+    def rows_evaluated(self) -> int:
+        """The model rows of one picture so far, the first of them where each has scales of its own."""
+        return self.rows_of(0)
+
+    @property
+    def rows_in_all(self) -> int:
+        """The model rows of all pictures so far; one that several pictures share counts once."""
+        return self.evaluator.evaluated
+
+    def rows_of(self, picture: int) -> int:
+        """Return the model rows of one picture so far, as if it had been alone."""
+        return self._counted[picture] if self._counted else 0
+
+    def give_up(self, pictures: Iterable[int]) -> None:
+        """Evaluate these pictures no more: from now on they stay what they were becoming."""
+        self._given_up |= set(pictures)
 
     def step_of(self, sigma: float) -> int:
         """Return the step, from 0, that evaluates at this sigma: the last whose own level is not below it."""
@@ -119,94 +84,86 @@ class DualGuidance(Generic[Condition]):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x [B, 4, h, w], sigma [] or [B] (one level for all), best on the CPU -> denoised [B, 4, h, w]."""
+        guided = self._guided(x, sigma)
+        if self._given_up and self._last is not None:
+            gone = sorted(self._given_up)
+            guided = guided.clone()
+            guided[gone] = self._last[gone]
+        self._last = guided
+        return guided
+
+    def _guided(self, x: Tensor, sigma: Tensor) -> Tensor:
         now = self._now(float(sigma.flatten()[0]))
-        look = self._keeper is not None and self._keeper.wants_image_only(now.step)
-        weights = [prompt.weight for prompt in self.given.prompts]
-        needed = rows(self.scales, weights, formula=self.formula, look_at_image_only=look)
-        full = [row for row in needed if row.prompt is not None and row.image]
+        look = self._watcher is not None and self._watcher.wants_image_only(now.step)
+        needed = self._rows(len(x), look=look)
+        kinds = kinds_of(row for own in needed for row in own)
+        full = [kind for kind in kinds if kind.full]
         if not full:
-            return self._sum(self._evaluate(x, sigma, now.step, needed), needed)
-        cache = self._cache if len(full) < len(needed) else None
+            return self._sum(self._evaluate(x, sigma, now.step, kinds, needed), kinds, needed)
+        cache = self._cache if len(full) < len(kinds) else None
         if cache is not None and cache.serves(now, x.shape):
-            own = self._evaluate(x, sigma, now.step, full).mean(dim=0)
+            own = self._evaluate(x, sigma, now.step, full, needed).mean(dim=0)
             guided = cache.guided(own, now.level)
         else:
-            denoised = self._evaluate(x, sigma, now.step, needed)
+            denoised = self._evaluate(x, sigma, now.step, kinds, needed)
             own = denoised[: len(full)].mean(dim=0)
-            guided = self._sum(denoised, needed)
+            guided = self._sum(denoised, kinds, needed)
             if cache is not None:
                 cache.keep(now, guided, own, now.level)
-            if self._keeper is not None and look:
-                self._keeper.see(now.step, own, denoised[len(full)])  # the image-only row comes after the full ones
+            if self._watcher is not None and look:
+                self._watcher.see(now.step, own, denoised[len(full)])  # the image-only row comes after the full ones
         if self._projected is not None:
-            guided = self._projected(guided, own, self.scales.text)
+            guided = self._projected(guided, own, self._text_cfg(guided))
         if self.rescale:
             guided = rescale_denoised(x, guided, own, self.rescale)
-        return guided if self._keeper is None else self._keeper.hold(now.step, guided, own)
+        return guided if self._watcher is None else self._watcher.hold(now.step, guided, own)
 
     def _now(self, level: float) -> SamplingStep:
         step = self.step_of(level)
-        texts = tuple(prompt.at(step) for prompt in (*self.given.prompts, self.given.negative))
-        return SamplingStep(step, len(self._levels), level, (self.scales.text, self.scales.image), texts)
+        texts = tuple(prompt.at(step) for prompt in (*self.evaluator.given.prompts, self.evaluator.given.negative))
+        scales = tuple(scale for each in self.scales for scale in (each.text, each.image))
+        return SamplingStep(step, len(self._levels), level, scales, texts)
 
-    def _evaluate(self, x: Tensor, sigma: Tensor, step: int, needed: Sequence[Row]) -> Tensor:
-        """Return the denoised rows [R, B, 4, h, w], all from one call of the model."""
-        self.rows_evaluated += len(needed)
-        batch = len(x)
-        image = self.given.image.to(x).expand(batch, -1, -1, -1)
-        kinds = list(dict.fromkeys(row.image for row in needed))  # with and without the picture
-        denoised = self.model(
-            x.repeat(len(kinds), 1, 1, 1),
-            sigma.reshape(-1).float().expand(batch).repeat(len(kinds)),
-            self._condition(step, needed, x),
-            torch.cat([image if seen else torch.zeros_like(image) for seen in kinds]),
-            [kinds.index(row.image) * batch + i for row in needed for i in range(batch)],
-        )
-        return denoised.unflatten(0, (len(needed), batch))
+    def _rows(self, batch: int, *, look: bool) -> list[list[Row]]:
+        """Return what each of the pictures needs."""
+        weights = [prompt.weight for prompt in self.evaluator.given.prompts]
+        found = {each: rows(each, weights, formula=self.formula, look_at_image_only=look) for each in self.scales}
+        return [found[each] for each in (self.scales * batch if len(self.scales) == 1 else self.scales)]
 
-    def _condition(self, step: int, needed: Sequence[Row], x: Tensor) -> Condition:
-        """Return the condition of these rows of latents x; the last one of each number of rows is kept.
+    def _evaluate(
+        self, x: Tensor, sigma: Tensor, step: int, kinds: Sequence[Kind], needed: Sequence[Sequence[Row]]
+    ) -> Tensor:
+        """Return the denoised rows [R, B, 4, h, w] of these kinds, those that a picture does not need as zeros."""
+        wanted = []
+        for picture, own in enumerate(needed):
+            have = {row.kind for row in own}
+            # all have the full rows, whatever their weight: much of what follows is measured by them
+            wanted.append([k for k in kinds if picture not in self._given_up and (k.full or k in have)])
+        first, self._counted = not self._counted, self._counted or [0] * len(x)
+        for picture, own in enumerate(wanted):
+            self._counted[picture] += len(own)
+        if not first or self._leaders is None:
+            return self.evaluator(x, sigma, step, kinds, wanted)
+        by_leader: list[set[Kind]] = [set() for _ in wanted]
+        for leader, own in zip(self._leaders, wanted, strict=True):
+            by_leader[leader].update(own)
+        shared = [[k for k in kinds if k in have] for have in by_leader]
+        return self.evaluator(x, sigma, step, kinds, shared)[:, list(self._leaders)]
 
-        A step may have all rows and the next one some of them.
-        """
-        batch, cells = len(x), (x.shape[-2], x.shape[-1])
-        prompts = [self.given.negative if row.prompt is None else self.given.prompts[row.prompt] for row in needed]
-        key = batch, cells, tuple((row.prompt, prompt.stage(step)) for row, prompt in zip(needed, prompts, strict=True))
-        kept = self._conditions.get(len(needed))
-        if kept is None or kept[0] != key:
-            texts = same_length([prompt.at(step) for prompt in prompts])
-            states = torch.cat([text.expand(batch, -1, -1) for text in texts])
-            pooled = [vector.expand(batch, -1) for p in prompts if (vector := p.pooled_at(step)) is not None]
-            made = self.model.condition(states, torch.cat(pooled), cells) if pooled else self.model.condition(states)
-            self._conditions[len(needed)] = kept = key, made
-        return kept[1]
-
-    def _sum(self, denoised: Tensor, needed: Sequence[Row]) -> Tensor:
+    def _sum(self, denoised: Tensor, kinds: Sequence[Kind], needed: Sequence[Sequence[Row]]) -> Tensor:
         """Rows [R, B, 4, h, w] -> their weighted sum [B, 4, h, w]."""
-        weights = tuple(row.weight for row in needed)
-        if self._weights is None or self._weights[0] != weights:  # a tensor that is sent to a GPU waits for it
-            self._weights = weights, torch.tensor(weights, dtype=denoised.dtype, device=denoised.device)
-        return torch.tensordot(self._weights[1], denoised, dims=1)
+        one = len(self.scales) == 1
+        key = tuple(kinds), tuple(self.scales)
+        if self._weights is None or self._weights[0] != key:  # a tensor that is sent to a GPU waits for it
+            of_each = [{row.kind: row.weight for row in own} for own in (needed[:1] if one else needed)]
+            weights = [[own.get(kind, 0.0) for own in of_each] for kind in kinds]
+            self._weights = key, torch.tensor(weights, dtype=denoised.dtype, device=denoised.device)
+        if one:
+            return torch.tensordot(self._weights[1][:, 0], denoised, dims=1)
+        return torch.einsum("rb,rbchw->bchw", self._weights[1], denoised)
 
-
-def join_prompts(prompts: Sequence[Prompt]) -> Prompt:
-    """Join the prompts of several pictures, one each and all of one weight, to that of their batch."""
-    weight = prompts[0].weight
-    if any(prompt.weight != weight for prompt in prompts):
-        raise ValueError("prompts of different weights cannot share a batch")
-    ends = sorted({until for prompt in prompts for until, _ in prompt.schedule})
-    stages = [(until, torch.cat(same_length([prompt.at(until) for prompt in prompts]))) for until in ends]
-    pooled = [[vector for p in prompts if (vector := p.pooled_at(until)) is not None] for until in ends]
-    return Prompt(tuple(stages), weight, tuple(map(torch.cat, pooled)) if any(pooled) else ())
-
-
-def completed(negative: Prompt, instruction: Prompt) -> Prompt:
-    """Return a negative prompt that has the pooled vectors of the instruction where it has none of its own."""
-    if None not in negative.pooled:
-        return negative
-    ends = sorted({until for prompt in (negative, instruction) for until, _ in prompt.schedule})
-    vectors = [negative.pooled_at(until) for until in ends]
-    pooled = [
-        instruction.pooled_at(until) if vector is None else vector for until, vector in zip(ends, vectors, strict=True)
-    ]
-    return Prompt(tuple((until, negative.at(until)) for until in ends), negative.weight, tuple(pooled))
+    def _text_cfg(self, like: Tensor) -> float | Tensor:
+        """Return the Text CFG of all pictures, or that of each, [B, 1, 1, 1]."""
+        if len(self.scales) == 1:
+            return self.scales[0].text
+        return like.new_tensor([each.text for each in self.scales]).view(-1, 1, 1, 1)

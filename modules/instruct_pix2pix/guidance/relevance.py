@@ -81,6 +81,16 @@ def grown(edited: Tensor, change: Tensor) -> Tensor:
     return torch.maximum(edited, seed)
 
 
+def is_whole(edited: Tensor, change: Tensor, free: Tensor | None = None) -> Tensor:
+    """Tell of each picture, bool [B, 1, 1, 1], whether it is edited as a whole: much of the rest changes too.
+
+    `edited` and `change` are those of `grown`; of the rest only what is `free` [B or 1, 1, h, w] counts.
+    """
+    rest = 1 - edited if free is None else (1 - edited) * free.to(edited)
+    moved = (rest * (change > MOVED)).sum(dim=(1, 2, 3), keepdim=True)
+    return moved / rest.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6) > WHOLE_PICTURE
+
+
 @dataclass(frozen=True)
 class Region:
     """Where pictures are edited, as a keeper found it."""
@@ -103,7 +113,40 @@ class Region:
         return Region(self.map.amax(dim=0, keepdim=True), inside)
 
 
-class Keeper:
+class Watcher:
+    """Looks at the rows of one sampling of so many steps: where does the instruction change the pictures?"""
+
+    def __init__(self, steps: int) -> None:
+        self.differences: dict[int, Tensor] = {}
+        """For each of the first steps, full minus image-only row, denoised [B, C, h, w]."""
+        self.full: Tensor | None = None
+        """The full row of the last step, denoised [B, C, h, w]."""
+        self._map_steps = map_steps(steps)
+
+    def wants_image_only(self, step: int) -> bool:
+        """Whether the map is made of this step, from 0: then the image-only row is needed, whatever its weight."""
+        return step < self._map_steps
+
+    def see(self, step: int, full: Tensor, image_only: Tensor) -> None:
+        """Take the rows of a step, denoised [B, C, h, w]; the first of several calls counts."""
+        if self.wants_image_only(step):
+            self.differences.setdefault(step, full - image_only)
+
+    def hold(self, step: int, guided: Tensor, full: Tensor) -> Tensor:
+        """Return the guided denoised latent [B, C, h, w] of a step as the sampling shall have it."""
+        del step
+        self.full = full
+        return guided
+
+    def shared_map(self) -> Tensor:
+        """Return one map [1, 1, h, w] in 0..1 for all pictures, attempts at one edit: see `relevance`.
+
+        The sizes of their differences are averaged before they are squared, as in ELECT.
+        """
+        return relevance([difference.abs().mean(dim=0, keepdim=True) for difference in self.differences.values()])
+
+
+class Keeper(Watcher):
     """Holds the rest of the pictures of one sampling at the input, once it is known what the rest is.
 
     `start` [B or 1, C, h, w] is the input's scaled latent; `amount` is that of `inside`. With `automatic` an edit of
@@ -121,31 +164,23 @@ class Keeper:
         free: Tensor | None = None,
         region: Region | None = None,
     ) -> None:
+        super().__init__(steps)
         self.start = start
         self.amount = amount
         self._free = free
-        self._map_steps = 0 if region else map_steps(steps)
+        self._map_steps = 0 if region else self._map_steps
         self._held_from = 0 if region else min(math.ceil(steps * HOLD_SHARE), steps - 1)
         self._automatic = automatic
-        self._differences: dict[int, Tensor] = {}
         self.region = region
         """Where the pictures are edited, once it is decided."""
 
-    def wants_image_only(self, step: int) -> bool:
-        """Whether the map is made of this step, from 0: then the image-only row is needed, whatever its weight."""
-        return step < self._map_steps
-
-    def see(self, step: int, full: Tensor, image_only: Tensor) -> None:
-        """Take the rows of a step, denoised [B, C, h, w]; the first of several calls counts."""
-        if self.wants_image_only(step):
-            self._differences.setdefault(step, full - image_only)
-
     def hold(self, step: int, guided: Tensor, full: Tensor) -> Tensor:
         """Return the guided denoised latent [B, C, h, w] of a step, with the rest as in the input."""
-        if step < self._held_from or not (self._differences or self.region):
+        super().hold(step, guided, full)
+        if step < self._held_from or not (self.differences or self.region):
             return guided
         if self.region is None:
-            made, change = relevance(list(self._differences.values())), (full - self.start).abs().mean(1, keepdim=True)
+            made, change = relevance(list(self.differences.values())), (full - self.start).abs().mean(1, keepdim=True)
             self.region = Region(made, self._decided(inside(made, self.amount), change))
         return torch.lerp(self.start.to(guided).expand_as(guided), guided, self.region.inside.to(guided))
 
@@ -153,10 +188,7 @@ class Keeper:
         larger = grown(edited, change)
         if not self._automatic:
             return larger
-        rest = 1 - edited if self._free is None else (1 - edited) * self._free.to(edited)
-        moved = (rest * (change > MOVED)).sum(dim=(1, 2, 3), keepdim=True)
-        share = moved / rest.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-        return torch.where(share > WHOLE_PICTURE, torch.ones_like(larger), larger)
+        return torch.where(is_whole(edited, change, self._free), torch.ones_like(larger), larger)
 
 
 def _stretched(values: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ A row whose weight is zero at a step is not evaluated. These weights are compute
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -34,6 +35,19 @@ class Scales:
     image: float
 
 
+class Kind(NamedTuple):
+    """What a row is shown."""
+
+    prompt: int | None
+    """Index of the sub-prompt; None for the negative prompt."""
+    image: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether it is shown the picture and a part of the instruction."""
+        return self.image and self.prompt is not None
+
+
 @dataclass(frozen=True)
 class Row:
     """One evaluation of the model that a step needs."""
@@ -42,6 +56,11 @@ class Row:
     """Index of the sub-prompt; None for the negative prompt."""
     image: bool
     weight: float
+
+    @property
+    def kind(self) -> Kind:
+        """What it is shown."""
+        return Kind(self.prompt, self.image)
 
 
 def rows(
@@ -67,6 +86,11 @@ def rows(
         image_only = Row(None, True, scales.image - math.fsum(pulls))
         without = [Row(None, False, 1.0 - scales.image)]
     return [row for row in (*full, image_only, *without) if row.weight or (look_at_image_only and row is image_only)]
+
+
+def kinds_of(several: Iterable[Row]) -> list[Kind]:
+    """Return the kinds among rows of several pictures, each once, in the order of `rows`."""
+    return sorted({row.kind for row in several}, key=lambda kind: (not kind.full, not kind.image, kind.prompt or 0))
 
 
 def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
