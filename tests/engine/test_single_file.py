@@ -34,8 +34,8 @@ from tools.reference_networks import (
 pytest.importorskip("diffusers")
 
 ATTENDING, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
-VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
-CLIP = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "vocab_size": 49408}
+VAE: dict[str, object] = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+CLIP: dict[str, object] = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "vocab_size": 49408}
 CLIP |= {"max_position_embeddings": 77}
 HUB: dict[str, dict[str, dict[str, object]]] = {
     "sd1": {
