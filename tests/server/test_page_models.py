@@ -267,7 +267,6 @@ def test_a_model_that_was_put_into_the_folder_is_found_by_looking_again(at_page:
 
 def test_vaes_in_the_folder_of_models_are_offered_and_later_ones_by_looking_again(at_page: Visit, models: Path) -> None:
     def offered() -> list[str]:
-        at_page.open_tab("img2img")
         if not at_page.locate("#ip2p_vae input").is_visible():
             at_page.locate("#ip2p_more_settings > .label-wrap").click()
         at_page.locate("#ip2p_vae input").click()
