@@ -32,8 +32,8 @@ MOST_NOISE = 4 / 255
 """Standard deviation that is still taken for a VAE's noise."""
 DRIFT = 24 / 255
 """Differences at a mask's edge well below this are the VAE's, and are taken back there; larger ones are the edit."""
-MOST_KEPT = 0.05
-"""Where less of an edit is new, none of it is looked at again."""
+LEAST_NEW = 0.05
+"""Places of which less is new are not looked at again."""
 MOST_NEW = 0.5
 """Where more of a picture is new than this share, it was not edited in a part, but the maps do not fit it."""
 MARGIN = 8
@@ -148,14 +148,15 @@ def colour_maps(before: np.ndarray, after: np.ndarray, inside: np.ndarray | None
     if inside is not None:
         edited += _drift(seen - after, inside)
     gain = gain * kept[..., None]
-    return Maps(gain, edited - _applied(gain, before), _finer(after, edited, 1 - kept, blur, typical**0.5))
+    new = 1 - kept if inside is None else (1 - kept) * inside[..., None]
+    return Maps(gain, edited - _applied(gain, before), _finer(after, edited, new, blur, typical**0.5))
 
 
 def _finer(after: np.ndarray, edited: np.ndarray, new: np.ndarray, blur: float, noise: float) -> np.ndarray | None:
     """Return what `edited` lacks of the edit at twice its size, by how much of it is `new`, [h, w, 1] of 0..1."""
     if new.mean() > MOST_NEW:
         return None
-    places = np.argwhere(new[..., 0] > MOST_KEPT)
+    places = np.argwhere(new[..., 0] > LEAST_NEW)
     if not len(places):
         return None
     (top, left), (bottom, right) = np.maximum(places.min(0) - MARGIN, 0), places.max(0) + 1 + MARGIN
