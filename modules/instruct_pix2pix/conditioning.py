@@ -46,8 +46,9 @@ class Fit:
         return self.undo(self.apply(image))
 
     def undo(self, image: Image.Image) -> Image.Image:
-        """Return the edited part of a picture of `padded` size: the framing of the input, at `size`."""
-        return image.crop((0, 0, *self.size))
+        """Return the edited part of a picture of `padded` size, or of a smaller copy: in the input's framing."""
+        width, height = (round(a * b / c) for a, b, c in zip(image.size, self.size, self.padded, strict=True))
+        return image.crop((0, 0, max(1, width), max(1, height)))
 
 
 def fit(width: int, height: int, target: int | tuple[int, int], multiple: int) -> Fit:

@@ -93,8 +93,8 @@ def enlarge(
             edited = cut(planes[9 + channel], how=Image.Resampling.BICUBIC).copy()
             for source in range(3):
                 edited += cut(planes[3 * channel + source], how=Image.Resampling.BICUBIC) * strip[..., source]
-            for plane in finer[channel : channel + 1]:
-                edited += cut(plane, how=Image.Resampling.BICUBIC)
+            if finer:
+                edited += cut(finer[channel], how=Image.Resampling.BICUBIC)
             np.clip(edited, 0, 1, out=edited)
             if share is not None:
                 edited -= strip[..., channel]

@@ -515,7 +515,6 @@ BEST_OF = Knob(
     minimum=1,
     maximum=64,
     step=1,
-    flag="--best-of",
 )
 """How a result is found, as is `STRENGTH`: no settings of the result itself (see `engine/search.py`)."""
 
@@ -528,7 +527,6 @@ STRENGTH = Knob(
     minimum=0.0,
     maximum=1.0,
     step=0.05,
-    flag="--strength",
     rule=_check_strength,
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..conditioning import join
 from ..errors import UserError
@@ -29,10 +30,12 @@ from .tokenizer import Tokenizer
 
 TILE, SMALL_TILE, OVERLAP = 1024, 512, 128
 """Pictures with a longer side go through the VAE in tiles of this many pixels, in small ones where memory is short."""
+SMALL_CELLS = 32
+"""Longest side, in cells of the latent, of what is decoded only to be looked at."""
 
 
 class EditModel:
-    """An instruct-pix2pix model on a machine; as a function, the `guidance.dual.RowModel` of its rows.
+    """An instruct-pix2pix model on a machine; as a function, the `guidance.evaluation.RowModel` of its rows.
 
     Latents that are sampled are scaled by the model's factor and float32; the picture's latent is unscaled.
     """
@@ -176,6 +179,19 @@ class EditModel:
         z, factor = latent / self.config.scale_factor, self.config.vae.factor
         tile = self._tile(torch.Size([len(z), z.shape[1], z.shape[2] * factor, z.shape[3] * factor])) // factor
         return self._through_vae(self.vae.decode, z, tile=tile, overlap=OVERLAP // factor, scale=factor)
+
+    @torch.inference_mode()
+    def decode_small(self, latent: Tensor) -> Tensor:
+        """Scaled latent [B, 4, h, w] -> pictures like those of `decode`, of `SMALL_CELLS` at most, to be looked at.
+
+        The tiny decoder makes them where its file is there. Raises UserError where that is not one, and as `decode`.
+        """
+        cells = max(latent.shape[-2:])
+        if cells > SMALL_CELLS:
+            size = [max(1, side * SMALL_CELLS // cells) for side in latent.shape[-2:]]
+            latent = F.interpolate(latent, size, mode="area")
+        tiny = self.add_ons.tiny_decoder
+        return self.decode(latent) if tiny is None else tiny(latent.to(self.machine.dtype)).float()
 
     def _tile(self, picture: torch.Size) -> int:
         """Return the side of the tiles, in pixels, in which pictures of this shape [B, C, H, W] go through the VAE."""

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..conditioning import Fit, to_images
+from ..conditioning import to_images
 from ..errors import UserError
 from ..guidance.relevance import inside as inside_of
 from ..guidance.relevance import is_whole
@@ -36,8 +36,6 @@ MOST_CANDIDATES = 400
 
 LOOK_SHARE = 0.4
 """The share of the steps after which candidates are looked at, as in ELECT."""
-LOOK_CELLS = 32
-"""Longest side, in cells of the latent, of what is decoded for a look."""
 
 LEAST_CHANGE = 0.7
 """A candidate changes too little that changes less than this share of the most. With a half, on the demo
@@ -282,13 +280,13 @@ def _looks(
     relevant = watcher.shared_map()
     free = torch.ones_like(relevant) if sampling.free is None else sampling.free[:1].to(relevant)
     parts = (free, free) if _edits_the_whole(sampling, relevant, free) else (relevant * free, (1 - relevant) * free)
-    before = _decoded(model, sampling.start)
+    before = model.decode_small(sampling.start)
     region, rest = (F.interpolate(part, before.shape[-2:], mode="bilinear")[0, 0] for part in parts)
     for one, latent in zip(candidates, denoised.split(1), strict=True):
-        after = _decoded(model, latent)
+        after = model.decode_small(latent)
         distance = (after.clamp(-1, 1) - before.clamp(-1, 1)).abs().mean(dim=1)[0] * 127.5
         outside, inside = (float((part * distance).sum() / part.sum().clamp(min=1e-6)) for part in (rest, region))
-        yield Glimpse(one, outside, inside, _framed(to_images(after)[0], sampling.pictures[0].plan))
+        yield Glimpse(one, outside, inside, sampling.pictures[0].plan.undo(to_images(after)[0]))
 
 
 def _edits_the_whole(sampling: BatchSampling, relevant: Tensor, free: Tensor) -> bool:
@@ -299,22 +297,3 @@ def _edits_the_whole(sampling: BatchSampling, relevant: Tensor, free: Tensor) ->
     edited = inside_of(relevant, sampling.settings[0].keep_amount).expand(len(full), -1, -1, -1)
     whole = is_whole(edited, (full - sampling.start).abs().mean(dim=1, keepdim=True), free)
     return 2 * int(whole.sum()) > len(whole)
-
-
-@torch.inference_mode()
-def _decoded(model: EditModel, latent: Tensor) -> Tensor:
-    """Scaled latent [1, 4, h, w] -> picture [1, 3, H, W] about -1..1, small, by the tiny decoder where there is one."""
-    cells = max(latent.shape[-2:])
-    if cells > LOOK_CELLS:
-        size = [max(1, side * LOOK_CELLS // cells) for side in latent.shape[-2:]]
-        latent = F.interpolate(latent, size, mode="area")
-    tiny = model.add_ons.tiny_decoder
-    return model.decode(latent) if tiny is None else tiny(latent.to(model.machine.dtype)).float()
-
-
-def _framed(image: Image.Image, plan: Fit) -> Image.Image:
-    """Return a small picture without the sides that the plan filled up."""
-    width, height = (
-        max(1, round(a * b / c)) for a, b, c in zip(image.size, plan.size, plan.padded, strict=True)
-    )
-    return image.crop((0, 0, width, height))

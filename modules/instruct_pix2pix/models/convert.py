@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoints import Checkpoint
-from .safetensors_writer import PlannedTensor, planned_number
+from .safetensors_writer import PlannedTensor
 from .saved_model import Progress, output_file, save
 from .stored_model import StoredModel, in_precision, require_plain_numbers, with_ema
 
@@ -39,6 +39,5 @@ def convert(
         name: PlannedTensor(in_precision(name, info, asked.precision), (source,), lambda rows: rows)
         for name, (source, info) in model.tensors.items()
     }
-    planned |= {name: planned_number(value) for name, value in model.numbers.items()}
     texts = {name: text for name, text in model.texts.items() if name not in STALE_TEXTS}
-    return path, save(path, planned, texts, model.config, progress), notes
+    return path, save(path, planned, texts, model, progress), notes

@@ -19,7 +19,7 @@ from ..errors import UserError
 from .bounded import parse_json
 from .checkpoints import Checkpoint, whole_hash
 from .convert import STALE_TEXTS
-from .safetensors_writer import PlannedTensor, Rows, planned_number
+from .safetensors_writer import PlannedTensor, Rows
 from .saved_model import Progress, output_file, save
 from .stored_model import UNET, Located, StoredModel, in_precision, require_plain_numbers, with_ema
 from .weights_files import fits
@@ -86,10 +86,9 @@ def merge(
     planned = {
         name: _planned(name, taken, multiplier, asked) for name in taken[0].tensors if not name.startswith("model_ema.")
     }
-    planned |= {name: planned_number(value) for name, value in models[0].numbers.items()}
     texts = {name: text for name, text in models[0].texts.items() if name not in STALE_TEXTS}
     texts |= _recipe(models, formula, multiplier, asked, path, progress)
-    return path, save(path, planned, texts, models[0].config, progress), notes
+    return path, save(path, planned, texts, models[0], progress), notes
 
 
 # --- what fits what ---

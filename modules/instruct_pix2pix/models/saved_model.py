@@ -11,7 +11,7 @@ from ..files import is_folder, status_of, write_whole, writing_whole
 from ..text import printable
 from .checkpoints import Checkpoint, inspect
 from .hub import size_text
-from .safetensors_writer import PlannedTensor, plan_file, write_planned
+from .safetensors_writer import PlannedTensor, plan_file, planned_number, write_planned
 from .stored_model import StoredModel
 
 Progress = Callable[[str, int, int], None]
@@ -48,19 +48,22 @@ def output_file(given: Path, inputs: Sequence[StoredModel], *, overwrite: bool) 
 
 
 def save(
-    path: Path, tensors: Mapping[str, PlannedTensor], texts: Mapping[str, str], config: str | None, progress: Progress
+    path: Path, tensors: Mapping[str, PlannedTensor], texts: Mapping[str, str], first: StoredModel, progress: Progress
 ) -> Checkpoint:
     """Write a model to `path` and, where it needs one, its yaml beside it; return what the file then is.
+
+    Beside `tensors` it has the numbers and the yaml of the `first` model that it is made of.
 
     Nothing is left where it fails or is stopped. Raises UserError as `plan_file` and `write_planned`, and where the
     disk has no room for it.
     """
-    plan = plan_file(tensors, {"format": "pt", **texts})
+    numbers = {name: planned_number(value) for name, value in first.numbers.items()}
+    plan = plan_file({**tensors, **numbers}, {"format": "pt", **texts})
     _require_room(path, plan.size)
     with writing_whole(path) as file:
         write_planned(plan, file, lambda done, total: progress("Writing", done, total))
-    if config is not None:
-        write_whole(path.with_suffix(".yaml"), config.encode())
+    if first.config is not None:
+        write_whole(path.with_suffix(".yaml"), first.config.encode())
     return inspect(path)
 
 

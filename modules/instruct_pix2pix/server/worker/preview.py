@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -21,8 +20,6 @@ SDXL_RGB = ((0.345, 0.417, 0.440), (-0.195, -0.029, 0.025), (0.107, 0.089, -0.01
 LATENT_RGB = {0.18215: SD1_RGB, 0.13025: SDXL_RGB}
 """By the scale of the latents."""
 
-MOST_CELLS = 32
-"""Longest side, in cells of the latent, that goes through a VAE for a preview."""
 LONGEST_SIDE = 512
 """Pixels of a preview's longest side."""
 
@@ -36,26 +33,13 @@ def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
     and go through the VAE. Raises UserError where `EditModel.decode` does, or where the file is not a tiny VAE.
     """
     config, tiny = model.config, model.add_ons.tiny_decoder
-    if tiny is not None:
-        pictures = to_images(tiny(_shrunk(latents).to(model.machine.dtype)).float())
-    elif config.vae == VAEConfig() and (factors := LATENT_RGB.get(round(config.scale_factor, 5))):
+    factors = LATENT_RGB.get(round(config.scale_factor, 5)) if config.vae == VAEConfig() else None
+    if tiny is None and factors is not None:
         pictures = to_images(torch.einsum("bchw,cr->brhw", latents, latents.new_tensor(factors)))
     else:
-        pictures = to_images(model.decode(_shrunk(latents)))
+        pictures = to_images(model.decode_small(latents))
     shown = _shown_size(plan, len(pictures))
-    return _in_rows([_framed(picture, plan).resize(shown, Image.Resampling.BILINEAR) for picture in pictures])
-
-
-def _shrunk(latents: Tensor) -> Tensor:
-    cells = max(latents.shape[-2:])
-    size = [max(1, side * MOST_CELLS // cells) for side in latents.shape[-2:]]
-    return F.interpolate(latents, size, mode="area") if cells > MOST_CELLS else latents
-
-
-def _framed(picture: Image.Image, plan: Fit) -> Image.Image:
-    """Return the picture without the sides that `plan` padded."""
-    part = [round(a * b / c) for a, b, c in zip(picture.size, plan.size, plan.padded, strict=True)]
-    return picture.crop((0, 0, max(1, part[0]), max(1, part[1])))
+    return _in_rows([plan.undo(picture).resize(shown, Image.Resampling.BILINEAR) for picture in pictures])
 
 
 def _shown_size(plan: Fit, count: int) -> tuple[int, int]:
