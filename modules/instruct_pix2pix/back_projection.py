@@ -30,11 +30,20 @@ def back_projected(
     noise = max(noise, LEAST_NOISE)
     result = guess.astype(np.float32)
     size = (guess.shape[1], guess.shape[0])
+    least, most = (resized(bound, size) for bound in _range_around(seen))
     for _ in range(ROUNDS):
         result += resized(seen - see(result), size)
         for _ in range(STEPS):
             _smooth(result, noise)
+        np.clip(result, np.minimum(least, guess), np.maximum(most, guess), out=result)  # no rings, whatever `see` is
     return result
+
+
+def _range_around(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the most of each place of [h, w, c] and its eight neighbours."""
+    padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    places = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))
+    return places.min((-2, -1)), places.max((-2, -1))
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
