@@ -51,4 +51,4 @@ def test_no_ring_stands_beside_an_edge_where_less_was_blurred_than_is_believed()
     edge = np.where(np.arange(2 * SIDE) < SIDE, 0.3, 0.7).astype(np.float32)[None, :, None]
     seen, guess = seen_and_guessed(np.broadcast_to(edge, (2 * SIDE, 2 * SIDE, 3)))
     sharper = back_projected(seen, guess, lambda picture: gaussian_filter(see(picture), (1.3, 1.3, 0)), 2 / 255)
-    assert 0.3 - 0.1 < sharper.min() and sharper.max() < 0.7 + 0.1
+    assert sharper.min() > 0.2 and sharper.max() < 0.8
