@@ -135,14 +135,15 @@ def measure_matrix(model: EditModel, args: argparse.Namespace) -> None:
     worst = 0
     for number in range(args.rounds + 1):
         began = time.perf_counter()
-        alone = [edited for cell in (cells if number else cells[:2]) for edited in edit_each(model, picture, [cell])]
+        some = cells if number else cells[:2]  # the first round warms up
+        alone = [edited for cell in some for edited in edit_each(model, picture, [cell])]
         middle = time.perf_counter()
         steps: list[float] = []
         together = list(
-            edit_together(model, picture, cells, lambda _: steps.append(time.perf_counter()), args.together)  # noqa: B023
+            edit_together(model, picture, some, lambda _: steps.append(time.perf_counter()), args.together)  # noqa: B023
         )
         ended = time.perf_counter()
-        if number:  # the first of each warms up
+        if number:
             seconds["one by one"].append(middle - began)
             seconds["together"].append(ended - middle)
             first.append((steps[0] - middle) / (ended - middle))
