@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from instruct_pix2pix.engine.sampling.names import SCHEDULE_NAMES
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, Noise, Sampler, find_sampler
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule
+from instruct_pix2pix.engine.sampling.schedules import NoiseSchedule
 from instruct_pix2pix.errors import Interrupted, UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
 from tests.helpers.sigmas import get_sigmas
