@@ -136,7 +136,7 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
     if isinstance(values.get("keep_rest"), float):
         values |= {"keep_rest": "always", "keep_amount": values["keep_rest"]}
     settings = EditSettings.from_mapping(values)
-    read_sampler(settings.sampler)
+    read_sampler(settings.sampler)  # a name that is wrong is told before torch is imported
     find_schedule(settings.schedule)
     for note in network_notes(settings.instruction):
         say(note)

@@ -95,7 +95,7 @@ def run(options: EditOptions) -> int:
     from ..images import format_of, open_picture, save_picture
     from .output import output_names, print_result, step_bar
 
-    settings, path = options.settings, options.model.find()
+    settings = options.settings
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.results)
@@ -104,6 +104,7 @@ def run(options: EditOptions) -> int:
         maps = output_names(options.image, options.save_map, settings.results)
     if options.save_map and settings.keep_rest == "off" and not settings.zoom:
         raise UserError("There is no map without keeping the rest: add --keep-rest.")
+    path = options.model.find()
 
     from ..engine.edit import fitted, map_of, resolved
     from ..engine.precision import choose_machine

@@ -83,12 +83,13 @@ def run(options: GridOptions) -> int:
     from .output import output_names, print_result, step_bar
 
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
-    settings, path = options.settings.require_instruction(), options.model.find()
+    settings = options.settings.require_instruction()
     if settings.results > 1:
         raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
+    path = options.model.find()
 
     from ..engine.edit import fitted, resolved
     from ..engine.precision import choose_machine
