@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO, cast
 
 RED, DIM = 31, 2
+"""Graphic renditions (ECMA-48, 8.3.117)."""
 
 
 def printable(text: str) -> str:
@@ -57,7 +58,7 @@ def say_hint(line: str) -> None:
 
 
 def _coloured(line: str, rendition: int) -> str:
-    """Return a line for stderr in a graphic rendition (ECMA-48, 8.3.117), unless NO_COLOR (no-color.org) is set."""
+    """Return a line for stderr in a graphic rendition, unless NO_COLOR (no-color.org) is set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     old_console = os.name == "nt" and "WT_SESSION" not in os.environ
     if plain or old_console or sys.stderr is None or not sys.stderr.isatty():

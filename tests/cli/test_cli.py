@@ -497,7 +497,7 @@ def test_a_shell_completes_commands_options_and_choices(capsys):
         told = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
         return {word.strip() for word in told.stdout.split()}
 
-    function = re.search(r"complete .*-F (\w+)", Path("ip2p.bash").read_text()).group(1)
+    (function,) = re.findall(r"complete .*-F (\w+) ip2p$", Path("ip2p.bash").read_text(), re.MULTILINE)
     assert completed("ip2p", "ed") == {"edit"}
     assert completed("ip2p", "edit", "--samp") == {"--sampler"}
     assert completed("ip2p", "edit", "--speed", "b") == {"balanced"}

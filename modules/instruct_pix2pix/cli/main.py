@@ -101,7 +101,7 @@ def _failed(args: argparse.Namespace, sentence: str) -> int:
 
 def _parser(program: str) -> Parser:
     """Return the parser of all commands; `program` is what a person types to start it."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     parser = Parser(
         prog=program,

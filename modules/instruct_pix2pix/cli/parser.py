@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -23,9 +23,9 @@ class Parser(argparse.ArgumentParser):
         say_hint(f"{self.prog} --help shows what there is.")
         sys.exit(2)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's
         """Parse words; those that are unknown are told here, by the parser that knows what comes near them."""
-        parsed, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(None if args is None else [*args], namespace)
         if unknown and unknown[0].startswith("-"):
             word = unknown[0].partition("=")[0]
             self.error(f"There is no option {word} here{nearest(word, self._option_string_actions)}")
