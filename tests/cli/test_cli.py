@@ -385,6 +385,7 @@ NOT_THERE = {
     "mask.png does not exist": ["edit", "a.png", "x", "--mask", "mask.png"],
     "no model 'gone'": ["edit", "a.png", "x", "--model", "gone"],
     "out.xyz does not name a format": ["edit", "a.png", "x", "-o", "out.xyz"],
+    "b.png may not be written there": ["edit", "a.png", "x", "-o", "a.png/b.png"],
     "no sampler 'Oiler a' (did you mean 'Euler a'?)": ["edit", "a.png", "x", "--sampler", "Oiler a"],
     "no schedule 'Karas' (did you mean 'Karras'?)": ["edit", "a.png", "x", "--schedule", "Karas"],
     "grid.png does not exist": ["grid", "grid.png", "x"],
@@ -434,6 +435,7 @@ def usage_error(capsys, *words):
         (["edit", "a.png"], "INSTRUCTION"),
         (["edit", "a.png", "x", "--text-cfg", "99"], "Text CFG is 99, but must lie between 1 and 30"),
         (["edit", "a.png", "x", "--speed", "quick"], "Speed is 'quick', but must be one of exact, balanced, fast"),
+        (["serve", "--port", "0"], "'0' is not a port: choose one from 1 to 65535"),
         (["--prot", "1"], "There is no option --prot here (did you mean --port?)"),
     ],
 )

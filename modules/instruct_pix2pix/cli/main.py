@@ -82,7 +82,10 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     named = next((word for word in words if not word.startswith("-")), names[0])
     if named not in names:
         parser.error(f"There is no command {named!r}{nearest(named, names)}: choose one of {', '.join(names)}")
-    return parser.parse_args(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        args.parser.refuse(unknown)  # by that of the command, which knows what comes near them
+    return args
 
 
 def _with_command(argv: list[str]) -> list[str]:
@@ -117,10 +120,10 @@ def _parser(program: str) -> Parser:
         about = command.about
         words = commands.add_parser(command.name, help=about, description=about, parents=[common])
         command.add_arguments(words)
-        words.set_defaults(command=command)
+        words.set_defaults(command=command, parser=words)
     if program == LAUNCHER:
         words = commands.add_parser("test", help="Check this checkout: linter, types, tests; --quick for a part.")
-        words.set_defaults(command=_test)
+        words.set_defaults(command=_test, parser=words)
     return parser
 
 

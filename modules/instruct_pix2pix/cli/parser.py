@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..text import printable, say_hint, say_problem
 
@@ -18,20 +18,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, not all that there is, and end with status 2."""
         # a sentence of ours names what it is about; argparse would name it again
-        sentence = printable(re.sub(r"^argument [^:]+: (?=[A-Z])", "", message))
+        sentence = printable(re.sub(r"^argument [^:]+: (?=[A-Z'])", "", message))
         say_problem(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}.")
         say_hint(f"{self.prog} --help shows what there is.")
         sys.exit(2)
 
-    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's
-        """Parse words; those that are unknown are told here, by the parser that knows what comes near them."""
-        parsed, unknown = super().parse_known_args(None if args is None else [*args], namespace)
-        if unknown and unknown[0].startswith("-"):
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Say what is wrong with words that were left over, and end with status 2."""
+        if unknown[0].startswith("-"):
             word = unknown[0].partition("=")[0]
             self.error(f"There is no option {word} here{nearest(word, self._option_string_actions)}")
-        if unknown:
-            self.error(f"{' '.join(unknown)!r} is too much: put an instruction of several words into quotes")
-        return parsed, unknown
+        self.error(f"{' '.join(unknown)!r} is too much: put an instruction of several words into quotes")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
