@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from ... import panel
+from ...camera_files import HEIC
 from ...engine.beside.add_ons import TINY
-from ...engine.sampling.samplers import SAMPLERS
-from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from ...models.add_ons import VAE_FILE, AddOnFolders
 from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchTab, build_batch_tab
@@ -151,7 +151,7 @@ class PicturePane:
 def build_pictures(examples: Path) -> tuple[PicturePane, BatchTab]:
     """Make the pane, and inside its tabs the one for a folder; `examples` is where the pictures of EXAMPLES are."""
     mode = gr.State("img2img")
-    arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image"])
+    arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image", *HEIC])
     with gr.Tabs(elem_id="mode_img2img") as modes:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as img2img_tab:
             picture = picture_input("Picture to edit", "img2img_image")
@@ -249,7 +249,7 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
         )
     with gr.Row():
         sampler = gr.Dropdown(
-            list(SAMPLERS), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
+            list(SAMPLER_NAMES), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
         )
         schedule = gr.Dropdown(
             list(SCHEDULE_NAMES), value=KNOBS["schedule"].default, label="Schedule type", elem_id="img2img_scheduler"
