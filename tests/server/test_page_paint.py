@@ -15,7 +15,7 @@ from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visi
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
-SPOT = (220, 60)
+SPOT = (190, 80)
 """The middle of the blue square in `spotted`, in pixels of the picture."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 BUTTONS = "#ip2p_paint .ip2p-"
@@ -57,6 +57,7 @@ def begin(visited: Visit, picture: Path) -> None:
 
 def place(visited: Visit, x: float, y: float) -> tuple[float, float]:
     """Return where on the screen a point of the whole picture is; both are shares of it."""
+    visited.locate("#ip2p_paint .ip2p-easel").scroll_into_view_if_needed()
     box = visited.locate("#ip2p_paint canvas").bounding_box()
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
@@ -149,7 +150,7 @@ def test_keys_undo_and_redo_strokes_and_leave_the_rest_of_the_page_alone(at_page
     assert (mask(at_page) == third).all()
 
     # another picture begins anew
-    at_page.drop(EXAMPLES / "car.png", "body")
+    at_page.paste(EXAMPLES / "car.png")
     at_page.page.wait_for_function("document.querySelector('#ip2p_mask textarea').value === ''")
     at_page.locate("#ip2p_paint canvas").focus()
     keyboard.press("Control+z")
@@ -209,8 +210,8 @@ def test_the_outline_of_the_brush_is_seen_on_every_picture(at_page: Visit, tmp_p
         if zoomed == 2:
             at_page.locate(f"{BUTTONS}zoom-in").click(click_count=2)
         at_page.page.wait_for_function("document.querySelector('.ip2p-ring').hidden")
-        without = screen(at_page)
         x, y = place(at_page, 0.5, 0.5)
+        without = screen(at_page)
         at_page.page.mouse.move(x, y)
         seen = screen(at_page)
         rows, columns = np.nonzero(np.abs(seen - without).max(axis=2) > 100)
@@ -220,7 +221,8 @@ def test_the_outline_of_the_brush_is_seen_on_every_picture(at_page: Visit, tmp_p
         assert away.size > 4 * radius  # most of the way around
         assert np.abs(away - radius).max() < 3
         at_page.page.mouse.move(5, 5)
-        assert (screen(at_page) == without).all()
+        near = np.s_[int(y) - 150 : int(y) + 150, int(x) - 150 : int(x) + 150]
+        assert (screen(at_page)[near] == without[near]).all()
 
 
 # --- zoom and pan ---
@@ -374,15 +376,15 @@ def test_one_finger_paints_and_two_zoom_and_move(site, spotted: Path) -> None:
         fingers("touchStart", (x - 20, y), (x + 20, y))
         for apart in range(20, 41, 4):
             fingers("touchMove", (x - apart, y), (x + apart, y))
-        for down in range(0, 31, 10):
-            fingers("touchMove", (x - 40, y + down), (x + 40, y + down))
-        fingers("touchEnd", (x - 40, y + 30))
+        for left in range(0, 31, 10):
+            fingers("touchMove", (x - 40 - left, y), (x + 40 - left, y))
+        fingers("touchEnd", (x - 70, y))
         fingers("touchMove", (x - 60, y + 60))  # the finger that stays paints nothing
         fingers("touchEnd")
         assert mask(visited) is None
         after, side = spot(visited)
         assert side == pytest.approx(2 * whole, rel=0.05)
-        assert after == pytest.approx((x, y + 30), abs=3)
+        assert after[0] == pytest.approx(x - 30, abs=3)
         assert visited.page.evaluate("scrollY") == scrolled
 
         fingers("touchStart", after)

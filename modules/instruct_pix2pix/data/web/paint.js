@@ -265,8 +265,8 @@
             const before = between();
             if (fingers.has(pointerId)) fingers.set(pointerId, [clientX, clientY]);
             const after = between();
+            view.zoomBy(after.apart / before.apart, [before.x, before.y]); // first, or there may be no room to move
             view.move(after.x - before.x, after.y - before.y);
-            view.zoomBy(after.apart / before.apart, [after.x, after.y]);
         } else if (held) {
             if (held.pointerId !== pointerId) return;
             view.move(clientX - held.clientX, clientY - held.clientY);
@@ -318,6 +318,10 @@
         "-": () => view.zoomBy(Math.SQRT1_2), 0: () => view.fit(),
     };
 
+    let walked = false; // whether the focus came to where it is by keys
+    document.addEventListener("focusin", ({ target }) => { walked = target.matches(":focus-visible"); });
+    document.addEventListener("focusout", () => { walked = false; });
+
     document.addEventListener("keydown", (event) => {
         const focused = document.activeElement;
         if (!open() || event.isComposing || focused?.matches(":read-write")) return;
@@ -328,7 +332,7 @@
             event.preventDefault();
             if (key === "z" && !event.shiftKey) undo();
             else redo();
-        } else if (key === " " && hovering && (focused === canvas || !focused?.matches(":focus-visible"))) {
+        } else if (key === " " && hovering && (focused === canvas || !walked)) {
             event.preventDefault(); // or the page would scroll, or the button of the last click be pressed
             grasp(true);
         } else if (!command && source && SHORTCUTS[key]) {
