@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from instruct_pix2pix.server.page.results import Results
 from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -454,4 +455,11 @@ def test_a_result_is_sent_to_inpaint_with_an_empty_mask_and_the_settings_stay(
     at_page.page.wait_for_function("document.querySelector('#ip2p_mask textarea').value === ''")
     at_page.page.wait_for_function("document.activeElement.tagName === 'CANVAS'")
     at_page.page.keyboard.press("Control+z")
+    assert (mask(at_page) == painted).all()
+
+    # one that is no longer kept leaves everything as it is
+    monkeypatch.setattr(Results, "find", lambda *_: None)
+    send.click()
+    at_page.locate("#img2img_progress").get_by_text("This result is no longer kept").wait_for()
+    at_page.page.wait_for_timeout(500)
     assert (mask(at_page) == painted).all()

@@ -56,7 +56,8 @@ EASEL = """
     <div class="ip2p-ring" hidden></div>
 </div>
 <p class="ip2p-hint">Paint over what may change; the rest stays as it is.
-    <span class="ip2p-with-keys">[ and ] size the brush, Ctrl and wheel zoom, Space and drag move the picture.</span>
+    <span class="ip2p-with-keys">Ctrl+Z undoes, [ and ] size the brush, Ctrl and wheel zoom, Space and drag move the
+    picture.</span>
     <span class="ip2p-with-fingers">Two fingers zoom and move the picture.</span></p>
 """
 """What paint.js paints on, and easel.js shows."""
