@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def place(visited: Visit, x: float, y: float) -> tuple[float, float]:
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
 
-def drag(visited: Visit, start: tuple[float, float], end: tuple[float, float], button: str = "left") -> None:
+def drag(visited: Visit, start: tuple[float, float], end: tuple[float, float], button: Literal["left", "middle"] = "left") -> None:
     mouse = visited.page.mouse
     mouse.move(*start)
     mouse.down(button=button)
@@ -96,7 +97,7 @@ def spot(visited: Visit) -> tuple[tuple[float, float], float]:
     """Return where the blue square is on the screen, and its side there."""
     shown = screen(visited)
     rows, columns = np.nonzero((shown[..., :2].max(axis=2) < 60) & (shown[..., 2] > 200))
-    scale = shown.shape[1] / visited.page.viewport_size["width"]
+    scale = shown.shape[1] / visited.page.evaluate("innerWidth")
     return ((columns.mean() + 0.5) / scale, (rows.mean() + 0.5) / scale), float(np.sqrt(rows.size)) / scale
 
 
