@@ -64,7 +64,10 @@ def place(visited: Visit, x: float, y: float) -> tuple[float, float]:
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
 
-def drag(visited: Visit, start: tuple[float, float], end: tuple[float, float], button: Literal["left", "middle"] = "left") -> None:
+Button = Literal["left", "middle"]
+
+
+def drag(visited: Visit, start: tuple[float, float], end: tuple[float, float], button: Button = "left") -> None:
     mouse = visited.page.mouse
     mouse.move(*start)
     mouse.down(button=button)
