@@ -73,7 +73,7 @@ def page(
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
         blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
         app.router.lifespan_context = _sweeping(space, blocks, downloads)
-        script = _text("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "models.js", "page.js")
+        script = _text("instruct_pix2pix.js", "easel.js", "paint.js", "batch.js", "progress.js", "models.js", "page.js")
         served = gr.mount_gradio_app(
             app,
             blocks,
