@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from ..conditioning import Fit, fit
 from ..deep_pixels import with_alpha
 from ..errors import UserError
-from ..full_size import Advance, enlarge
+from .full_size import Advance, enlarge
 from ..images import MOST_PIXELS
 from ..settings import EditSettings
 from .edit_batch import Edited, FittedPicture, MadePicture
