@@ -485,7 +485,7 @@ def test_what_a_run_of_an_older_version_asked_for_is_asked_for_still(tmp_path: P
     said = EditSettings("make it winter", text_cfg=8, seed=7, keep_rest="always")
     plain = EditSettings("make it winter", seed=7)
     found = [plan(tmp_path, settings=each).items[0].fingerprint for each in (said, plain)]
-    assert found == ["OLD1", "OLD2"]
+    assert found == ["25cf87622e74ec40", "764dd5d7be3fc040"]
     searched = [plan(tmp_path, settings=said, search=Search(2)), plan(tmp_path, settings=said, search=Search(1, 0.5))]
     assert len({*found, *(each.items[0].fingerprint for each in searched)}) == 4
 
