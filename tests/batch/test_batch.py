@@ -305,7 +305,7 @@ def test_variations_are_numbered_and_each_is_told_as_what_it_is(tmp_path: Path, 
     for line, what, seed in zip(said, ("night", "night", "winter", "winter"), (5, 6, 5, 6), strict=True):
         assert f"('make it {what}', seed {seed}, " in line
     for n, one in enumerate(EditSettings("make it {night|winter}", steps=1, count=2, seed=5).pictures(), 1):
-        (alone,) = edit(model, open_picture(folder / "a.png").image, one)
+        (alone,) = edit(model, open_picture(folder / "a.png").image, replace(one, count=1))
         path = tmp_path / "out" / f"a-{n}.png"
         assert parse(read_infotext(path) or "").instruction == one.instruction
         assert np.abs(np.asarray(Image.open(path), int) - np.asarray(alone.image, int)).max() <= 1
