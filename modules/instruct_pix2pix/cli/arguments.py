@@ -6,15 +6,18 @@ import argparse
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES, find_schedule, read_sampler
 from ..errors import UserError
 from ..models.checkpoints import SUITED, inspect
 from ..models.registry import model_dirs, resolve
 from ..prompts import network_notes
-from ..settings import KNOBS, EditSettings, Knob, seed_notes
+from ..settings import BEST_OF, KNOBS, STRENGTH, EditSettings, Knob, seed_notes
 from ..text import number_text, printable, say
+
+if TYPE_CHECKING:
+    from ..engine.search import Search
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
 
@@ -128,6 +131,33 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
             metavar=None if one.choices else one.flag.lstrip("-").upper().replace("-", "_"),
             help=f"{about} (default {shown}{limits})",
         )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How each result is found: see `engine.search.Search`."""
+
+    best_of: int = 1
+    strength: float | None = None
+
+    def search(self) -> Search:
+        """Return it as the engine takes it. Raises UserError for what cannot be combined."""
+        from ..engine.search import Search
+
+        return Search(self.best_of, self.strength)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add how each result is found."""
+    about = f"{BEST_OF.help} (default 1; {BEST_OF.range_text})"
+    parser.add_argument("--best-of", type=argument_reader(BEST_OF), default=1, metavar="N", help=about)
+    about = f"{STRENGTH.help} (default off)"
+    parser.add_argument("--strength", type=argument_reader(STRENGTH), metavar="AMOUNT", help=about)
+
+
+def search_options_of(namespace: argparse.Namespace) -> SearchOptions:
+    """Return what the arguments say of how each result is found."""
+    return SearchOptions(namespace.best_of, namespace.strength)
 
 
 def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -> EditSettings:

@@ -19,10 +19,12 @@ from ..files import is_folder, short_name, status_of
 from ..images import format_of
 from ..models.checkpoints import Checkpoint
 from ..models.hub import size_text
-from ..text import printable, say
+from ..settings import EditSettings
+from ..text import number_text, printable, say
 
 if TYPE_CHECKING:
     from ..engine.edit import OnStep, Progress
+    from ..engine.search import Search
 
 
 def progress_bar(total: int, unit: str) -> tqdm:
@@ -85,6 +87,21 @@ def print_result(facts: Mapping[str, object], sentence: str, *, as_json: bool) -
     """Print one result on stdout: its facts as a JSON object, or a sentence."""
     with above_bar():
         print(json.dumps(facts) if as_json else sentence, flush=True)
+
+
+def result_text(asked: EditSettings, own: EditSettings, search: Search, seconds: float, cost: float) -> str:
+    """Return what is said of a result with these `own` settings: its seed, and what else could not be known before.
+
+    `cost` is that of a search, in edits.
+    """
+    words = [f"'{printable(own.instruction)}'"] if own.instruction != asked.instruction else []
+    words.append(f"seed {own.seed}")
+    if search.strength is not None:
+        words.append(f"Text CFG {number_text(own.text_cfg)}, Image CFG {number_text(own.image_cfg)}")
+    words.append(f"{seconds:.1f} s")
+    if search.candidates > 1:
+        words.append(f"best of {search.candidates}, cost {cost:.1f} edits")
+    return ", ".join(words)
 
 
 def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
