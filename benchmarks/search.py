@@ -73,7 +73,8 @@ def main() -> None:
 
 def measure_best_of(model: EditModel, wanted: Iterable[Case], args: argparse.Namespace) -> None:
     """Compare single edits, the mean over all seeds, with the best of them; and with what a perfect choice would be."""
-    from instruct_pix2pix.engine.search import Search, edit_together, find_each
+    from instruct_pix2pix.engine.candidates import Search
+    from instruct_pix2pix.engine.search import edit_together, find_each
 
     single, best, perfect, costs = [], [], [], []
     for case in wanted:
@@ -96,7 +97,8 @@ def measure_best_of(model: EditModel, wanted: Iterable[Case], args: argparse.Nam
 
 def measure_strength(model: EditModel, wanted: Iterable[Case], args: argparse.Namespace) -> None:
     """Compare every fixed pair of scales with what each strength finds among them."""
-    from instruct_pix2pix.engine.search import edit_together, race, strongest, with_pairs
+    from instruct_pix2pix.engine.candidates import strongest, with_pairs
+    from instruct_pix2pix.engine.search import edit_together, race
 
     of_pair: dict[int, list[Verdict]] = {}
     of_strength: dict[float, list[Verdict]] = {}

@@ -23,10 +23,10 @@ from instruct_pix2pix.batch.local_executor import EditedUnit, PreparedPicture, U
 from instruct_pix2pix.batch.planning import BatchRequest, make_plan
 from instruct_pix2pix.batch.units import Control, Item, ResultRequest, Unit, make_units
 from instruct_pix2pix.cli import main
+from instruct_pix2pix.engine.candidates import Search
 from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import parse, settings_from

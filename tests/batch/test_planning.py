@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from instruct_pix2pix.batch.instruction_table import InstructionTable, read_instructions
 from instruct_pix2pix.batch.planning import BatchPlan, BatchRequest, find_pictures, make_plan, output_names
 from instruct_pix2pix.batch.units import StartedResult, make_units
+from instruct_pix2pix.engine.candidates import Search
 from instruct_pix2pix.engine.edit import resolved
-from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build
 from instruct_pix2pix.settings import EditSettings

@@ -19,9 +19,9 @@ from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.batch.units import Control, Executor
 from instruct_pix2pix.cli import main
+from instruct_pix2pix.engine.candidates import Search
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
-from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings

@@ -13,21 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from instruct_pix2pix.engine.candidates import PAIRS, Glimpse, Search, steadiest, strongest, with_pairs
 from instruct_pix2pix.engine.edit import edit_each, fitted, resolved
 from instruct_pix2pix.engine.edit_batch import Edited, FittedPicture, Progress
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.search import (
-    MOST_CANDIDATES,
-    PAIRS,
-    Glimpse,
-    Search,
-    edit_together,
-    find_each,
-    race,
-    steadiest,
-    strongest,
-    with_pairs,
-)
+from instruct_pix2pix.engine.search import MOST_CANDIDATES, edit_together, find_each, race
 from instruct_pix2pix.errors import Interrupted, UserError
 from instruct_pix2pix.settings import SEEDS, EditSettings
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..camera_files import HEIC
-from ..engine.search import Search
+from ..engine.candidates import Search
 from ..errors import Remedy, UserError
 from ..files import is_folder, short_name, status_of
 from ..images import WRITABLE

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..conditioning import fit
-from ..engine.search import Search
+from ..engine.candidates import Search
 from ..errors import UserError
 from ..prompts import lora_tags, split_and
 from ..settings import EditSettings

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from ..engine.candidates import Search
 from ..engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES, find_schedule, read_sampler
 from ..errors import UserError
 from ..models.checkpoints import SUITED, inspect
@@ -15,9 +16,6 @@ from ..models.registry import model_dirs, resolve
 from ..prompts import network_notes
 from ..settings import BEST_OF, KNOBS, STRENGTH, EditSettings, Knob, seed_notes
 from ..text import number_text, printable, say
-
-if TYPE_CHECKING:
-    from ..engine.search import Search
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
 
@@ -133,20 +131,6 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
         )
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """How each result is found: see `engine.search.Search`."""
-
-    best_of: int = 1
-    strength: float | None = None
-
-    def search(self) -> Search:
-        """Return it as the engine takes it. Raises UserError for what cannot be combined."""
-        from ..engine.search import Search
-
-        return Search(self.best_of, self.strength)
-
-
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add how each result is found."""
     about = f"{BEST_OF.help} (default 1; {BEST_OF.range_text})"
@@ -155,9 +139,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=argument_reader(STRENGTH), metavar="AMOUNT", help=about)
 
 
-def search_options_of(namespace: argparse.Namespace) -> SearchOptions:
-    """Return what the arguments say of how each result is found."""
-    return SearchOptions(namespace.best_of, namespace.strength)
+def search_of(namespace: argparse.Namespace) -> Search:
+    """Return what the arguments say of how each result is found. Raises UserError for what cannot be combined."""
+    return Search(namespace.best_of, namespace.strength)
 
 
 def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -> EditSettings:

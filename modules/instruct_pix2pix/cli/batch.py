@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine.candidates import Search
 from ..settings import EditSettings
 from ..text import printable, say
 from .arguments import (
     Command,
     ModelOptions,
-    SearchOptions,
     add_model,
     add_search,
     add_settings,
     asked_of,
     model_options_of,
-    search_options_of,
+    search_of,
     settings_of,
     suited_to,
 )
@@ -42,7 +42,7 @@ class BatchOptions:
     """Of every picture, where nothing nearer to it says otherwise; `batch_size` is not looked at."""
     asked: frozenset[str]
     """The names of the settings that were given; the others are to suit the model."""
-    search: SearchOptions
+    search: Search
     batch_size: int | None
     instructions: Path | None
     use_infotext: bool
@@ -76,7 +76,7 @@ class BatchOptions:
             masks=self.masks,
             contact_sheet=self.contact_sheet,
             use_infotext=self.use_infotext,
-            search=self.search.search(),
+            search=self.search,
         )
 
 
@@ -111,7 +111,7 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
         output=args.output,
         settings=settings_of(args),
         asked=asked_of(args),
-        search=search_options_of(args),
+        search=search_of(args),
         batch_size=args.batch_size,
         instructions=args.instructions,
         use_infotext=not args.ignore_infotext,

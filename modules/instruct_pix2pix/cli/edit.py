@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine.candidates import Search
 from ..errors import UserError
 from ..settings import EditSettings
 from ..text import printable, say
@@ -15,13 +16,12 @@ from .arguments import (
     MASK_HELP,
     Command,
     ModelOptions,
-    SearchOptions,
     add_model,
     add_search,
     add_settings,
     asked_of,
     model_options_of,
-    search_options_of,
+    search_of,
     settings_of,
     suited_to,
 )
@@ -48,7 +48,7 @@ class EditOptions:
     """Where to write the map in place of any edit."""
     contact_sheet: Path | None
     """Where to write one picture of all that was tried."""
-    search: SearchOptions
+    search: Search
     model: ModelOptions
     as_json: bool
 
@@ -80,7 +80,7 @@ def options_of(args: argparse.Namespace) -> EditOptions:
         save_map=args.save_map,
         map_only=args.map_only,
         contact_sheet=args.contact_sheet,
-        search=search_options_of(args),
+        search=search_of(args),
         model=model_options_of(args),
         as_json=args.json,
     )
@@ -97,7 +97,7 @@ def run(options: EditOptions) -> int:
     from .output import output_names, print_result, result_text, step_bar
     from .tried_sheet import TriedSheet
 
-    settings, search = options.settings, options.search.search()
+    settings, search = options.settings, options.search
     search.check(settings, options.asked)
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None

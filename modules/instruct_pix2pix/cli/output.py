@@ -23,8 +23,8 @@ from ..settings import EditSettings
 from ..text import number_text, printable, say
 
 if TYPE_CHECKING:
+    from ..engine.candidates import Search
     from ..engine.edit import OnStep, Progress
-    from ..engine.search import Search
 
 
 def progress_bar(total: int, unit: str) -> tqdm:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..engine.search import Search, Winner
+from ..engine.candidates import Search
 from ..errors import UserError
 from ..images import save_picture
 from ..settings import EditSettings
 from ..sheet import caption_of, check_sheet, draw_sheet, marked, small
 from .output import output_names
+
+if TYPE_CHECKING:
+    from ..engine.search import Winner
 
 MOST_COLUMNS = 18
 
