@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -121,21 +122,21 @@ def race(
     with at_work(model):
         whole = [replace(one, zoom=False) for one in candidates]
         sampling = _sampling(model, picture, whole, on_step, together, watch=True)
-        look_at = max(1, math.ceil(LOOK_SHARE * sampling.steps))
+        look_at = _look_at(sampling.steps)
 
         def look(step: int, denoised: Tensor) -> None:
             nonlocal place
             if step == look_at:
                 looks.extend(_looks(model, sampling, denoised, candidates))
                 place = choose(looks)
-                sampling.guidance.give_up(i for i in range(len(candidates)) if i != place)
+                sampling.go_on_with([place])
                 if candidates[place].zoom:
                     raise _Decided
 
         edited = None
         with contextlib.suppress(_Decided):
             [edited] = sampling.results(sampling.run(look), [place])
-            edited = sized(edited, picture)
+            edited = sized(edited, picture, sampling.advance)
     rows = sampling.guidance.rows_in_all
     if edited is None:
         [edited] = edit_each(model, picture, [candidates[place]], on_step)
@@ -167,7 +168,9 @@ class Search:
         if self.strength is None:
             return
         if settings.randomize_cfg != "off" or {"text_cfg", "image_cfg"} & set(asked):
-            raise UserError("How much to change finds both scales itself: leave out Text CFG and Image CFG.")
+            raise UserError(
+                "How much to change finds both scales itself: leave out Text CFG, Image CFG and Randomize CFG."
+            )
         if settings.guidance != "instruct-pix2pix":
             raise UserError("How much to change is made for the guidance of InstructPix2Pix: set the scales yourself.")
 
@@ -181,6 +184,14 @@ class Search:
                 tried = [one.for_image(seed % SEEDS) for seed in seeds]
                 yield tried if self.strength is None else with_pairs(tried[0])
 
+    def steps(self, steps: int, again: int = 0) -> int:
+        """Return the steps that a result takes, those of all its candidates, of so many `steps` each.
+
+        `again` are those of the winner where it is edited in another way after the race.
+        """
+        look_at = _look_at(steps)
+        return steps if self.candidates == 1 else self.candidates * look_at + (again or steps - look_at)
+
     def choose(self, looks: Sequence[Glimpse]) -> int:
         """Return the place of the candidate that goes on."""
         return steadiest(looks) if self.strength is None else strongest(looks, self.strength)
@@ -193,13 +204,17 @@ def find_each(
     search: Search,
     on_step: OnStep | None = None,
     together: int | None = None,
+    first: int = 0,
 ) -> Iterator[Winner]:
-    """Make the results that the settings (resolved) ask for, each of them found as `search` says; see `race`."""
+    """Make the results that the settings (resolved) ask for, each of them found as `search` says; see `race`.
+
+    With `first`, without as many at the beginning, for settings whose seed is set.
+    """
     if search.candidates > 1:
-        for candidates in search.begun(settings):
+        for candidates in islice(search.begun(settings), first, None):
             yield race(model, picture, candidates, search.choose, on_step, together)
         return
-    for edited in edit_each(model, picture, settings.pictures(), on_step):
+    for edited in edit_each(model, picture, settings.pictures()[first:], on_step):
         yield Winner(edited, (), 1.0)
 
 
@@ -229,6 +244,11 @@ def strongest(looks: Sequence[Glimpse], strength: float) -> int:
     low, high = min(one.outside for one in looks), max(one.outside for one in looks)
     most = high if strength >= 1 else low + strength * (high - low)  # which may round to less than `high`
     return max(range(len(looks)), key=lambda i: (looks[i].outside <= most, looks[i].inside))
+
+
+def _look_at(steps: int) -> int:
+    """Return the step, from 1, after which the candidates are looked at."""
+    return max(1, math.ceil(LOOK_SHARE * steps))
 
 
 class _Decided(Exception):  # noqa: N818 - an outcome, not an error

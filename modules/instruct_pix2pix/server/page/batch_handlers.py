@@ -18,6 +18,7 @@ from ...engine.edit import resolved
 from ...errors import UserError
 from ...files import short_name
 from ...models.catalog import Catalog
+from ...settings import BEST_OF, STRENGTH
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
 from ..worker.folder_task import FolderStatus, FolderTask
@@ -25,7 +26,7 @@ from ..worker.task import TaskState
 from ..worker.worker import Worker
 from . import html, wording
 from .batch_layout import AS_EACH
-from .form import settings_of
+from .form import edit_of
 from .layout import Layout, Updates
 from .results import sent_path
 
@@ -99,7 +100,9 @@ class BatchHandlers:
     def _request(self, data: Mapping[Block, Any], here: bool) -> BatchRequest:
         """Return what the controls ask for. Raises UserError."""
         fields = {name: data[control] for name, control in self.tab.fields.items()}
-        settings = settings_of({name: data[control] for name, control in self.layout.form.items()})
+        settings, search = edit_of({name: data[control] for name, control in self.layout.form.items()})
+        if search.candidates > 1:
+            raise UserError(f"{BEST_OF.label} and {STRENGTH.label} are not for folders: edit these without them.")
         typed, dropped = str(fields["input"] or "").strip(), str(fields["drop"] or "")
         if typed:
             source = self.folder_access.find(typed, here=here)
