@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .errors import UserError
 from .settings import EditSettings
 from .text import number_text
 
+MOST_CELLS = 400
 CELL = 320
 """Pixels of a picture's longest side, at most."""
 NARROWEST = 164
@@ -20,13 +22,25 @@ MARGIN = 8
 INK, PAPER, MARK = (32, 32, 32), (255, 255, 255), (32, 140, 70)
 
 
+def check_sheet(cells: int) -> None:
+    """Raise UserError for more cells than a sheet can show."""
+    if cells > MOST_CELLS:
+        raise UserError(f"{cells} pictures are too many for a contact sheet: it shows {MOST_CELLS} at most.")
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """Return a picture as large as a sheet shows it at most."""
+    return _within(picture, (CELL, CELL)) if max(picture.size) > CELL else picture
+
+
 def draw_sheet(cells: Sequence[tuple[Image.Image, str]], columns: int | None = None) -> Image.Image:
     """Return RGB pictures in reading order, each with its caption below; there is one at least.
 
     All are scaled to one size, that of the largest, or CELL where that is smaller. A caption is wrapped, and cut where
-    it is too long. Without `columns` there are about as many as rows.
+    it is too long. Without `columns` there are about as many as rows. Raises UserError for more than MOST_CELLS.
     """
-    pictures = [_within(picture, (CELL, CELL)) if max(picture.size) > CELL else picture for picture, _ in cells]
+    check_sheet(len(cells))
+    pictures = [small(picture) for picture, _ in cells]
     width, height = (max(picture.size[side] for picture in pictures) for side in (0, 1))
     column = max(width, NARROWEST)
     letters = max(11, min(16, column // 20))
@@ -47,10 +61,11 @@ def draw_sheet(cells: Sequence[tuple[Image.Image, str]], columns: int | None = N
     return sheet
 
 
-def caption_of(settings: EditSettings) -> str:
+def caption_of(settings: EditSettings, *, with_instruction: bool = True) -> str:
     """Return the caption of one result: what tells it from others, a line each."""
     scales = f"Text CFG {number_text(settings.text_cfg)}, Image CFG {number_text(settings.image_cfg)}"
-    return f"seed {settings.seed}\n{scales}\n{' '.join(settings.instruction.split())}"
+    told = f"\n{' '.join(settings.instruction.split())}" if with_instruction else ""
+    return f"seed {settings.seed}\n{scales}{told}"
 
 
 def marked(picture: Image.Image) -> Image.Image:
