@@ -5,21 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from fastapi import FastAPI, HTTPException, Response
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ...images import encode_picture
-from ...sheet import caption_of, draw_sheet, marked
+from ...sheet import MOST_CELLS, caption_of, draw_sheet, marked, small
 from ..worker.edit_task import EditResult, EditTask
 from ..worker.worker import Worker
 from . import html
 
-MOST_CELLS = 1000
-"""Pictures on a sheet; those after them are left out."""
-CELL, SMALL_CELL = 320, 160
-"""Pixels of the longest side of a picture, the smaller one where there are more than FEW_CELLS."""
-FEW_CELLS = 200
 SHEET_PIXELS = 50_000_000
 """Of the largest sheet, about."""
 MOST_IN_A_ROW = 8
@@ -41,13 +37,14 @@ def add_route(app: FastAPI, worker: Worker) -> None:
 
 
 def sheet_of(results: tuple[EditResult, ...]) -> Image.Image:
-    """Return one picture (RGB) of results and of all that they were chosen from, the chosen ones marked."""
+    """Return one picture (RGB) of results and of all that they were chosen from, the chosen ones marked.
+
+    Those after the first MOST_CELLS are left out.
+    """
     each = max(1, *(len(result.candidates) for result in results))
     count = min(MOST_CELLS, sum(max(1, len(result.candidates)) for result in results))
-    side = CELL if count <= FEW_CELLS else SMALL_CELL
     cells = [
-        (_small(picture, side, chosen=chosen), caption)
-        for _, (picture, caption, chosen) in zip(range(count), _tried(results), strict=False)
+        (_opened(picture, chosen=chosen), caption) for picture, caption, chosen in islice(_tried(results), count)
     ]
     rows_of = each if 1 < each <= MOST_IN_A_ROW else None
     return draw_sheet(cells, rows_of and rows_of * max(1, round(math.sqrt(count) / rows_of)))
@@ -64,8 +61,6 @@ def _tried(results: tuple[EditResult, ...]) -> Iterator[tuple[bytes, str, bool]]
             yield finished if one.chosen else one.picture, caption, one.chosen
 
 
-def _small(data: bytes, side: int, *, chosen: bool) -> Image.Image:
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    if max(picture.size) > side:
-        picture = ImageOps.contain(picture, (side, side))
+def _opened(data: bytes, *, chosen: bool) -> Image.Image:
+    picture = small(Image.open(io.BytesIO(data)).convert("RGB"))
     return marked(picture) if chosen else picture
