@@ -151,6 +151,17 @@ def test_the_winner_of_a_race_is_an_ordinary_edit_and_the_others_cost_no_more(mo
     assert all(look.picture.size == found.edited.image.size for look in found.looks)
 
 
+def test_progress_is_that_of_all_candidates_and_then_of_the_one_that_goes_on(model: EditModel) -> None:
+    told: list[Progress] = []
+    asked = [replace(resolved(BASE), seed=seed) for seed in range(4)]
+    race(model, shown(model, BASE), asked, lambda looks: 2, told.append, together=2)
+    steps = [one for one in told if not one.within]
+    assert [one.seeds for one in steps] == [(0, 1, 2, 3)] * 2 + [(2,)] * 3
+    assert all(len(one.denoised) == len(one.seeds) for one in told) and steps[-1].step == STEPS
+    assert sum(len(one.seeds) for one in steps) == Search(best_of=4).steps(STEPS) == 4 * 2 + 3
+    assert Search().steps(STEPS) == STEPS and Search(best_of=4).steps(STEPS, again=STEPS) == 4 * 2 + STEPS
+
+
 @pytest.mark.parametrize("changes", [{"keep_rest": "automatic"}, {"keep_rest": "always"}, {"sampler": "Heun"}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_winner_is_that_edit_with_a_mask_and_the_rest_kept_too(
