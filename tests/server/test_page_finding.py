@@ -99,7 +99,7 @@ def test_one_slider_takes_the_place_of_two_which_keep_their_values(at_page: Visi
     at_page.generate()
     [result] = at_page.results()
     shown = captions(at_page, "ip2p_candidates")
-    assert len(shown) == 5 and "Text 7.5 · Image 1.5" in shown[2]
+    assert len(shown) == 5 and "Text 6 · Image 1.5" in shown[2]
     [kept] = [text.removeprefix("✓ ").split("\n")[0] for text in shown if text.startswith("✓ ")]
     assert kept in captions(at_page, "img2img_gallery")[0]
 

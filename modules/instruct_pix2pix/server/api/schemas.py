@@ -54,7 +54,7 @@ class Img2Img(BaseModel):
     guidance: str | None = Field(None, description=KNOBS["guidance"].help)
     vae: str | None = Field(None, description=KNOBS["vae"].help)
     best_of: int | None = Field(
-        None, description=f"1 to 64. {BEST_OF.help} 'looked_at' in 'info' lists all of them. batch_size: how many at once."
+        None, description=f"1 to 64. {BEST_OF.help} 'looked_at' in 'info' lists them. batch_size: how many at once."
     )
     strength: str | float | None = Field(
         None, description=f"{STRENGTH.help} Refused together with cfg_scale, image_cfg_scale or best_of."

@@ -41,7 +41,6 @@ class FormHandlers:
 
     def set(self, values: Mapping[str, Any]) -> Updates:
         """Set controls by name, all that hide others among them, and show those that then have an effect."""
-        updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
         shown = {
             **self.finding(values["by_strength"]),
             **self.keeping(values["keep_rest"]),
@@ -49,6 +48,10 @@ class FormHandlers:
             **self.result_sizing(values["result_sizing"]),
             **self.start(values["from_noise"]),
         }
+        return self._set(values, shown)
+
+    def _set(self, values: Mapping[str, Any], shown: Updates) -> Updates:
+        updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
         for component, update in shown.items():
             updates[component] = {**updates.get(component, {}), **update}
         return updates
@@ -65,10 +68,7 @@ class FormHandlers:
     def take(self, one: EditSettings) -> Updates:
         """Set the seed and the scales of one edit, and make results of them as they are."""
         values = {"seed": one.seed, "text_cfg": one.text_cfg, "image_cfg": one.image_cfg, "randomize_cfg": "off"}
-        updates = {self.form[name]: gr.update(value=value) for name, value in {**values, **ONE_EDIT}.items()}
-        for component, update in self.finding(by_strength=False).items():
-            updates[component] = {**updates.get(component, {}), **update}
-        return updates
+        return self._set({**values, **ONE_EDIT}, self.finding(by_strength=False))
 
     def keeping(self, keep_rest: str) -> Updates:
         """Show what belongs to keeping the rest where it is kept."""

@@ -196,10 +196,10 @@ class EditHandlers:
         """Set the seed and the scales of one of those among which the selected result was found."""
         task = self._task(task_id)
         results = task.status().results if task is not None else ()
-        found = results[selected].candidates if selected is not None and 0 <= selected < len(results) else ()
-        if not 0 <= event.index < len(found):
+        if selected is None or not 0 <= selected < len(results):
             return self._problem("This result is no longer kept: generate again.")
-        return self.form.take(found[event.index].settings)
+        candidates = results[selected].candidates
+        return self.form.take(candidates[event.index].settings) if 0 <= event.index < len(candidates) else {}
 
     def use_as_input(self, task_id: str | None, selected: int | None) -> Updates:
         """Make the selected result the picture to edit."""
