@@ -470,7 +470,7 @@ def build_results() -> ResultsPane:
             sheet = gr.HTML("", visible=False, elem_id="ip2p_sheet", min_width=110)
         with gr.Column(visible=False, elem_id="ip2p_candidates_pane") as candidates_pane:
             candidates = gr.Gallery(
-                label="All that were looked at: click one to take its seed and scales",
+                label="All candidates: click one to take it",
                 elem_id="ip2p_candidates",
                 elem_classes="ip2p-pictures",
                 columns=6,
