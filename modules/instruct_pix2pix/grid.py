@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .errors import UserError
 from .settings import KNOBS
+from .sheet import INK, PAPER
 from .text import number_text
 
 MOST_VALUES = 20
 CELL = 512
 """Pixels of a cell's longest side, at most."""
 GAP = 8
-INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def values(text: str, name: str) -> tuple[float, ...]:

@@ -194,8 +194,9 @@ def _check_strength(value: object) -> float:
 
 def _check_randomize(value: object) -> str:
     """Return one of `RANDOMIZE_CFG` from what a person chose, or from a switch, which is for both. Raises UserError."""
-    word = {True: "both", False: "off"}.get(value) if isinstance(value, bool) else value
-    if isinstance(word, str) and (word := word.strip().lower()) in RANDOMIZE_CFG:
+    word = str(value).strip().lower() if isinstance(value, (str, bool)) else ""
+    word = {"true": "both", "false": "off"}.get(word, word)
+    if word in RANDOMIZE_CFG:
         return word
     raise UserError(
         f"Randomize CFG is {_shown(value)}, but must be one of {', '.join(RANDOMIZE_CFG)}: choose one of them."

@@ -6,6 +6,7 @@ plain text. So is `\{`, `\|` or `\}`, which the prompt language reads as the sig
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -17,6 +18,7 @@ DEEPEST = 8
 """Groups in each other; braces that are further in are plain text."""
 
 _TOKEN = re.compile(r"[{}|]|(?:[^\\{}|]|\\.|\\$)+", re.DOTALL)
+_OPENING = re.compile(r"\\.|\{", re.DOTALL)
 
 
 def variations(text: str) -> tuple[str, ...]:
@@ -28,6 +30,14 @@ def variations(text: str) -> tuple[str, ...]:
         return (text,)
     tokens = _TOKEN.findall(text)
     return tuple(dict.fromkeys(_expanded(tokens, 0, len(tokens), _closing(tokens))))
+
+
+def literal(text: str) -> str:
+    """Return a text that stands for nothing but itself, and that the prompt language reads as the one given."""
+    with contextlib.suppress(UserError):
+        if variations(text) == (text,):
+            return text
+    return _OPENING.sub(lambda found: "\\{" if found[0] == "{" else found[0], text)
 
 
 def told_apart(texts: Sequence[str]) -> list[str]:

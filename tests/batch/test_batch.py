@@ -26,6 +26,7 @@ from instruct_pix2pix.cli import main
 from instruct_pix2pix.engine.edit import edit, resolved
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import encode_picture, open_picture, read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
@@ -38,7 +39,7 @@ BROKEN = {
     "cut.png": "cut short",
     "empty.webp": "empty",
     "half.gif": "",
-    "phone.heic": "not a picture",
+    "phone.heic": "",
     "sub/text.jpg": "not a picture",
     "gone.png": "does not exist",
 }
@@ -266,6 +267,70 @@ def test_a_table_gives_each_picture_its_own_words_and_settings(tmp_path: Path, m
         for name, one in zip(ends(tmp_path / "out")[row["name"]]["outputs"], alone, strict=True):
             got = np.asarray(Image.open(tmp_path / "out" / name), int)
             assert np.abs(got - np.asarray(one.image, int)).max() <= 1, name
+
+
+@pytest.mark.parametrize(
+    "words", [["--best-of", "3"], ["--strength", "strong", "--keep-rest", "0.3"], ["--zoom", "--best-of", "2"]]
+)
+def test_what_is_found_for_a_folder_is_what_edit_finds_and_is_told_the_same(
+    tmp_path: Path, model: EditModel, capsys, words: list[str]
+) -> None:
+    folder = small(tmp_path / "in", "a.png", "b.png")
+    asked = ["make it night", "--steps", "5", "--size", "64", "--count", "2", "--seed", "7", *words]
+    few = ["--model", "demo", "--precision", "fp32", "--json"]
+    assert main.main(["batch", str(folder), str(tmp_path / "out"), *asked, *few]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for name in ("a", "b"):
+        assert main.main(["edit", str(folder / f"{name}.png"), *asked, *few, "-o", str(tmp_path / f"{name}.png")]) == 0
+        alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        mine = [each for each in told if each["name"] == f"{name}.png"]
+        for key in ("seed", "text_cfg", "image_cfg", "cost", "rows"):
+            assert [each[key] for each in mine] == [each[key] for each in alone], key
+        entry = ends(tmp_path / "out")[f"{name}.png"]
+        assert entry["seeds"] == [each["seed"] for each in alone]
+        assert entry["scales"] == [[each["text_cfg"], each["image_cfg"]] for each in alone]
+        assert entry["cost"] == pytest.approx(sum(each["cost"] for each in alone), abs=0.02)
+        for number in (1, 2):
+            paths = (tmp_path / "out" / f"{name}-{number}.png", tmp_path / f"{name}-{number}.png")
+            got, wanted = (np.asarray(Image.open(path).convert("RGB"), int) for path in paths)
+            assert np.abs(got - wanted).max() <= 1
+            assert read_infotext(paths[0]) == read_infotext(paths[1])
+
+
+def test_variations_are_numbered_and_each_is_told_as_what_it_is(tmp_path: Path, model: EditModel, capsys) -> None:
+    folder = small(tmp_path / "in", "a.png")
+    asked = [folder, tmp_path / "out", "make it {night|winter}", "--count", 2, "--seed", 5, "--contact-sheet"]
+    assert batch(*asked) == 0
+    said = capsys.readouterr().out.splitlines()
+    for line, what, seed in zip(said, ("night", "night", "winter", "winter"), (5, 6, 5, 6), strict=True):
+        assert f"('make it {what}', seed {seed}, " in line
+    for n, one in enumerate(EditSettings("make it {night|winter}", steps=1, count=2, seed=5).pictures(), 1):
+        (alone,) = edit(model, open_picture(folder / "a.png").image, replace(one, count=1))
+        path = tmp_path / "out" / f"a-{n}.png"
+        assert parse(read_infotext(path) or "").instruction == one.instruction
+        assert np.abs(np.asarray(Image.open(path), int) - np.asarray(alone.image, int)).max() <= 1
+    assert batch(*asked[:-1], "--json", "--overwrite", "--quality", 94) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["instruction"] for each in told] == ["make it night"] * 2 + ["make it winter"] * 2
+
+
+def test_how_much_to_change_and_scales_are_not_both_asked_for(tmp_path: Path, capsys) -> None:
+    folder = small(tmp_path / "in", "a.png")
+    for more in (["--text-cfg", "5"], ["--best-of", "2"], ["--randomize-cfg", "image"]):
+        assert batch(folder, tmp_path / "out", "x", "--strength", "normal", *more) == 1
+        assert "How much to change" in (said := capsys.readouterr().err) or "cannot be combined" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_searches_are_encoded_once_too(tmp_path: Path, model: EditModel) -> None:
+    small(tmp_path / "in", "a.png", "b.png", "c.png")
+    calls = []
+    hook = model.text.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        assert go(request(tmp_path, search=Search(best_of=2)), model).done == 3
+    finally:
+        hook.remove()
+    assert len(calls) == 2  # the instruction and the empty text
 
 
 def test_sidecars_and_earlier_edits_give_instructions_and_it_is_told(tmp_path: Path, capsys) -> None:

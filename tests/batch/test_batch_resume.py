@@ -174,6 +174,38 @@ def test_ctrl_c_ends_it_cleanly_and_says_how_to_go_on(folder: Path, here, monkey
     assert contents(folder / "stopped") == here
 
 
+ONE_BY_ONE = [
+    ["make it winter", "--strength", "strong", "--keep-rest"],
+    ["make it {winter|night|sunset}"],
+    ["make it {winter|night}", "--best-of", "2", "--zoom"],
+]
+
+
+@pytest.mark.parametrize("asked", ONE_BY_ONE, ids=" ".join)
+def test_what_is_searched_for_and_what_varies_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch, asked: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        picture(n, (96, 96) if n % 2 else (192, 96)).save(tmp_path / "in" / f"{n}.png")
+    quick = ["--count", "2", "--steps", "3", "--batch-size", "4", *QUICK[2:]]
+
+    def go(out: str) -> int:
+        return main.main(["batch", str(tmp_path / "in"), str(tmp_path / out), *asked, *quick])
+
+    assert go("whole") == 0
+    whole = contents(tmp_path / "whole")
+    assert len(set(whole.values())) == len(whole) >= 6
+    with_seed_of(tmp_path, "cut", "whole")
+    with monkeypatch.context() as patch:
+        stopped_after(3, patch)  # in the middle of a picture, and of what is computed together
+        assert go("cut") == 130
+    assert len(contents(tmp_path / "cut")) == 3
+    (tmp_path / "cut" / "0-2.png").unlink()  # made again, by itself or in the company that it had
+    assert go("cut") == 0
+    assert contents(tmp_path / "cut") == whole
+
+
 def test_a_real_ctrl_c_leaves_no_thread_behind(folder: Path, undisturbed) -> None:
     run = start(folder, "signalled")
     journal = folder / "signalled" / "batch.jsonl"

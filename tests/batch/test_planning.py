@@ -12,6 +12,7 @@ from instruct_pix2pix.batch.instruction_table import InstructionTable, read_inst
 from instruct_pix2pix.batch.planning import BatchPlan, BatchRequest, find_pictures, make_plan, output_names
 from instruct_pix2pix.batch.units import StartedResult, make_units
 from instruct_pix2pix.engine.edit import resolved
+from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build
 from instruct_pix2pix.settings import EditSettings
@@ -128,6 +129,13 @@ def test_pictures_of_kinds_that_cannot_be_read_are_told_of(tmp_path: Path) -> No
     add(tmp_path / "a.png")
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     assert [(one.name, one.state.value) for one in plan(tmp_path).refused] == [("phone.HEIC", "failed")]
+
+
+def test_results_of_a_phone_s_heic_are_jpegs(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 48))).save(tmp_path / "IMG_1.HEIC")
+    (item,) = plan(tmp_path).items
+    assert (item.outputs, item.fmt, item.size) == (("IMG_1.jpg",), "JPEG", (64, 48))
 
 
 # --- which folders ---
@@ -247,6 +255,100 @@ def test_a_sampler_that_a_table_names_is_resolved_for_its_picture_alone(tmp_path
     ]
     (refused,) = made.refused
     assert refused.name == "b.png" and "Euler" in str(refused.problem)
+
+
+@pytest.mark.parametrize(
+    ("row", "command", "meant"),
+    [
+        ("", Search(best_of=4), Search(best_of=4)),
+        ('"best_of": 2', Search(best_of=4), Search(best_of=2)),
+        ('"best_of": 1', Search(strength=0.5), Search()),
+        ('"best_of": "3"', Search(strength=0.5), Search(best_of=3)),
+        ('"strength": "subtle"', Search(best_of=4), Search(strength=0.2)),
+        ('"strength": 0.75', Search(), Search(strength=0.75)),
+        ('"text_cfg": 3', Search(strength=0.5), Search()),
+        ('"image_cfg": 1.2', Search(best_of=4), Search(best_of=4)),
+        ('"randomize_cfg": "text"', Search(strength=0.5), Search()),
+    ],
+)
+def test_how_a_result_is_found_is_as_nearest_to_its_picture_is_said(
+    tmp_path: Path, row: str, command: Search, meant: Search
+) -> None:
+    add(tmp_path / "a.png")
+    (tmp_path / "t.jsonl").write_text('{"name": "a.png"' + (f", {row}" if row else "") + "}")
+    (item,) = plan(tmp_path, instructions=tmp_path / "t.jsonl", search=command).items
+    assert item.search == meant
+
+
+def test_how_a_result_is_found_has_columns_of_its_own_in_a_spreadsheet(tmp_path: Path) -> None:
+    rows = "a.png;4;;true\nb.png;;0,25;image\nc.png;;strong;\n"
+    (tmp_path / "t.csv").write_text(f"name;Best of;strength;Randomize CFG\n{rows}")
+    assert read_instructions(tmp_path / "t.csv").rows == {
+        "a.png": {"best_of": 4, "randomize_cfg": "both"},
+        "b.png": {"strength": 0.25, "randomize_cfg": "image"},
+        "c.png": {"strength": 0.8},
+    }
+    for wrong in ("best_of\na.png,0\n", "strength\na.png,very\n", "randomize_cfg\na.png,never\n"):
+        (tmp_path / "t.csv").write_text(f"name,{wrong}")
+        with pytest.raises(UserError, match="Line 2"):
+            read_instructions(tmp_path / "t.csv")
+
+
+def test_what_cannot_be_searched_for_fails_alone_with_its_reason(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        add(tmp_path / name)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "t.csv").write_text("name,best_of,strength,text_cfg\na.png,3,0.5,\nb.png,,0.5,7\n")
+    made = plan(tmp_path, instructions=tmp_path / "t.csv", search=Search(best_of=2))
+    assert [item.name for item in made.items] == ["c.png"]
+    said = {one.name: str(one.problem) for one in made.refused}
+    assert "cannot be combined" in said["a.png"] and "leave out Text CFG" in said["b.png"]
+    assert "are for still pictures" in said["moving.gif"]
+    (tmp_path / "t.csv").write_text("name,best_of\nmoving.gif,1\n")
+    made = plan(tmp_path, instructions=tmp_path / "t.csv", search=Search(best_of=2))
+    assert len(made.items) == 4 and not made.refused
+
+
+# --- variations ---
+
+
+def test_each_variation_has_its_results(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        add(tmp_path / name)
+    (tmp_path / "b.txt").write_text("make it {night|winter|sunset}")
+    (tmp_path / "t.csv").write_text("name,instruction\nc.png,\"paint it {red|blue}\"\n")
+    made = plan(tmp_path, instructions=tmp_path / "t.csv", settings=EditSettings("make it winter", count=2, seed=1))
+    assert {item.name: len(item.outputs) for item in made.items} == {"a.png": 2, "b.png": 6, "c.png": 4}
+    assert made.items[2].outputs == ("c-1.png", "c-2.png", "c-3.png", "c-4.png")
+
+
+def test_a_record_of_an_earlier_edit_has_no_variations_and_a_wish_has(tmp_path: Path) -> None:
+    asked = EditSettings("paint {red|blue}", seed=5)
+    record = build(asked, seed=5, size=(8, 8), model_name="m", model_hash=None)
+    add(tmp_path / "own.png", infotext=record)
+    add(tmp_path / "record.png")
+    add(tmp_path / "wish.png")
+    (tmp_path / "record.txt").write_text(record)
+    (tmp_path / "wish.txt").write_text("paint {red|blue}\nNegative prompt: green")
+    results = {item.name: [one.instruction for one in item.settings.pictures()] for item in plan(tmp_path).items}
+    assert results == {
+        "own.png": ["paint \\{red|blue}"],
+        "record.png": ["paint \\{red|blue}"],
+        "wish.png": ["paint red", "paint blue"],
+    }
+
+
+def test_a_mistake_in_any_variation_fails_alone_and_each_is_looked_at(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        add(tmp_path / name)
+    (tmp_path / "a.txt").write_text("make it {night|winter <lora:x:nan>}")
+    (tmp_path / "b.txt").write_text("".join("{1|2}" for _ in range(7)))
+    (tmp_path / "c.txt").write_text("make it {night|winter <hyper{net|nets}:x:1>}")
+    made = plan(tmp_path)
+    assert [item.name for item in made.items] == ["c.png"]
+    assert made.notes == ("<hypernet:x:1> had no effect: there are no such networks here.",)
+    assert {one.name for one in made.refused} == {"a.png", "b.png"}
 
 
 ROW = {"instruction": "first, then second", "text_cfg": 7.5}
@@ -382,6 +484,19 @@ def test_another_wish_or_another_picture_is_another_request(tmp_path: Path) -> N
     assert len({first, fingerprint(), *others}) == 6
 
 
+def test_what_a_run_of_an_older_version_asked_for_is_asked_for_still(tmp_path: Path) -> None:
+    """The fingerprints are those of the version before there were searches and variations."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.bmp")
+    os.utime(tmp_path / "a.bmp", ns=(0, 10**18))
+    assert (tmp_path / "a.bmp").stat().st_size == 246
+    said = EditSettings("make it winter", text_cfg=8, seed=7, keep_rest="always")
+    plain = EditSettings("make it winter", seed=7)
+    found = [plan(tmp_path, settings=each).items[0].fingerprint for each in (said, plain)]
+    assert found == ["25cf87622e74ec40", "764dd5d7be3fc040"]
+    searched = [plan(tmp_path, settings=said, search=Search(2)), plan(tmp_path, settings=said, search=Search(1, 0.5))]
+    assert len({*found, *(each.items[0].fingerprint for each in searched)}) == 4
+
+
 # --- which names ---
 
 
@@ -422,6 +537,17 @@ def test_pictures_of_one_size_share_a_batch_and_only_those_of_one_kind(tmp_path:
     table = tmp_path / "t.jsonl"
     table.write_text('{"name": "c.png", "text_cfg": 3}\n{"name": "d.png", "instruction": "x AND y :2"}\n')
     assert units(tmp_path, instructions=table) == [["b.png", "e.png"], ["a.png"], ["c.png"], ["d.png"]]
+
+
+def test_what_is_searched_for_is_made_by_itself_and_variations_of_one_kind_together(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        add(tmp_path / name)
+    (tmp_path / "t.csv").write_text("name,best_of\nb.png,2\n")
+    asked = EditSettings("make it {winter|night}", seed=1)
+    together = [["a.png", "a.png"], ["b.png"], ["b.png"], ["c.png", "c.png"]]
+    assert units(tmp_path, instructions=tmp_path / "t.csv", settings=asked) == together
+    asked = EditSettings("make it {winter|night AND winter}", seed=1)  # with other weights they cannot share
+    assert units(tmp_path, settings=asked) == [["a.png", "b.png"], ["a.png", "b.png"], ["c.png"], ["c.png"]]
 
 
 def test_instructions_with_other_loras_do_not_share_a_batch(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from instruct_pix2pix.batch.units import Control, Executor
 from instruct_pix2pix.cli import main
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.engine.search import Search
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
@@ -100,6 +101,24 @@ def test_two_workers_make_the_pictures_that_one_machine_makes(
     assert len(set(workers(said))) == 2
     assert contents(tmp_path) == alone
     assert not any("sent" in line for line in said)
+
+
+def test_workers_find_what_one_machine_finds(cluster: object, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        picture(number).save(tmp_path / "in" / f"{number}.png")
+    settings = EditSettings("make it {winter|night}", steps=2, seed=3)
+    asked = BatchRequest(tmp_path / "in", tmp_path / "alone", settings, search=Search(best_of=3))
+    before = torch.get_num_threads()
+    torch.set_num_threads(EACH)
+    runner = UnitRunner(EditModel.load(DEMO, choose_machine("cpu", "fp32")), FACTS.hash)
+    assert run_batch(asked, FACTS, local_executor(runner, Control())).done == 4
+    torch.set_num_threads(before)
+    there = replace(asked, output=tmp_path / "there")
+    assert run_batch(there, FACTS, on_cluster(Control(), [])).done == 4
+    assert contents(tmp_path / "there") == contents(tmp_path / "alone")
+    costs = [line["cost"] for line in lines(tmp_path / "there") if "cost" in line]
+    assert len(costs) == 4 and min(costs) > 2
 
 
 def test_a_worker_killed_in_the_middle_costs_a_retry_and_no_picture(

@@ -12,7 +12,7 @@ from instruct_pix2pix.engine.edit import resolved
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.prompts import parse_attention
 from instruct_pix2pix.settings import EditSettings
-from instruct_pix2pix.variations import MOST_VARIATIONS, told_apart, variations
+from instruct_pix2pix.variations import MOST_VARIATIONS, literal, told_apart, variations
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,13 @@ def test_any_text_has_variations_and_they_are_final(text: str) -> None:
     assert 1 <= len(found) <= MOST_VARIATIONS and len(set(found)) == len(found)
     if "|" not in text or "{" not in text:
         assert found == (text,)
+
+
+@given(st.text(alphabet="{}|\\ab", max_size=30))
+def test_any_text_can_be_meant_literally(text: str) -> None:
+    assert variations(literal(text)) == (literal(text),)
+    if "\\" not in text:
+        assert "".join(piece for piece, _ in parse_attention(literal(text))) == text
 
 
 def test_each_variation_has_each_seed() -> None:

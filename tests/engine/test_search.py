@@ -240,6 +240,17 @@ def test_a_search_is_reproduced_by_the_settings_of_its_result(model: EditModel) 
     assert plain.looks == () and plain.cost == 1
 
 
+def test_each_result_has_candidates_that_depend_on_no_other() -> None:
+    asked = EditSettings("make it {night|winter}", seed=SEEDS - 2, count=2, randomize_cfg="text")
+    for search in (Search(), Search(best_of=3), Search(strength=0.2)):
+        begun = [search.tried(asked, index) for index in range(4)]
+        assert begun == list(search.begun(asked))
+        texts = [{one.instruction for one in some} for some in begun]
+        assert texts == [{"make it night"}] * 2 + [{"make it winter"}] * 2
+    seeds = [[one.seed for one in some] for some in Search(best_of=3).begun(asked)]
+    assert seeds[:2] == seeds[2:] == [[SEEDS - 2, SEEDS - 1, 0], [1, 2, 3]]
+
+
 def test_only_the_region_of_the_winner_is_edited(model: EditModel) -> None:
     base = resolved(replace(BASE, zoom=True, result_size="own"))
     mask = Image.new("L", (96, 96))

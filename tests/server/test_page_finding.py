@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,13 +166,18 @@ def test_what_was_chosen_is_forgotten_when_asked_to(at_page: Visit) -> None:
     assert at_page.number("ip2p_best_of") == 1
 
 
-def test_a_folder_is_refused_a_search_with_a_sentence(at_page: Visit) -> None:
-    at_page.write("make it winter")
-    at_page.set("ip2p_best_of", 2)
+def test_the_results_of_a_folder_are_found_too(at_page: Visit, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ball.png").write_bytes((EXAMPLES / "ball.png").read_bytes())
+    ask(at_page, "remove the ball", 2)
+    at_page.set("ip2p_best_of", 3)
     at_page.open_tab("Batch")
-    at_page.locate("#img2img_batch_input_dir input").fill(str(EXAMPLES))
+    at_page.locate("#img2img_batch_input_dir input").fill(str(tmp_path / "in"))
+    at_page.locate("#img2img_batch_output_dir input").fill(str(tmp_path / "out"))
     at_page.locate("#img2img_generate").click()
-    at_page.locate("#img2img_progress").get_by_text("are not for folders").wait_for()
+    at_page.locate("#img2img_progress").get_by_text("1 picture: 1 done").wait_for(timeout=60_000)
+    costs = [line.get("cost", 0) for line in map(json.loads, (tmp_path / "out" / "batch.jsonl").open())]
+    assert max(costs) > 1
 
 
 def test_on_a_narrow_screen_candidates_and_words_fit(site) -> None:

@@ -272,6 +272,8 @@ class _Run:
             str(problem) if problem else "",
             outputs=tuple(item.outputs[result.index] for result in good) if problem else item.outputs,
             seeds=tuple(result.seed for result in good),
+            scales=tuple((result.text_cfg, result.image_cfg) for result in good if result.cost),
+            cost=sum(result.cost for result in good),
             size=good[0].size if good else (0, 0),
             rows=sum(result.rows for result in good),
             seconds=sum(result.seconds for result in good),

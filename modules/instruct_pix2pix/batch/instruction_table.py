@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import LONGEST_NAME, status_of
-from ..settings import KNOBS, seed_notes
+from ..settings import BEST_OF, KNOBS, STRENGTH, seed_notes
 
 MOST_SIDECAR_BYTES = 1 << 16
 
@@ -26,6 +26,9 @@ SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*', re.IGNORECASE)
 """The first line of a table for Excel, which says what separates its cells."""
 
+COLUMNS = {**KNOBS, "best_of": BEST_OF, "strength": STRENGTH}
+"""What may be said of a picture, by the name of its column."""
+
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
 
@@ -34,7 +37,7 @@ class InstructionTable:
     """What a table of instructions says."""
 
     rows: Mapping[str, dict[str, Any]]
-    """Settings by their names in EditSettings, each in its range, for each name of a picture."""
+    """Settings by the names in COLUMNS, each in its range, for each name of a picture."""
     notes: tuple[str, ...] = ()
     """What was read in another way than it is written, a sentence each."""
 
@@ -126,11 +129,11 @@ def _row(line: Mapping[str, Any], notes: list[str]) -> tuple[str, dict[str, Any]
             continue
         if key in ("name", "file", "file_name", "filename"):
             values["name"] = plain_name(str(value))
-        elif key in KNOBS:
-            values[key] = KNOBS[key].parse(_number(value, key)) if isinstance(value, str) else KNOBS[key].check(value)
+        elif one := COLUMNS.get(key):
+            values[key] = one.parse(_number(value, key)) if isinstance(value, str) else one.check(value)
             notes += seed_notes(value) if key == "seed" else []
         else:
-            raise UserError(f"there is no setting '{title[:40]}': the settings are {', '.join(KNOBS)}.")
+            raise UserError(f"there is no setting '{title[:40]}': the settings are {', '.join(COLUMNS)}.")
     if not values.get("name"):
         raise UserError("it names no picture: its column 'name' is empty or missing.")
     values.pop("batch_size", None)
@@ -139,7 +142,7 @@ def _row(line: Mapping[str, Any], notes: list[str]) -> tuple[str, dict[str, Any]
 
 def _number(word: str, key: str) -> str:
     """Return a number of a spreadsheet as it is written here. Raises UserError for a seed without its last digits."""
-    if isinstance(KNOBS[key].default, float) and DECIMAL_COMMA.fullmatch(word):
+    if (key == "strength" or isinstance(COLUMNS[key].default, float)) and DECIMAL_COMMA.fullmatch(word):
         return word.replace(",", ".")
     if key == "seed" and "e" in word.lower() and word.strip().lower().replace("e", "").strip("+-.,0123456789") == "":
         raise UserError(f"the seed {word.strip()[:40]} was rounded by a spreadsheet: show its column without decimals.")

@@ -51,6 +51,10 @@ class JournalEntry:
     """Why it was skipped or failed: the text of a UserError."""
     outputs: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    scales: tuple[tuple[float, float], ...] = ()
+    """Text CFG and Image CFG of each result, where they were found among several."""
+    cost: float = 0.0
+    """What all such results together have cost, in edits like them."""
     size: tuple[int, int] = (0, 0)
     """(width, height) of the results."""
     rows: int = 0
@@ -230,7 +234,7 @@ def entries_of(folder: Path) -> Iterator[JournalEntry]:
 
 
 def _line(entry: JournalEntry) -> dict[str, Any]:
-    values = asdict(replace(entry, seconds=round(entry.seconds, 3)))
+    values = asdict(replace(entry, seconds=round(entry.seconds, 3), cost=round(entry.cost, 2)))
     return {key: value for key, value in values.items() if value not in ("", (), (0, 0), 0, False)}
 
 
@@ -253,6 +257,8 @@ def _entry(line: Mapping[str, Any]) -> JournalEntry:
         _typed(line.get("reason", ""), str),
         tuple(_inside(name) for name in _typed(line.get("outputs", []), list)),
         tuple(_count(seed) for seed in _typed(line.get("seeds", []), list)),
+        tuple(_scales(pair) for pair in _typed(line.get("scales", []), list)),
+        _typed(line.get("cost", 0.0), float),
         (_count(width), _count(height)),
         _count(line.get("rows", 0)),
         _typed(seconds, float) if isinstance(seconds, float) else float(_count(seconds)),
@@ -276,6 +282,11 @@ def _count(value: object) -> int:
     if not 0 <= number < 1 << 53:
         raise ValueError("out of range")
     return number
+
+
+def _scales(pair: object) -> tuple[float, float]:
+    text_cfg, image_cfg = _typed(pair, list)
+    return _typed(text_cfg, float), _typed(image_cfg, float)
 
 
 def _inside(name: object) -> str:

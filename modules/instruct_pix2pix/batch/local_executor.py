@@ -27,6 +27,7 @@ from ..engine.model import EditModel
 from ..engine.process_memory import give_back
 from ..engine.region import edit_region
 from ..engine.result_size import DEEP_FORMATS, at_size, framed, size_of, to_write, with_transparency
+from ..engine.search import Winner, race
 from ..engine.shared_cores import SharedCores
 from ..errors import Interrupted, UserError, out_of_memory
 from ..guidance.relevance import Region
@@ -70,10 +71,10 @@ class PreparedUnit:
 
 @dataclass(frozen=True)
 class EditedUnit:
-    """A prepared unit and, for each of its requests, the edited frames or the problem that prevented them."""
+    """A prepared unit and, for each of its requests, the edited frames, what was found, or what prevented it."""
 
     prepared: PreparedUnit
-    edits: tuple[Sequence[Edited] | UserError, ...]
+    edits: tuple[Sequence[Edited] | Winner | UserError, ...]
 
 
 class UnitRunner:
@@ -111,11 +112,13 @@ class UnitRunner:
                 raise Interrupted
 
         requests = prepared.unit.requests
-        edits: list[Sequence[Edited] | UserError] = []
+        edits: list[Sequence[Edited] | Winner | UserError] = []
         stills: dict[tuple[int, int], list[tuple[int, FittedPicture]]] = {}
         for place, (request, picture) in enumerate(zip(requests, prepared.pictures, strict=True)):
             if isinstance(picture, UserError):
                 edits.append(picture)
+            elif request.item.search.candidates > 1:
+                edits.append(self._found(request, picture.frames[0], prepared.unit.batch_size, on_step))
             elif request.settings.zoom and picture.frames[0].whole is not None:
                 edits.append(self._edit_region(picture.frames[0], request.settings, on_step))
             elif request.item.frames > 1:
@@ -135,17 +138,17 @@ class UnitRunner:
         """Encode the wanted results of a unit as files."""
         results = []
         rows = zip(edited.prepared.unit.requests, edited.prepared.pictures, edited.edits, strict=True)
-        for request, picture, frames in rows:
+        for request, picture, edit in rows:
             if not request.wanted:
                 continue
             if isinstance(picture, UserError):
                 results.append(Result(request.item.name, request.index, None, picture))
-            elif isinstance(frames, UserError):
-                results.append(Result(request.item.name, request.index, None, frames))
+            elif isinstance(edit, UserError):
+                results.append(Result(request.item.name, request.index, None, edit))
             else:
                 try:
                     with self._admit(2 * request.item.size[0] * request.item.size[1]):
-                        results.append(self._file(request, picture, frames, edited.prepared.files))
+                        results.append(self._file(request, picture, edit, edited.prepared.files))
                 except Exception as error:
                     results.append(Result(request.item.name, request.index, None, problem_of(error)))
         return results
@@ -200,6 +203,17 @@ class UnitRunner:
         except Exception as error:
             return problem_of(error)
 
+    def _found(
+        self, request: ResultRequest, frame: FittedPicture, together: int, on_step: Callable[[Progress], None]
+    ) -> Winner | UserError:
+        try:
+            choose = request.item.search.choose
+            return race(self.model, frame, request.candidates, choose, on_step, together, self.texts)
+        except Interrupted:
+            raise
+        except Exception as error:
+            return problem_of(error)
+
     def _edit_together(
         self,
         frames: Sequence[FittedPicture],
@@ -245,9 +259,10 @@ class UnitRunner:
         return read_frames(_source(item.source, files), use)[0]
 
     def _file(
-        self, request: ResultRequest, picture: PreparedPicture, frames: Sequence[Edited], files: SentFiles
+        self, request: ResultRequest, picture: PreparedPicture, edit: Sequence[Edited] | Winner, files: SentFiles
     ) -> Result:
         item, timing = request.item, picture.timing
+        frames, cost = ([edit.edited], edit.cost) if isinstance(edit, Winner) else (edit, 0.0)
         frames = self._at_size(item, picture, frames, files)
         text = frames[0].infotext(self.model.name, self.hash)
         if item.frames > 1:
@@ -265,6 +280,9 @@ class UnitRunner:
             data,
             seed=frames[0].settings.seed,
             size=frames[0].image.size,
+            text_cfg=frames[0].settings.text_cfg,
+            image_cfg=frames[0].settings.image_cfg,
+            cost=cost,
             rows=sum(one.rows for one in frames),
             seconds=sum(one.seconds for one in frames),
             notes=(*picture.notes, *self._not_told(frames[0].beside.notes)),

@@ -8,16 +8,19 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..camera_files import HEIC
+from ..engine.search import Search
 from ..errors import Remedy, UserError
 from ..files import is_folder, short_name, status_of
 from ..images import WRITABLE
 from ..infotext import parse
 from ..prompts import network_notes
-from ..settings import KNOBS, SEEDS, EditSettings
+from ..settings import BEST_OF, KNOBS, SEEDS, STRENGTH, EditSettings
+from ..variations import literal, variations
 from .animation import ANIMATED, PictureHeader, read_header
 from .instruction_table import InstructionTable, match, plain_name, read_instructions, sidecar_of
 from .journal import PictureState
@@ -43,9 +46,10 @@ OLDEST = frozenset(
 )
 """The settings of the first version, all of which are part of a fingerprint."""
 
-JPEGS = (".jfif", ".jpe", ".mpo")
-PICTURES = (*WRITABLE, *JPEGS, ".apng", ".bmp", ".dib", ".gif")
-UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
+PHOTOGRAPHS = (".jfif", ".jpe", ".mpo", *HEIC)
+"""Their results are JPEGs."""
+PICTURES = (*WRITABLE, *PHOTOGRAPHS, ".apng", ".bmp", ".dib", ".gif")
+UNREADABLE = (".jxl", ".jp2", ".psd")
 """Pictures that cannot be read here: they fail with a reason rather than being ignored."""
 PASSED_OVER = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
@@ -65,7 +69,7 @@ class BatchRequest:
     settings: EditSettings
     """The settings of every picture for which nothing nearer says otherwise; the instruction may be empty."""
     batch_size: int | None = None
-    """Results to compute together; None: as many as their size suggests."""
+    """Results, or candidates of one, to compute together; None: as many as their size suggests."""
     instructions: Path | None = None
     """A CSV or JSONL file: name, instruction, any setting."""
     recursive: bool = False
@@ -79,6 +83,8 @@ class BatchRequest:
     contact_sheet: bool = False
     use_infotext: bool = True
     """Take the instruction of an earlier edit from the picture's infotext where nothing nearer gives one."""
+    search: Search = field(default_factory=Search)
+    """How results are found where nothing nearer says otherwise; animations fail if they are to be searched for."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ def make_plan(
 def _network_notes(request: BatchRequest, items: Iterable[Item]) -> list[str]:
     """Return a sentence where instructions of their own ask for what is not here, with the first of them."""
     own = (item.settings.instruction for item in items if item.settings.instruction != request.settings.instruction)
-    return next(filter(None, map(network_notes, own)), [])
+    return next(filter(None, (network_notes(text) for asked in own for text in variations(asked))), [])
 
 
 def _item_or_refusal(
@@ -183,6 +189,10 @@ def _item_or_refusal(
             problem = UserError("It has no instruction.")
             return RefusedPicture(name, PictureState.SKIPPED, problem, state)
         mask = None if masks is None else _mask_of(name, masks, request.masks)
+        search = _search_of(request, row)
+        search.check(settings, row.keys())
+        if header.frames > 1 and search.candidates > 1:
+            raise UserError(f"{BEST_OF.label} and {STRENGTH.label} are for still pictures: edit this one without them.")
         if origin != "command" or row.keys() & {"sampler", "schedule"}:
             settings = check(settings)
     except UserError as error:
@@ -191,10 +201,11 @@ def _item_or_refusal(
     # what a newer version brings counts where it is set: runs of before go on
     said = {name: value for name, value in asdict(settings).items() if name in OLDEST or value != KNOBS[name].default}
     said["randomize_cfg"] = said["randomize_cfg"] != "off" and said["randomize_cfg"]  # which was a switch
-    asked = [said, state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:]]
+    found = [asdict(search)] if search.candidates > 1 else []
+    asked = [said, state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:], *found]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     frames = header.frames
-    item = Item(name, source, settings, (suffix,), fmt, request.quality, header.size, frames, digest, mask)
+    item = Item(name, source, settings, (suffix,), fmt, request.quality, header.size, frames, digest, mask, search)
     return item, origin
 
 
@@ -204,6 +215,8 @@ def check_folders(request: BatchRequest) -> None:
         if folder is not None and not is_folder(folder):
             kind = "is not a folder" if status_of(folder) else "does not exist"
             raise UserError(f"The {what} folder ", folder, f" {kind}: check the name.")
+    if request.instructions is not None and not status_of(request.instructions):
+        raise UserError("The file of instructions ", request.instructions, " does not exist: check the name.")
     if status_of(request.output):
         if not is_folder(request.output):
             raise UserError(request.output, " is a file: give the name of a folder for the results.")
@@ -270,7 +283,7 @@ def _settings_of(
     request: BatchRequest, source: Path, row: Mapping[str, Any], header: PictureHeader, name: str, run_seed: int
 ) -> tuple[EditSettings | None, str]:
     """Return what is asked for a picture, or None, and where its instruction comes from. Raises UserError."""
-    values = dict(row)
+    values = {key: value for key, value in row.items() if key in KNOBS}
     origin = "table" if values.get("instruction", "").strip() else ""
     if not origin:
         nearest = [(sidecar_of(source), "sidecar")]
@@ -279,7 +292,9 @@ def _settings_of(
         for text, where in nearest:
             read = parse(text)
             if read.instruction.strip():
-                values["instruction"], origin = read.instruction, where
+                # an infotext is of one result, so there are no variations in it
+                values["instruction"] = literal(read.instruction) if read.fields else read.instruction
+                origin = where
                 if read.negative:
                     values.setdefault("negative", read.negative)
                 break
@@ -291,6 +306,15 @@ def _settings_of(
     if settings.seed == -1:
         settings = replace(settings, seed=seed_of(run_seed, name))
     return settings, origin
+
+
+def _search_of(request: BatchRequest, row: Mapping[str, Any]) -> Search:
+    """Return how the results of a picture are found: as its row says, and by no other scales than it says."""
+    said = {key: row[key] for key in ("best_of", "strength") if key in row}
+    if said:
+        return Search(**said)
+    own_scales = row.keys() & {"text_cfg", "image_cfg", "randomize_cfg"}
+    return Search(request.search.best_of) if own_scales else request.search
 
 
 def seed_of(run_seed: int, name: str) -> int:
@@ -358,7 +382,7 @@ def _format(name: str, header: PictureHeader, wanted: str | None) -> tuple[str, 
     own = PurePosixPath(name).suffix
     if header.frames > 1:
         return (own, own[1:].upper()) if own[1:].upper() in ANIMATED else (".gif", "GIF")
-    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() in JPEGS else ".png"
+    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() in PHOTOGRAPHS else ".png"
     ending = _ending(wanted) if wanted else kept
     return ending, WRITABLE[ending.lower()]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..conditioning import fit
+from ..engine.search import Search
 from ..errors import UserError
 from ..prompts import lora_tags, split_and
 from ..settings import EditSettings
@@ -39,6 +40,8 @@ class Item:
     fingerprint: str
     """A hash of what was asked and of the input's state (size, time, mask, model): another one is another request."""
     mask: Path | None = None
+    search: Search = field(default_factory=Search)
+    """How each of its results is found."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,26 @@ class ResultRequest:
 
     @property
     def settings(self) -> EditSettings:
-        """The settings of this one result: its own instruction, seed and scales."""
+        """The settings of this one result: its own instruction, seed and scales, unless these are to be found."""
         return self.item.settings.picture(self.index)
+
+    @property
+    def candidates(self) -> list[EditSettings]:
+        """The settings of the edits among which it is found."""
+        return self.item.search.tried(self.item.settings, self.index)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Results that are computed together: still pictures of one size and one kind, or one animation. Picklable.
+    """Results that are computed together: still pictures of one size and one kind, or one animation, or one search.
 
-    The last digits of a result depend on what else is in its model batch, so a unit that is computed again is computed
-    again whole.
+    Picklable. The last digits of a result depend on what else is in its model batch, so a unit that is computed again
+    is computed again whole.
     """
 
     requests: tuple[ResultRequest, ...]
     batch_size: int
-    """Frames of an animation to compute at once; at least `len(requests)` for still pictures."""
+    """Frames of an animation, or candidates of a search, to compute at once; else at least `len(requests)`."""
 
     @property
     def items(self) -> list[Item]:
@@ -101,8 +109,12 @@ class Result:
     seed: int = 0
     size: tuple[int, int] = (0, 0)
     """(width, height) in pixels."""
+    text_cfg: float = 0.0
+    image_cfg: float = 0.0
+    cost: float = 0.0
+    """What was evaluated for a result that was found among several, in edits like it; 0: it is the only one."""
     rows: int = 0
-    """Model rows evaluated for it."""
+    """Model rows evaluated for it, or for its own edit where it was found among several."""
     seconds: float = 0.0
     """Its share of the unit's time in the model."""
     notes: tuple[str, ...] = ()
@@ -210,7 +222,7 @@ def _grouped(
             if (item.name, index) not in left:
                 continue
             request = ResultRequest(item, index)
-            if item.frames > 1:
+            if item.frames > 1 or item.search.candidates > 1:
                 yield Unit((request,), most)
                 continue
             kind = _kind(request, size, factor)
@@ -237,7 +249,7 @@ def _padded(item: Item, size: int, factor: int) -> tuple[int, int]:
 
 
 def _batch_size(item: Item, size: int, factor: int, asked: int | None) -> int:
-    if item.settings.zoom and item.frames == 1:
+    if item.settings.zoom and item.frames == 1 and item.search.candidates == 1:
         return 1  # its second edit has a shape of its own
     if asked is not None:
         return asked

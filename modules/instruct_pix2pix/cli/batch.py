@@ -14,10 +14,13 @@ from ..text import printable, say
 from .arguments import (
     Command,
     ModelOptions,
+    SearchOptions,
     add_model,
+    add_search,
     add_settings,
     asked_of,
     model_options_of,
+    search_options_of,
     settings_of,
     suited_to,
 )
@@ -39,6 +42,7 @@ class BatchOptions:
     """Of every picture, where nothing nearer to it says otherwise; `batch_size` is not looked at."""
     asked: frozenset[str]
     """The names of the settings that were given; the others are to suit the model."""
+    search: SearchOptions
     batch_size: int | None
     instructions: Path | None
     use_infotext: bool
@@ -72,6 +76,7 @@ class BatchOptions:
             masks=self.masks,
             contact_sheet=self.contact_sheet,
             use_infotext=self.use_infotext,
+            search=self.search.search(),
         )
 
 
@@ -92,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contact-sheet", action="store_true", help="also make a sheet of all, before and after")
     parser.add_argument("--overwrite", action="store_true", help="replace files that come from other settings")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    add_search(parser)
     about = "use many machines or GPUs: auto for those here, or HOST:PORT of a Ray cluster (docs/many-machines.md)"
     parser.add_argument("--cluster", metavar="auto|ADDRESS", help=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
@@ -105,6 +111,7 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
         output=args.output,
         settings=settings_of(args),
         asked=asked_of(args),
+        search=search_options_of(args),
         batch_size=args.batch_size,
         instructions=args.instructions,
         use_infotext=not args.ignore_infotext,
@@ -123,9 +130,14 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
 
 def run(options: BatchOptions) -> int:
     """Edit a folder as asked; return 0 only when every picture that was asked for is there. Raises UserError."""
-    # Imported here: `--help` need not wait for torch.
-    from ..batch.driver import facts_of, precision_of, run_batch
+    # Imported here: `--help` need not wait for them, nor for torch who names a folder that is not there.
     from ..batch.planning import check_folders
+
+    request = options.request()
+    check_folders(request)
+    path, device = options.model.find(), options.model.device
+
+    from ..batch.driver import facts_of, precision_of, run_batch
     from ..batch.units import Control
     from ..engine.edit import resolved
     from ..engine.precision import choose_machine
@@ -133,10 +145,8 @@ def run(options: BatchOptions) -> int:
     from .batch_report import BatchReport, summary_lines
 
     tune_memory()
-    request = options.request()
-    check_folders(request)
     resolved(request.settings)
-    path, device = options.model.find(), options.model.device
+    request.search.check(request.settings, options.asked)
     request = replace(request, settings=suited_to(path, request.settings, options.asked))
     asked, control = options.model.precision, Control()
     if options.cluster:

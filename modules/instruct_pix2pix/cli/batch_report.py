@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tqdm import tqdm
 
@@ -11,7 +12,7 @@ from ..batch.driver import Ended, Event, Planned, Summary, Wrote
 from ..batch.journal import NAME, PictureState
 from ..batch.planning import BatchRequest
 from ..text import printable, say
-from .output import above_bar, print_result, progress_bar
+from .output import above_bar, print_result, progress_bar, result_text
 
 SHOWN = 10
 """Failures to name at the end; the journal has them all."""
@@ -53,11 +54,17 @@ class BatchReport:
         self._bar = progress_bar(event.results, "picture")
 
     def _wrote(self, event: Wrote) -> None:
-        result, path = event.result, str(event.path)
-        seconds = round(result.seconds, 3)
-        facts = {"name": event.item.name, "state": "done", "path": path, "seed": result.seed, "size": list(result.size)}
-        sentence = f"{printable(path)}  (seed {result.seed}, {seconds} s)"
-        print_result({**facts, "rows": result.rows, "seconds": seconds}, sentence, as_json=self.as_json)
+        result, item, path = event.result, event.item, str(event.path)
+        scales = {"text_cfg": result.text_cfg, "image_cfg": result.image_cfg}
+        own = replace(item.settings.picture(result.index), seed=result.seed, **scales)
+        facts = {"name": item.name, "state": "done", "path": path, "seed": result.seed, "size": list(result.size)}
+        facts |= {"rows": result.rows, "seconds": round(result.seconds, 3)}
+        if own.instruction != item.settings.instruction:
+            facts["instruction"] = own.instruction
+        if result.cost:
+            facts |= {**scales, "cost": round(result.cost, 2)}
+        told = result_text(item.settings, own, item.search, result.seconds, result.cost)
+        print_result(facts, f"{printable(path)}  ({told})", as_json=self.as_json)
         if self._bar is not None:
             self._advance(self._bar)
 

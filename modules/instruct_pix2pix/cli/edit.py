@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..settings import BEST_OF, STRENGTH, EditSettings
-from ..text import number_text, printable, say
+from ..settings import EditSettings
+from ..text import printable, say
 from .arguments import (
     MAP_HELP,
     MASK_HELP,
     Command,
     ModelOptions,
+    SearchOptions,
     add_model,
+    add_search,
     add_settings,
-    argument_reader,
     asked_of,
     model_options_of,
+    search_options_of,
     settings_of,
     suited_to,
 )
@@ -44,9 +46,9 @@ class EditOptions:
     """Where to write the relevance map; with several results, their numbers follow the name."""
     map_only: Path | None
     """Where to write the map in place of any edit."""
-    best_of: int
-    strength: float | None
-    """How each result is found: see `engine.search.Search`."""
+    contact_sheet: Path | None
+    """Where to write one picture of all that was tried."""
+    search: SearchOptions
     model: ModelOptions
     as_json: bool
 
@@ -60,10 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-map", type=Path, metavar="FILE", help=MAP_HELP)
     parser.add_argument("--map-only", type=Path, metavar="FILE", help="write such a map, before any edit, and end")
     parser.add_argument("--mask", type=Path, metavar="FILE", help=MASK_HELP)
-    about = f"{BEST_OF.help} (default 1; {BEST_OF.range_text})"
-    parser.add_argument("--best-of", type=argument_reader(BEST_OF), default=1, metavar="N", help=about)
-    about = f"{STRENGTH.help} (default off)"
-    parser.add_argument("--strength", type=argument_reader(STRENGTH), metavar="AMOUNT", help=about)
+    about = "also write one picture of all that was tried: the input, results, what was looked at"
+    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help=about)
+    add_search(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     add_settings(parser)
 
@@ -78,8 +79,8 @@ def options_of(args: argparse.Namespace) -> EditOptions:
         mask=args.mask,
         save_map=args.save_map,
         map_only=args.map_only,
-        best_of=args.best_of,
-        strength=args.strength,
+        contact_sheet=args.contact_sheet,
+        search=search_options_of(args),
         model=model_options_of(args),
         as_json=args.json,
     )
@@ -91,19 +92,12 @@ def run(options: EditOptions) -> int:
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
     use_huge_pages()
-    # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import fitted, map_of, resolved
-    from ..engine.precision import choose_machine
-    from ..engine.process_memory import tune_memory
-    from ..engine.result_size import framed, to_write
-    from ..engine.search import Search, find_each
+    # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
     from ..images import format_of, open_picture, save_picture
-    from .loading import load
-    from .output import output_names, print_result, step_bar
+    from .output import output_names, print_result, result_text, step_bar
+    from .tried_sheet import TriedSheet
 
-    tune_memory()
-    settings = resolved(options.settings)
-    search = Search(options.best_of, options.strength)
+    settings, search = options.settings, options.search.search()
     search.check(settings, options.asked)
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
@@ -113,8 +107,21 @@ def run(options: EditOptions) -> int:
         maps = output_names(options.image, options.save_map, settings.results)
     if options.save_map and settings.keep_rest == "off" and not settings.zoom:
         raise UserError("There is no map without keeping the rest: add --keep-rest.")
-    machine = choose_machine(options.model.device, options.model.precision)
+    sheet = None
+    if options.contact_sheet:
+        sheet = TriedSheet(options.contact_sheet, options.image, outputs, settings, search)
     path = options.model.find()
+
+    from ..engine.edit import fitted, map_of, resolved
+    from ..engine.precision import choose_machine
+    from ..engine.process_memory import tune_memory
+    from ..engine.result_size import framed, to_write
+    from ..engine.search import find_each
+    from .loading import load
+
+    tune_memory()
+    settings = resolved(settings)
+    machine = choose_machine(options.model.device, options.model.precision)
     settings = suited_to(path, settings, options.asked)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
@@ -134,18 +141,26 @@ def run(options: EditOptions) -> int:
             result = found.edited
             for note in () if number else result.beside.notes:
                 say(note)
-            seed, text = result.settings.seed, result.infotext(model.name, hash_)
+            own, text = result.settings, result.infotext(model.name, hash_)
             pixels = to_write(result, alpha, format_of(output))
             written = save_picture(pixels, output, text, exif=picture.exif, icc=picture.icc)
-            facts = {"path": str(written), "seed": seed, "size": list(result.image.size), "rows": result.rows}
+            facts = {"path": str(written), "seed": own.seed, "size": list(result.image.size), "rows": result.rows}
+            if own.instruction != settings.instruction:
+                facts["instruction"] = own.instruction
             if map_ is not None and result.relevance is not None:
                 facts["map"] = str(save_picture(result.relevance, map_))
             kept = "" if result.relevance is None else f", {result.kept:.0%} kept"
+            told = result_text(settings, own, search, result.seconds, found.cost)
             print_result(
                 {**facts, "seconds": round(result.seconds, 3), "kept": round(result.kept, 3), **_facts(found)},
-                f"{printable(str(written))}  (seed {seed}{_scales(found)}, {result.seconds:.1f} s{kept}{_cost(found)})",
+                f"{printable(str(written))}  ({told}{kept})",
                 as_json=options.as_json,
             )
+            if sheet is not None:
+                sheet.add(found, result.made.before)
+    if sheet is not None:
+        written = sheet.write()
+        print_result({"contact_sheet": str(written)}, printable(str(written)), as_json=options.as_json)
     return 0
 
 
@@ -153,6 +168,7 @@ def _facts(found: Winner) -> dict[str, object]:
     """Return what is printed of a result that was found among several."""
     if not found.looks:
         return {}
+    own = found.edited.settings
     looks = [
         {
             "seed": one.settings.seed,
@@ -163,18 +179,12 @@ def _facts(found: Winner) -> dict[str, object]:
         }
         for one in found.looks
     ]
-    return {"cost": round(found.cost, 2), "looked_at": looks}
-
-
-def _scales(found: Winner) -> str:
-    if len({(one.settings.text_cfg, one.settings.image_cfg) for one in found.looks}) < 2:
-        return ""
-    chosen = found.edited.settings
-    return f", Text CFG {number_text(chosen.text_cfg)}, Image CFG {number_text(chosen.image_cfg)}"
-
-
-def _cost(found: Winner) -> str:
-    return f", best of {len(found.looks)}, cost {found.cost:.1f} edits" if found.looks else ""
+    return {
+        "text_cfg": own.text_cfg,
+        "image_cfg": own.image_cfg,
+        "cost": round(found.cost, 2),
+        "looked_at": looks,
+    }
 
 
 COMMAND = Command("edit", "Edit a picture.", add_arguments, options_of, run)

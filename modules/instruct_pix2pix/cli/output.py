@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,10 +19,12 @@ from ..files import is_folder, short_name, status_of
 from ..images import format_of
 from ..models.checkpoints import Checkpoint
 from ..models.hub import size_text
-from ..text import printable, say
+from ..settings import EditSettings
+from ..text import number_text, printable, say
 
 if TYPE_CHECKING:
     from ..engine.edit import OnStep, Progress
+    from ..engine.search import Search
 
 
 def progress_bar(total: int, unit: str) -> tqdm:
@@ -86,21 +89,46 @@ def print_result(facts: Mapping[str, object], sentence: str, *, as_json: bool) -
         print(json.dumps(facts) if as_json else sentence, flush=True)
 
 
+def result_text(asked: EditSettings, own: EditSettings, search: Search, seconds: float, cost: float) -> str:
+    """Return what is said of a result with these `own` settings: its seed, and what else could not be known before.
+
+    `cost` is that of a search, in edits.
+    """
+    words = [f"'{printable(own.instruction)}'"] if own.instruction != asked.instruction else []
+    words.append(f"seed {own.seed}")
+    if search.strength is not None:
+        words.append(f"Text CFG {number_text(own.text_cfg)}, Image CFG {number_text(own.image_cfg)}")
+    words.append(f"{seconds:.1f} s")
+    if search.candidates > 1:
+        words.append(f"best of {search.candidates}, cost {cost:.1f} edits")
+    return ", ".join(words)
+
+
 def output_names(image: Path, output: Path | None, count: int, what: str = "edited") -> list[Path]:
     """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
 
     Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
-    name that no picture can be written to, or that is the picture's own.
+    name that no picture can be written to, a folder that may not be written to, and the picture's own name.
     """
     if output is None or is_folder(output) or not output.suffix:
         ends = itertools.chain([f"-{what}"], (f"-{what}-{number}" for number in itertools.count(2)))
         attempts = (_numbered((output or Path()) / image.stem, end, ".png", count) for end in ends)
-        return next(names for names in attempts if not any(map(status_of, names)))
+        names = next(names for names in attempts if not any(map(status_of, names)))
+        _check_folder_of(names[0])
+        return names
     format_of(output)
     names = _numbered(output.with_suffix(""), "", output.suffix, count)
+    _check_folder_of(names[0])
     if any(map(status_of, names)) and any(name.resolve() == image.resolve() for name in names):
         raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
     return names
+
+
+def _check_folder_of(path: Path) -> None:
+    """Raise UserError where it is known beforehand that a file cannot be written."""
+    folder = next(one for one in path.absolute().parents if status_of(one))
+    if not is_folder(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"{printable(path.name)} may not be written there: choose another folder.")
 
 
 def _numbered(path: Path, mark: str, suffix: str, count: int) -> list[Path]:

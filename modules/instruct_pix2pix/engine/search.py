@@ -27,7 +27,6 @@ from ..errors import UserError
 from ..guidance.relevance import inside as inside_of
 from ..guidance.relevance import is_whole
 from ..settings import KNOBS, SEEDS, EditSettings
-from ..variations import variations
 from .edit import at_work, edit_each
 from .edit_batch import BatchSampling, Edited, FittedPicture, OnStep, PromptCache, encode_pictures
 from .model import EditModel
@@ -115,13 +114,17 @@ def race(
     choose: Choice,
     on_step: OnStep | None = None,
     together: int | None = None,
+    prompts: PromptCache | None = None,
 ) -> Winner:
-    """Begin the edit with each of the candidates, and finish the one that is chosen; see `edit_together`."""
+    """Begin the edit with each of the candidates, and finish the one that is chosen; see `edit_together`.
+
+    `prompts` has the texts of edits before, so that none is encoded again.
+    """
     looks: list[Glimpse] = []
     place = 0
     with at_work(model):
         whole = [replace(one, zoom=False) for one in candidates]
-        sampling = _sampling(model, picture, whole, on_step, together, watch=True)
+        sampling = _sampling(model, picture, whole, on_step, together, prompts, watch=True)
         look_at = _look_at(sampling.steps)
 
         def look(step: int, denoised: Tensor) -> None:
@@ -175,14 +178,18 @@ class Search:
             raise UserError("How much to change is made for the guidance of InstructPix2Pix: set the scales yourself.")
 
     def begun(self, settings: EditSettings) -> Iterator[list[EditSettings]]:
-        """Return the candidates for each result: settings of one picture, for edits that differ in seed or scales."""
-        first = settings.seeds()[0]
-        for text in variations(settings.instruction):
-            one = replace(settings, instruction=text)
-            for number in range(settings.count):
-                seeds = range(first + number * self.best_of, first + (number + 1) * self.best_of)
-                tried = [one.for_image(seed % SEEDS) for seed in seeds]
-                yield tried if self.strength is None else with_pairs(tried[0])
+        """Return the candidates for each result of the settings: see `tried`."""
+        first = replace(settings, seed=settings.seeds()[0])
+        return (self.tried(first, index) for index in range(settings.results))
+
+    def tried(self, settings: EditSettings, index: int) -> list[EditSettings]:
+        """Return the candidates for the result of this index, from 0; the settings have a seed that is set.
+
+        Settings of one picture, for edits that differ in seed or scales.
+        """
+        first = settings.seed + index % settings.count * (self.best_of - 1)  # `picture` goes on by one for each result
+        tried = [replace(settings, seed=(first + number) % SEEDS).picture(index) for number in range(self.best_of)]
+        return tried if self.strength is None else with_pairs(tried[0])
 
     def steps(self, steps: int, again: int = 0) -> int:
         """Return the steps that a result takes, those of all its candidates, of so many `steps` each.
@@ -261,6 +268,7 @@ def _sampling(
     candidates: Sequence[EditSettings],
     on_step: OnStep | None,
     together: int | None,
+    prompts: PromptCache | None = None,
     *,
     watch: bool = False,
 ) -> BatchSampling:
@@ -272,7 +280,7 @@ def _sampling(
         [picture] * len(candidates),
         latent,
         candidates,
-        PromptCache(model),
+        prompts or PromptCache(model),
         on_step,
         together=together or _pictures_together(model, latent),
         watch=watch,

@@ -15,10 +15,10 @@ from gradio.blocks import Block
 
 from ...batch.planning import BatchRequest, check_folders
 from ...engine.edit import resolved
+from ...engine.search import Search
 from ...errors import UserError
 from ...files import short_name
 from ...models.catalog import Catalog
-from ...settings import BEST_OF, STRENGTH
 from ..folder_access import FolderAccess
 from ..uploads import Uploads
 from ..worker.folder_task import FolderStatus, FolderTask
@@ -61,9 +61,11 @@ class BatchHandlers:
     def submit(self, data: Mapping[Block, Any], here: bool) -> Updates:
         """Submit a folder; the page then follows its task."""
         try:
-            checkpoint = self.catalog.find(str(data[self.layout.top.checkpoint] or "")).path
+            entry = self.catalog.find(str(data[self.layout.top.checkpoint] or ""))
             request = self._request(data, here)
-            task = self._task(checkpoint, request)
+            if request.search.strength is not None and entry.checkpoint is not None:  # around the model's scales
+                request = replace(request, settings=entry.checkpoint.suited.fill(request.settings, {"steps"}))
+            task = self._task(entry.path, request)
             names = wording.names_for(request, self.folder_access, here=here)
             try:
                 check_folders(request)
@@ -101,8 +103,6 @@ class BatchHandlers:
         """Return what the controls ask for. Raises UserError."""
         fields = {name: data[control] for name, control in self.tab.fields.items()}
         settings, search = edit_of({name: data[control] for name, control in self.layout.form.items()})
-        if search.candidates > 1:
-            raise UserError(f"{BEST_OF.label} and {STRENGTH.label} are not for folders: edit these without them.")
         typed, dropped = str(fields["input"] or "").strip(), str(fields["drop"] or "")
         if typed:
             source = self.folder_access.find(typed, here=here)
@@ -127,6 +127,7 @@ class BatchHandlers:
             masks=self.folder_access.find(masks, here=here) if masks else None,
             contact_sheet=bool(fields["contact_sheet"]),
             use_infotext=bool(fields["use_infotext"]),
+            search=search,
         )
         wanted = str(fields["output"] or "").strip()
         output = self.folder_access.find(wanted, here=here) if wanted else self._output_for(request, named=bool(typed))
@@ -135,6 +136,8 @@ class BatchHandlers:
     def _output_for(self, request: BatchRequest, *, named: bool) -> Path:
         """Return the output folder of a request without one: the same for the same request, so that it goes on."""
         asked = asdict(replace(request, overwrite=False, contact_sheet=False, batch_size=None))
+        if request.search == Search():
+            del asked["search"]  # so that folders from before there was one go on
         if request.instructions is not None:
             asked["instructions"] = hashlib.sha256(request.instructions.read_bytes()).hexdigest()
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()
