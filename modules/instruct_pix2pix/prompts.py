@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from .errors import UserError
+from .variations import variations
 
 BREAK = ("BREAK", -1.0)
 """What `parse_attention` returns where a new 75-token chunk begins."""
@@ -274,8 +275,12 @@ def split_and(text: str) -> list[tuple[str, float]]:
 
 
 def network_notes(text: str) -> list[str]:
-    """Return a sentence where a prompt asks for a hypernetwork, '<hypernet:name:1>': there are none here."""
-    found = [tag[0] for tag in _NETWORK.finditer(text) if tag["kind"] == "hypernet"]
+    """Return a sentence where an instruction asks for a hypernetwork, '<hypernet:name:1>': there are none here.
+
+    Raises UserError for too many variations.
+    """
+    found = [tag[0] for one in variations(text) for tag in _NETWORK.finditer(one) if tag["kind"] == "hypernet"]
+    found = [*dict.fromkeys(found)]
     return [f"{', '.join(found)[:200]} had no effect: there are no such networks here."] if found else []
 
 

@@ -513,8 +513,9 @@ class EditSettings:
 
     def pictures(self) -> list[EditSettings]:
         """Return the settings of each picture: each variation of the instruction with each seed (see `seeds`)."""
-        first = replace(self, seed=self.seeds()[0])
-        return [first.picture(index) for index in range(self.results)]
+        seeds, texts = self.seeds(), variations(self.instruction)
+        varied = [replace(self, instruction=text) for text in texts]
+        return [one.for_image(seed) for one in varied for seed in seeds]
 
     def picture(self, index: int) -> EditSettings:
         """Return the settings of the picture of this index, from 0; with a seed that is set."""

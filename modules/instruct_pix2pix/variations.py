@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from .errors import UserError
 
@@ -37,6 +38,19 @@ def literal(text: str) -> str:
         if variations(text) == (text,):
             return text
     return _OPENING.sub(lambda found: "\\{" if found[0] == "{" else found[0], text)
+
+
+def told_apart(texts: Sequence[str]) -> list[str]:
+    """Return of each text the words in which it differs from the others; all of one without words of its own."""
+    words = [text.split() for text in texts]
+    start = _alike(words)
+    end = _alike([each[start:][::-1] for each in words])
+    return [" ".join(each[start : len(each) - end]) or text for each, text in zip(words, texts, strict=True)]
+
+
+def _alike(lists: Sequence[Sequence[str]]) -> int:
+    """Return how many of the first words all have."""
+    return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*lists, strict=False)))
 
 
 def _closing(tokens: Sequence[str]) -> dict[int, int]:

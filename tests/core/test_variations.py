@@ -12,7 +12,7 @@ from instruct_pix2pix.engine.edit import resolved
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.prompts import parse_attention
 from instruct_pix2pix.settings import EditSettings
-from instruct_pix2pix.variations import MOST_VARIATIONS, literal, variations
+from instruct_pix2pix.variations import MOST_VARIATIONS, literal, told_apart, variations
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,16 @@ def test_each_variation_has_each_seed() -> None:
 def test_a_mistake_in_any_variation_is_found_before_the_edit() -> None:
     with pytest.raises(UserError):
         resolved(EditSettings("make it {winter|summer <lora:x:nan>}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("as {watercolor|an ink drawing} on paper", ["watercolor", "an ink drawing"]),
+        ("a {red|blue} {cat|dog} here", ["red cat", "red dog", "blue cat", "blue dog"]),
+        ("make it {|very }cold", ["make it cold", "very"]),
+        ("make it {night|winter}", ["night", "winter"]),
+    ],
+)
+def test_variations_are_told_apart_by_their_own_words(text: str, own: list[str]) -> None:
+    assert told_apart(variations(text)) == own

@@ -141,6 +141,17 @@ def test_the_winner_of_a_race_is_an_ordinary_edit_and_the_others_cost_no_more(mo
     assert all(look.picture.size == found.edited.image.size for look in found.looks)
 
 
+def test_progress_is_that_of_all_candidates_and_then_of_the_one_that_goes_on(model: EditModel) -> None:
+    told: list[Progress] = []
+    asked = [replace(resolved(BASE), seed=seed) for seed in range(4)]
+    race(model, shown(model, BASE), asked, lambda looks: 2, told.append, together=2)
+    steps = [one for one in told if not one.within]
+    assert [one.seeds for one in steps] == [(0, 1, 2, 3)] * 2 + [(2,)] * 3
+    assert all(len(one.denoised) == len(one.seeds) for one in told) and steps[-1].step == STEPS
+    assert sum(len(one.seeds) for one in steps) == Search(best_of=4).steps(STEPS) == 4 * 2 + 3
+    assert Search().steps(STEPS) == STEPS and Search(best_of=4).steps(STEPS, again=STEPS) == 4 * 2 + STEPS
+
+
 @pytest.mark.parametrize("changes", [{"keep_rest": "automatic"}, {"keep_rest": "always"}, {"sampler": "Heun"}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_winner_is_that_edit_with_a_mask_and_the_rest_kept_too(
@@ -179,9 +190,16 @@ def test_the_one_that_spares_the_rest_goes_on_unless_it_changes_nothing() -> Non
     assert steadiest(looks([(4, 40), (0.1, 1), (3, 50)])) == 2
     assert steadiest(looks([(4, 40), (2, 36), (2.01, 50)])) == 2
     assert steadiest(looks([(1, 0)])) == 0
+    assert steadiest(looks([(10, 60), (8, 58), (54, 90)])) == 1  # the last has burnt, and is no measure for the others
+    assert steadiest(looks([(30, 30), (0.5, 0.5), (24, 24)])) == 2  # an edit of the whole picture has no rest
 
 
 change = st.floats(0, 255, allow_nan=False)
+
+
+@given(st.lists(st.tuples(change, change), min_size=1, max_size=8))
+def test_there_is_always_one_that_goes_on(pairs: list[tuple[float, float]]) -> None:
+    assert 0 <= steadiest(looks(pairs)) < len(pairs)
 
 
 @given(st.lists(st.tuples(change, change), min_size=1, max_size=8), st.floats(0, 1), st.floats(0, 1))

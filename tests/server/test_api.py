@@ -496,6 +496,40 @@ def test_the_new_settings_are_options_and_come_back_from_an_infotext(server):
     assert not same(server.edit()[0], made)
 
 
+@pytest.mark.parametrize("search", [{"best_of": 3}, {"strength": "strong"}, {"strength": 0.3}], ids=str)
+def test_a_result_found_among_several_is_told_with_what_was_looked_at_and_comes_again_from_its_infotext(server, search):
+    answer = server.post("img2img", **quick(init_images=[encoded(BALL)], prompt="remove the ball", n_iter=2, **search))
+    info, made = json.loads(answer.json()["info"]), pictures(answer)
+    assert len(made) == len(info["looked_at"]) == len(info["cost"]) == 2 and min(info["cost"]) > 1
+    for looks, picture, seed, text in zip(info["looked_at"], made, info["all_seeds"], info["infotexts"], strict=True):
+        assert len(looks) == (3 if "best_of" in search else 5)
+        [chosen] = [one for one in looks if one["chosen"]]
+        assert all(one["outside"] >= 0 and one["inside"] >= 0 for one in looks) and chosen["seed"] == seed
+        read = settings_from(text)[0]
+        assert (chosen["cfg_scale"], chosen["image_cfg_scale"]) == (read.text_cfg, read.image_cfg)
+        [again] = pictures(server.post("img2img", init_images=[encoded(BALL)], infotext=text))
+        assert np.abs(np.asarray(again, int) - np.asarray(picture, int)).max() <= 1
+    assert info["looked_at"][0][0]["seed"] == 5
+
+
+def test_a_result_that_was_not_searched_for_says_nothing_of_a_search(server):
+    for plain in ({}, {"best_of": 1}, {"strength": ""}, {"best_of": None, "strength": None}):
+        info = json.loads(server.post("img2img", **quick(width=64, steps=1, **plain)).json()["info"])
+        assert not {"looked_at", "cost"} & info.keys()
+
+
+def test_each_variation_of_a_prompt_is_a_result_with_its_own_prompt(server):
+    answer = server.post("img2img", **quick(prompt="make it {winter|night}", width=64, steps=1, n_iter=2))
+    info = json.loads(answer.json()["info"])
+    assert info["prompt"] == "make it {winter|night}" and info["all_seeds"] == [5, 6, 5, 6]
+    assert info["all_prompts"] == ["make it winter"] * 2 + ["make it night"] * 2
+    assert [text.split("\n")[0] for text in info["infotexts"]] == info["all_prompts"]
+    alone = [server.edit(prompt=f"make it {what}", width=64, steps=1, n_iter=2) for what in ("winter", "night")]
+    assert all(map(same, pictures(answer), [*alone[0], *alone[1]]))
+    notes = json.loads(server.post("img2img", **quick(prompt="it <hypernet:{a|b}:1>", steps=1)).json()["info"])["notes"]
+    assert notes == ["<hypernet:a:1>, <hypernet:b:1> had no effect: there are no such networks here."]
+
+
 def test_what_does_nothing_is_said_to_do_nothing(server):
     ask = {"prompt": "a <hypernet:x:1>", "alwayson_scripts": {"ControlNet": {"args": []}}, "tiling": True}
     answer = server.post("img2img", **quick(width=64, **ask))
@@ -583,6 +617,16 @@ BAD = {
     "model by path": ({"override_settings": {"sd_model_checkpoint": str(DEMO)}}, "no model"),
     "model by way up": ({"override_settings": {"sd_model_checkpoint": "../demo/demo"}}, "no model"),
     "name of a task": ({"force_task_id": "../<x>"}, "force_task_id"),
+    "best of none": ({"best_of": 0}, "Best of"),
+    "best of many": ({"best_of": 65}, "Best of"),
+    "strength": ({"strength": "very"}, "How much to change"),
+    "strength as a number": ({"strength": 1.5}, "How much to change"),
+    "two searches": ({"best_of": 2, "strength": 0.5}, "cannot be combined"),
+    "strength and a scale": ({"strength": 0.5, "cfg_scale": 7.5}, "finds both scales itself"),
+    "strength and the other": ({"strength": 0.5, "image_cfg_scale": 1.5}, "finds both scales itself"),
+    "strength and an option": ({"strength": 0.5, "override_settings": {"text_cfg": 5}}, "finds both scales itself"),
+    "many candidates": ({"best_of": 64, "n_iter": 1000, "steps": 1}, "too many at once"),
+    "variations": ({"prompt": "{a|b|c|d|e|f|g|h|i|j|k}" * 2}, "more than 100"),
     "keeping": ({"keep_rest": "sometimes"}, "Keep the rest"),
     "amount": ({"keep_amount": 1.5}, "Keep amount"),
     "result size": ({"result_size": "huge"}, "Result size"),
@@ -662,7 +706,8 @@ def test_the_list_of_the_api_is_complete_and_loads_nothing_from_elsewhere(server
     assert len(described["paths"]) > 20
     for path in described["paths"]:
         assert path in page
-    for field in ("image_cfg_scale", "override_settings", "denoising_strength", "keep_rest", "include_map"):
+    known = ("image_cfg_scale", "override_settings", "denoising_strength", "keep_rest", "include_map")
+    for field in (*known, "best_of", "strength", "looked_at"):
         assert field in page
     assert not re.search(r"<(script|link|img|iframe)|@import|url\(|//[a-z]", page)
     assert server.client.get("/", follow_redirects=True).text == page

@@ -6,29 +6,35 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from instruct_pix2pix.engine.candidates import Search
 from instruct_pix2pix.engine.edit import settings_here
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.images import save_picture
+from instruct_pix2pix.images import encode_picture, save_picture
 from instruct_pix2pix.models.add_on_cards import AddOnCard
 from instruct_pix2pix.models.registry import ModelEntry
 from instruct_pix2pix.server.page import html
-from instruct_pix2pix.server.page.form import NAMES, settings_of, values_of
+from instruct_pix2pix.server.page.form import NAMES, SEARCH, edit_of, search_values, settings_of, values_of
 from instruct_pix2pix.server.page.gradio_compat import GradioGate
 from instruct_pix2pix.server.page.models_tab import markup
 from instruct_pix2pix.server.page.results import kept_in_grey
-from instruct_pix2pix.server.worker.edit_task import EditStatus
+from instruct_pix2pix.server.page.sheet_route import sheet_of
+from instruct_pix2pix.server.worker.edit_task import Candidate, EditResult, EditStatus
 from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
 from instruct_pix2pix.settings import GUIDANCES, KEEP_REST, NO_TEXT, RANDOMIZE_CFG, RESULT_SIZES, SPEEDS, EditSettings
+from instruct_pix2pix.variations import variations
 from tools.browser import EXAMPLES, served_page
 
 UNTOUCHED = {
@@ -129,7 +135,11 @@ def test_a_value_that_no_control_has_is_refused_with_a_sentence(name: str, value
     ],
 )
 def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> None:
-    assert f"{shown}<" in html.TokenCounter()(text, 20)
+    assert f"{shown}<" in html.TokenCounter()([text], 20)
+
+
+def test_of_several_prompts_the_longest_is_counted() -> None:
+    assert "4/75<" in html.TokenCounter()(variations("make it {night|very cold|}"), 20)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +148,12 @@ def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> N
         (EditStatus(state=TaskState.QUEUED, position=2), "Waiting for 2 other edits"),
         (EditStatus(state=TaskState.LOADING), "Loading big … 3 s"),
         (
-            EditStatus(state=TaskState.RUNNING, step=25, steps=80, batch=1, batch_step=5, batch_steps=20, eta=65.2),
+            EditStatus(state=TaskState.RUNNING, pictures=4, batch=1, batch_step=5, batch_steps=20, eta=65.2),
             "Picture 2 of 4 · Step 6/20 1 min 5 s left",
+        ),
+        (
+            EditStatus(state=TaskState.RUNNING, pictures=2, candidates=8, batch_step=5, batch_steps=20),
+            "Picture 1 of 2 · 8 candidates · Step 6/20",
         ),
         (EditStatus(state=TaskState.RUNNING, interrupted=True), "Stopping after this step …"),
         (EditStatus(state=TaskState.INTERRUPTED), "Interrupted before a picture was done."),
@@ -149,6 +163,81 @@ def test_tokens_are_counted_as_the_encoder_sees_them(text: str, shown: str) -> N
 def test_the_state_of_an_edit_is_said_in_words(status: EditStatus, says: str) -> None:
     shown = html.progress(status, "big", 3.2)
     assert " ".join(re.sub(r"<[^>]*>", " ", shown).split()) == says
+
+
+def candidate(seed: int, text_cfg: float, outside: float, inside: float, chosen: bool = False) -> Candidate:
+    return Candidate(EditSettings("red", seed=seed, text_cfg=text_cfg), outside, inside, chosen, b"")
+
+
+def result(*candidates: Candidate, cost: float = 1.0, **settings: Any) -> EditResult:
+    return EditResult(b"", (8, 8), EditSettings(**settings), "", 1.0, candidates=candidates, cost=cost)
+
+
+def test_candidates_are_called_by_what_they_differ_in_and_what_they_changed() -> None:
+    by_seed = [candidate(5, 7.5, 2.13, 30), candidate(6, 7.5, 9.99, 31, chosen=True)]
+    by_scales = [candidate(5, 3.0, 2.0, 2.0), candidate(5, 7.5, 4.0, 4.0, chosen=True)]
+    assert html.candidate_captions(by_seed) == ["seed 5\nrest changed 2.1", "✓ seed 6\nrest changed 10.0"]
+    whole = ["Text 3 · Image 1.5\nchanged 2.0", "✓ Text 7.5 · Image 1.5\nchanged 4.0"]
+    assert html.candidate_captions(by_scales) == whole
+
+
+def test_what_a_search_cost_is_said_in_edits() -> None:
+    looks = [candidate(seed, 7.5, 1, 2) for seed in range(4)]
+    one = EditStatus(state=TaskState.FINISHED, results=(result(*looks, cost=2.2),), seconds=3, saved="2026-01-31")
+    said = "1 picture in 3.0 s, chosen from 4 for the work of 2.2 edits, saved in outputs/2026-01-31"
+    assert said in html.progress(one, "", 0.0)
+    two = replace(one, results=(result(*looks, cost=2.0), result(*looks, cost=3.0)), saved="")
+    assert "2 pictures in 3.0 s, each chosen from 4 for the work of 2.5 edits<" in html.progress(two, "", 0.0)
+    assert "1 picture in 3.0 s<" in html.progress(replace(one, results=(result(),), saved=""), "", 0.0)
+
+
+def test_the_caption_of_a_variation_is_what_is_its_own() -> None:
+    asked = "turn it into {a watercolor|an ink drawing} on paper"
+    results = [result(instruction=text, seed=seed) for text in variations(asked) for seed in (1, 2)]
+    first = [caption.split("\n")[:2] for caption in html.captions(asked, results)]
+    expected = [["a watercolor", "seed 1"], ["a watercolor", "seed 2"], ["an ink drawing", "seed 1"]]
+    assert first == [*expected, ["an ink drawing", "seed 2"]]
+    assert html.captions("red", [result(instruction="red", seed=1)]) == ["seed 1\nText 7.5 · Image 1.5"]
+
+
+def test_how_results_are_found_follows_from_the_controls_in_sight() -> None:
+    assert edit_of(UNTOUCHED) == (EditSettings(), Search())
+    values = {**UNTOUCHED, "best_of": 4, "strength": 0.3, "randomize_cfg": "text"}
+    assert edit_of(values) == (EditSettings(randomize_cfg="text"), Search(best_of=4))
+    assert edit_of({**values, "by_strength": True}) == (EditSettings(), Search(strength=0.3))
+    for wrong in ({"best_of": 65}, {"best_of": True}, {"by_strength": True, "strength": 2}):
+        with pytest.raises(UserError, match="must"):
+            edit_of({**UNTOUCHED, **wrong})
+
+
+def test_a_browser_gives_back_how_results_were_found_and_nothing_that_cannot_be() -> None:
+    known = {"best_of": 4, "by_strength": True, "strength": 0.8}
+    assert search_values(known) == known
+    for other in (None, [], {}, {**known, "best_of": "x"}, {**known, "strength": None}, {**known, "best_of": 0}):
+        assert search_values(other) == SEARCH
+    assert search_values({**known, "by_strength": "yes"}) == {**known, "by_strength": False}
+
+
+def test_a_contact_sheet_has_every_candidate_once_and_the_result_in_the_place_of_the_chosen() -> None:
+    def webp(colour: tuple[int, int, int]) -> bytes:
+        return encode_picture(Image.new("RGB", (60, 40), colour), "WEBP")
+
+    reds = [replace(candidate(seed, 7.5, 1, 2, chosen=seed == 1), picture=webp((220, 0, 0))) for seed in range(3)]
+    green = encode_picture(Image.new("RGB", (60, 40), (0, 200, 0)), "PNG")
+    sheet = np.asarray(sheet_of((replace(result(*reds, instruction="red"), png=green),)), int)
+    red, found = ((sheet[..., one] > 180) & (sheet[..., other] < 60) for one, other in ((0, 1), (1, 0)))
+    assert red.sum() > 1.8 * 60 * 40 and 0.7 * 60 * 40 < found.sum() <= 60 * 40
+    places = [np.nonzero(mask.any(axis=0))[0] for mask in (red, found)]
+    assert places[0].min() < places[1].min() < places[1].max() < places[0].max()
+
+
+def test_a_sheet_of_very_many_stays_a_picture_that_can_be_opened() -> None:
+    png = encode_picture(Image.new("RGB", (400, 100), (0, 0, 200)), "PNG")
+    for looks in (0, 2):
+        candidates = [candidate(seed, 7.5, 1, 2, chosen=seed == 0) for seed in range(looks)]
+        candidates = [replace(one, picture=png) for one in candidates]
+        sheet = sheet_of((replace(result(*candidates), png=png),) * 1200)
+        assert sheet.width * sheet.height < 60_000_000 and max(sheet.size) < 30_000
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ from instruct_pix2pix.batch.local_executor import UnitRunner, local_executor
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.batch.units import Control
 from instruct_pix2pix.conditioning import fit
-from instruct_pix2pix.engine.edit import edit
+from instruct_pix2pix.engine.candidates import Search, with_pairs
+from instruct_pix2pix.engine.edit import edit, fitted
 from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.engine.search import find_each
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.images import Picture, open_picture
 from instruct_pix2pix.infotext import parse, settings_from
@@ -81,8 +83,7 @@ def test_a_job_makes_the_engines_own_pictures_with_their_settings(worker, model)
     expected = list(edit(model, PICTURE.image, task.settings))
     assert status.state is TaskState.FINISHED
     assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
-    assert [one.seed for one in task.pictures] == [3, 4, 5]
-    for result, seed in zip(status.results, task.seeds, strict=True):
+    for result, seed in zip(status.results, (3, 4, 5), strict=True):
         read, left_out = settings_from(result.infotext)
         assert not left_out and read.seed == seed == result.settings.seed and read.instruction == "make it winter"
         assert open_picture(result.png).infotext == result.infotext
@@ -361,6 +362,120 @@ def test_a_result_is_saved_when_it_is_finished_though_the_job_is_interrupted(wor
         assert file.read_bytes() == result.png
 
 
+def test_no_saved_result_takes_the_place_of_another(worker, tmp_path):
+    outputs = tmp_path / "outputs"
+    varied = replace(request(instruction="make it {winter|night}", steps=1, count=2), outputs=outputs)
+    plain = replace(request(instruction="make it night", steps=1), outputs=outputs)
+    tasks = [worker.submit(varied, "task(one)"), worker.submit(plain, "task(two)"), worker.submit(plain)]
+    results = [result for task in tasks for result in task.wait(END, 120).results]
+    saved = [file.read_bytes() for file in outputs.glob("*/*.png")]
+    assert len(saved) == len(results) == 6 and {*saved} == {result.png for result in results}
+    assert [result.settings.seed for result in results] == [3, 4, 3, 4, 3, 3]
+    assert [result.settings.instruction[8:] for result in results[:4]] == ["winter", "winter", "night", "night"]
+
+
+# --- results that are found ---
+
+
+def found_by(search: Search, **settings: Any) -> EditRequest:
+    return replace(request(picture=BALL, instruction="remove the ball", **settings), search=search)
+
+
+@pytest.mark.parametrize("search", [Search(best_of=3), Search(strength=0.5)], ids=str)
+def test_what_is_found_among_several_is_an_ordinary_result_that_its_infotext_makes_again(worker, model, search):
+    task = worker.submit(found_by(search, steps=5, count=2, seed=8))
+    status = task.wait(END, 120)
+    expected = find_each(model, fitted(model, BALL.image, task.settings), task.settings, search)
+    assert status.state is TaskState.FINISHED and len(status.results) == 2
+    for result, winner in zip(status.results, expected, strict=True):
+        assert pixels(picture_of(result)) == pixels(winner.edited.image) and result.cost == winner.cost > 1
+        looks = [(one.settings, one.outside, one.inside) for one in result.candidates]
+        assert looks == [(one.settings, one.outside, one.inside) for one in winner.looks]
+        assert [one.settings for one in result.candidates if one.chosen] == [result.settings]
+        assert {Image.open(io.BytesIO(one.picture)).size for one in result.candidates} == {winner.looks[0].picture.size}
+        alone = replace(request(picture=BALL), settings=settings_from(result.infotext)[0])
+        [again] = worker.submit(alone).wait(END, 120).results
+        apart = np.asarray(picture_of(again), int) - np.asarray(picture_of(result), int)
+        assert np.abs(apart).max() <= 1 and not again.candidates and again.cost == 1
+
+
+def test_each_result_has_seeds_of_its_own_to_be_the_best_of(worker):
+    results = worker.submit(found_by(Search(best_of=3), steps=2, count=2, seed=8)).wait(END, 120).results
+    assert [[one.settings.seed for one in result.candidates] for result in results] == [[8, 9, 10], [11, 12, 13]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 2 * (3 * 2 + 3)),  # of five steps, two with all three
+        ({"denoise": 0.7}, 2 * (3 * 2 + 2)),
+        ({"zoom": True}, 2 * (3 * 2 + 2 * 5)),  # the winner is edited twice: the whole, then the region
+        ({"batch_size": 2, "count": 1}, 2 * (3 * 2 + 3)),
+    ],
+    ids=str,
+)
+def test_progress_counts_the_steps_of_all_candidates_and_goes_on_only(worker, changes, steps):
+    changes = {"count": 2, "steps": 5, **changes}
+    changes["count"] *= changes.get("batch_size", 1)
+    seen = follow(worker.submit(found_by(Search(best_of=3), **changes)))
+    done = [status.step for status in seen]
+    assert done == sorted(done) and done[-1] == seen[-1].steps == steps
+    running = [status for status in seen if status.state is TaskState.RUNNING and status.step]
+    assert {status.steps for status in running} == {steps}
+    assert {status.candidates for status in running} == {1, 3} and {status.pictures for status in seen} == {2}
+    assert all(status.eta is not None and status.eta >= 0 for status in running)
+
+
+def test_a_race_is_interrupted_between_two_of_its_candidates(worker):
+    task = worker.submit(found_by(Search(best_of=64), steps=50, batch_size=1))
+    at = follow(task, lambda status: status.step >= 1)[-1]
+    task.interrupt()
+    status = task.wait(END, 120)
+    assert status.state is TaskState.INTERRUPTED and not status.results and status.step <= at.step + 64
+
+
+def test_skip_gives_up_the_present_race_and_goes_on_with_the_next_seeds(worker):
+    task = worker.submit(found_by(Search(best_of=3), steps=10, count=3, seed=8))
+    follow(task, lambda status: status.batch_step >= 1)
+    task.skip()
+    status = task.wait(END, 120)
+    assert status.state is TaskState.FINISHED and status.step == status.steps
+    assert [result.candidates[0].settings.seed for result in status.results] == [11, 14]
+
+
+def test_the_preview_shows_the_candidates_and_then_the_one_that_goes_on(worker, monkeypatch):
+    monkeypatch.setattr(edit_task, "PREVIEW_FROM", 0)
+    monkeypatch.setattr(edit_task, "PREVIEW_LEFT", 0)
+    monkeypatch.setattr(edit_task, "PREVIEW_PAUSE", 0)
+    task = worker.submit(found_by(Search(best_of=4), steps=30))
+    shown = []
+    follow(task, lambda status: shown.append(task.preview()) or False)
+    sizes = [image.size for image in shown if image is not None]
+    assert [*dict.fromkeys(sizes)] == [(128, 128), (64, 64)] and sizes == sorted(sizes, reverse=True)
+
+
+def test_how_much_to_change_looks_around_the_scales_of_the_model(worker):
+    asked = found_by(Search(strength=1.0), steps=2, text_cfg=20.0, image_cfg=3.0)
+    [result] = worker.submit(asked).wait(END, 120).results
+    middle = EditSettings()
+    pairs = [(one.text_cfg, one.image_cfg) for one in with_pairs(middle)]
+    assert [(one.settings.text_cfg, one.settings.image_cfg) for one in result.candidates] == pairs
+    for wrong in (replace(asked, asked=frozenset({"text_cfg"})), found_by(Search(strength=1.0), randomize_cfg="text")):
+        with pytest.raises(UserError, match="finds both scales itself"):
+            worker.submit(wrong)
+
+
+def test_what_was_looked_at_counts_in_what_a_task_keeps(worker, monkeypatch):
+    task = worker.submit(found_by(Search(best_of=3), steps=1))
+    [result] = task.wait(END, 120).results
+    held = [len(one.picture) for one in result.candidates]
+    assert 4 * task.pixels >= len(result.png) + sum(held) - 4 and max(held) < 4 * edit_task.CANDIDATE_PIXELS
+    monkeypatch.setattr(edit_task, "MOST_RESULT_PIXELS", 2 * (64 * 64 + 3 * edit_task.CANDIDATE_PIXELS))
+    for count, state in ((2, TaskState.FINISHED), (3, TaskState.FAILED)):
+        status = worker.submit(found_by(Search(best_of=3), steps=1, count=count)).wait(END, 120)
+        assert status.state is state and ("make 2 at most" in status.error) == (count == 3)
+
+
 def test_a_result_that_cannot_be_saved_is_not_lost_and_the_reason_is_told(worker, tmp_path):
     (tmp_path / "outputs").write_text("a file, where a folder should be")
     task = worker.submit(replace(request(steps=2, count=2), outputs=tmp_path / "outputs"))
@@ -378,7 +493,7 @@ def test_a_fault_is_told_in_a_sentence_without_its_details(worker, monkeypatch, 
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(edit_task, "edit_each", faulty)
+        patch.setattr(edit_task, "find_each", faulty)
         status = worker.submit(request()).wait(END, 120)
     assert status.state is TaskState.FAILED and said in status.error and status.unexpected is unexpected
     assert "secret" not in status.error

@@ -16,9 +16,12 @@ from ..settings import KNOBS, SEEDS, EditSettings
 if TYPE_CHECKING:
     from PIL import Image
 
+LOOK_SHARE = 0.4
+"""The share of the steps after which candidates are looked at, as in ELECT."""
+
 LEAST_CHANGE = 0.7
-"""A candidate changes too little that changes less than this share of the most. With a half, on the demo
-model, one that had failed won."""
+"""A candidate changes too little that changes less than this share of the most, beyond what each does to the rest. With a
+half, on the demo model, one that had failed won."""
 ALIKE = 1.02
 """Changes of the rest are alike that differ by less than this factor."""
 
@@ -69,7 +72,9 @@ class Search:
         if self.strength is None:
             return
         if settings.randomize_cfg != "off" or {"text_cfg", "image_cfg"} & set(asked):
-            raise UserError("How much to change finds both scales itself: leave out Text CFG and Image CFG.")
+            raise UserError(
+                "How much to change finds both scales itself: leave out Text CFG, Image CFG and Randomize CFG."
+            )
         if settings.guidance != "instruct-pix2pix":
             raise UserError("How much to change is made for the guidance of InstructPix2Pix: set the scales yourself.")
 
@@ -87,6 +92,14 @@ class Search:
         tried = [replace(settings, seed=(first + number) % SEEDS).picture(index) for number in range(self.best_of)]
         return tried if self.strength is None else with_pairs(tried[0])
 
+    def steps(self, steps: int, again: int = 0) -> int:
+        """Return the steps that a result takes, those of all its candidates, of so many `steps` each.
+
+        `again` are those of the winner where it is edited in another way after the race.
+        """
+        look_at = step_of_look(steps)
+        return steps if self.candidates == 1 else self.candidates * look_at + (again or steps - look_at)
+
     def choose(self, looks: Sequence[Glimpse]) -> int:
         """Return the place of the candidate that goes on."""
         return steadiest(looks) if self.strength is None else strongest(looks, self.strength)
@@ -95,15 +108,26 @@ class Search:
 # --- choices ---
 
 
+def step_of_look(steps: int) -> int:
+    """Return the step, from 1, after which the candidates are looked at."""
+    return max(1, math.ceil(LOOK_SHARE * steps))
+
+
 def steadiest(looks: Sequence[Glimpse]) -> int:
     """Return the place of the candidate that leaves the rest as it was, of those that change something.
 
     Of several that leave it nearly alike, the one that changes most.
     """
-    least = LEAST_CHANGE * max(one.inside for one in looks)
-    alive = [i for i, one in enumerate(looks) if one.inside >= least]
+    changes = [_change(one) for one in looks]
+    least = max(changes) * (LEAST_CHANGE if max(changes) > 0 else 1)
+    alive = [i for i, change in enumerate(changes) if change >= least]
     most = min(looks[i].outside for i in alive) * ALIKE
     return max((i for i in alive if looks[i].outside <= most), key=lambda i: looks[i].inside)
+
+
+def _change(look: Glimpse) -> float:
+    """Return what a candidate does beyond what it does to the rest: one that has burnt changes all alike."""
+    return look.inside if look.inside == look.outside else look.inside - look.outside
 
 
 def with_pairs(settings: EditSettings) -> list[EditSettings]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -44,7 +44,7 @@ class Progress:
     """Steps done in this batch, from 1."""
     steps: int
     seeds: tuple[int, ...]
-    """The pictures of the batch."""
+    """The pictures of the batch, without those that were given up."""
     denoised: Tensor
     """What the model now expects the pictures to become: scaled latents [B, 4, h, w]."""
     plan: Fit
@@ -260,6 +260,7 @@ class BatchSampling:
                 self.start, self.steps, one.keep_amount, automatic=automatic, free=self.free, region=region
             )
         self._on_step = on_step
+        self._going = [*range(len(settings))]
         still = self.start.expand(len(settings), -1, -1, -1)
         self._progress = Progress(0, self.steps, self._seeds, still, pictures[0].plan)
         self.guidance = DualGuidance(
@@ -281,17 +282,29 @@ class BatchSampling:
         """Return the results' scaled latents [B, 4, h, w]; `after_step` is called with (steps done, denoised)."""
 
         def report(step: int, x: Tensor, denoised: Tensor) -> None:
-            self._progress = replace(self._progress, step=step + 1, denoised=denoised)
-            if after_step is not None:
-                after_step(step + 1, denoised)
+            self._progress = replace(self._progress, step=step + 1, denoised=denoised[self._going])
             if self._on_step is not None:
                 self._on_step(self._progress)
+            if after_step is not None:
+                after_step(step + 1, denoised)
 
         level, from_noise = float(self._sigmas[0]), self.settings[0].denoise >= 1
         x = self._noise.draw() * (self.model.levels.start(level) if from_noise else level)
         x = x if from_noise else x + self.start
         denoiser = self.guidance if self._keep is None else _Masked(self.guidance, self.start, self._keep)
         return self._sampler(denoiser, x, self._sigmas, self._noise, report)
+
+    def go_on_with(self, places: Collection[int]) -> None:
+        """Give up all pictures but those in these places; called after a step."""
+        self.guidance.give_up(i for i in range(len(self.settings)) if i not in places)
+        self._going = sorted(places)
+        seeds = tuple(self._seeds[i] for i in self._going)
+        self._progress = replace(self._progress, seeds=seeds, denoised=self._progress.denoised[self._going])
+
+    def advance(self, share: float) -> None:
+        """Tell that this share, 0..1, of a result has been made at its own size."""
+        if self._on_step is not None:
+            self._on_step(replace(self._progress, enlarged=share))
 
     def results(self, latents: Tensor, places: Sequence[int]) -> list[Edited]:
         """Return the results of the pictures in these places, decoded from the latents [B, 4, h, w] of all."""

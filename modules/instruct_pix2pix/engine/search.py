@@ -11,10 +11,10 @@ for what it has done to the rest of the picture, and all but one are given up.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..guidance.relevance import inside as inside_of
 from ..guidance.relevance import is_whole
 from ..settings import EditSettings
-from .candidates import Choice, Glimpse, Search
+from .candidates import Choice, Glimpse, Search, step_of_look
 from .edit import at_work, edit_each
 from .edit_batch import BatchSampling, Edited, FittedPicture, OnStep, PromptCache, encode_pictures
 from .model import EditModel
@@ -33,9 +33,6 @@ from .result_size import sized
 
 MOST_CANDIDATES = 400
 """Each holds some latents; 400 of 512 pixels take about 300 MB."""
-
-LOOK_SHARE = 0.4
-"""The share of the steps after which candidates are looked at, as in ELECT."""
 
 TOGETHER_CELLS = {"cpu": 2304}
 """Cells of latents that share a call of the model: 16 pictures of the demo model's 96 pixels, one of 512."""
@@ -96,21 +93,21 @@ def race(
     with at_work(model):
         whole = [replace(one, zoom=False) for one in candidates]
         sampling = _sampling(model, picture, whole, on_step, together, prompts, watch=True)
-        look_at = max(1, math.ceil(LOOK_SHARE * sampling.steps))
+        look_at = step_of_look(sampling.steps)
 
         def look(step: int, denoised: Tensor) -> None:
             nonlocal place
             if step == look_at:
                 looks.extend(_looks(model, sampling, denoised, candidates))
                 place = choose(looks)
-                sampling.guidance.give_up(i for i in range(len(candidates)) if i != place)
+                sampling.go_on_with([place])
                 if candidates[place].zoom:
                     raise _Decided
 
         edited = None
         with contextlib.suppress(_Decided):
             [edited] = sampling.results(sampling.run(look), [place])
-            edited = sized(edited, picture)
+            edited = sized(edited, picture, sampling.advance)
     rows = sampling.guidance.rows_in_all
     if edited is None:
         [edited] = edit_each(model, picture, [candidates[place]], on_step)
@@ -125,13 +122,17 @@ def find_each(
     search: Search,
     on_step: OnStep | None = None,
     together: int | None = None,
+    first: int = 0,
 ) -> Iterator[Winner]:
-    """Make the results that the settings (resolved) ask for, each of them found as `search` says; see `race`."""
+    """Make the results that the settings (resolved) ask for, each of them found as `search` says; see `race`.
+
+    With `first`, without as many at the beginning, for settings whose seed is set.
+    """
     if search.candidates > 1:
-        for candidates in search.begun(settings):
+        for candidates in islice(search.begun(settings), first, None):
             yield race(model, picture, candidates, search.choose, on_step, together)
         return
-    for edited in edit_each(model, picture, settings.pictures(), on_step):
+    for edited in edit_each(model, picture, settings.pictures()[first:], on_step):
         yield Winner(edited, (), 1.0)
 
 

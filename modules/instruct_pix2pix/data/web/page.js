@@ -32,6 +32,17 @@
         }
     }, true);
 
+    // --- the words below the slider of how much to change ---
+
+    document.addEventListener("click", (event) => {
+        const word = event.target.closest?.("[data-strength]");
+        if (!word) return;
+        const number = document.querySelector("#ip2p_strength input[type=number]");
+        number.value = word.dataset.strength;
+        number.dispatchEvent(new Event("input", { bubbles: true }));
+        number.dispatchEvent(new Event("blur"));
+    });
+
     // --- on a narrow screen, go down to the results ---
 
     document.addEventListener("click", (event) => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -13,7 +14,7 @@ from ... import __version__
 from ...images import encode_picture
 from ...infotext import ORDER
 from ...settings import KNOBS, EditSettings
-from ..worker.edit_task import EditStatus, EditTask
+from ..worker.edit_task import EditResult, EditStatus, EditTask
 from ..worker.task import Task, TaskState
 from .schemas import Img2Img
 
@@ -50,7 +51,7 @@ def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any
         "all_prompts": [result.settings.instruction for result in results],
         "negative_prompt": settings.negative,
         "all_negative_prompts": [result.settings.negative for result in results],
-        "seed": task.pictures[0].seed,
+        "seed": settings.seed,
         "all_seeds": seeds,
         "subseed": -1,
         "all_subseeds": [-1 for _ in results],
@@ -81,8 +82,30 @@ def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any
         "version": __version__,
         "interrupted": status.interrupted,
         "kept": [round(result.kept, 4) for result in results],
+        **_of_search(results),
         "notes": notes,
     }
+
+
+def _of_search(results: Sequence[EditResult]) -> dict[str, Any]:
+    """Return what is told of results that were found among several; nothing of others."""
+    if not any(result.candidates for result in results):
+        return {}
+    looked_at = [
+        [
+            {
+                "seed": one.settings.seed,
+                "cfg_scale": one.settings.text_cfg,
+                "image_cfg_scale": one.settings.image_cfg,
+                "outside": round(one.outside, 2),
+                "inside": round(one.inside, 2),
+                "chosen": one.chosen,
+            }
+            for one in result.candidates
+        ]
+        for result in results
+    ]
+    return {"looked_at": looked_at, "cost": [round(result.cost, 2) for result in results]}
 
 
 def _of_our_own(settings: EditSettings) -> dict[str, Any]:

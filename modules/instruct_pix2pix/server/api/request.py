@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...engine.candidates import Search
 from ...engine.edit import settings_here
 from ...errors import UserError
 from ...images import Picture
 from ...prompts import network_notes
-from ...settings import EditSettings, seed_notes
+from ...settings import BEST_OF, STRENGTH, EditSettings, seed_notes
 from ..budget import Budget
 from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest
@@ -65,7 +66,8 @@ def request_of(
             settings = replace(settings, size=f"{size[0]}x{size[1]}")  # checked before any picture is made that large
             picture, mask = _resized(picture, mask, size, body.resize_mode or 0)
         saved_in = outputs if body.save_images else None
-        yield EditRequest(entry.path, picture, settings, mask, saved_in), [*picture.notes, *mask_notes, *notes]
+        request = EditRequest(entry.path, picture, settings, mask, saved_in, _search_of(body), _asked(body))
+        yield request, [*picture.notes, *mask_notes, *notes]
 
 
 def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[str]]:
@@ -96,6 +98,17 @@ def _settings_of(body: Img2Img, base: EditSettings) -> tuple[EditSettings, list[
     }
     settings = replace(base, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, count=batches * batch_size), notes + seed_notes(given["seed"])
+
+
+def _search_of(body: Img2Img) -> Search:
+    strength = None if body.strength in (None, "") else STRENGTH.check(body.strength)
+    return Search(BEST_OF.check(BEST_OF.default if body.best_of is None else body.best_of), strength)
+
+
+def _asked(body: Img2Img) -> frozenset[str]:
+    """Return the settings that a body names."""
+    scales = {"text_cfg": body.cfg_scale, "image_cfg": body.image_cfg_scale}
+    return frozenset({*(body.override_settings or {}), *(name for name, value in scales.items() if value is not None)})
 
 
 def _size_of(width: int | None, height: int | None, whole: tuple[int, int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...settings import KNOBS
+from ...settings import BEST_OF, KNOBS, STRENGTH
 
 
 class Img2Img(BaseModel):
@@ -53,6 +53,12 @@ class Img2Img(BaseModel):
     no_text: str | None = Field(None, description=KNOBS["no_text"].help)
     guidance: str | None = Field(None, description=KNOBS["guidance"].help)
     vae: str | None = Field(None, description=KNOBS["vae"].help)
+    best_of: int | None = Field(
+        None, description=f"1 to 64. {BEST_OF.help} 'looked_at' in 'info' lists them. batch_size: how many at once."
+    )
+    strength: str | float | None = Field(
+        None, description=f"{STRENGTH.help} Refused together with cfg_scale, image_cfg_scale or best_of."
+    )
     mask: str | None = Field(None, description="In base64: white (of a transparent one what is opaque) is edited.")
     inpainting_mask_invert: int | None = Field(0, description="1: black is edited, white is kept.")
     mask_blur: int | None = Field(None, description="Accepted without effect: the edge is always soft, inwards.")
@@ -95,7 +101,9 @@ class Img2ImgAnswer(BaseModel):
     parameters: dict[str, Any] = Field(description="The request.")
     info: str = Field(
         description="JSON: seeds, prompts, infotexts, sizes; 'kept' is the share of each picture, 0 to 1, that is the "
-        "input's own; 'notes' says what had no effect."
+        "input's own; 'notes' says what had no effect. With best_of or strength, for each picture: 'looked_at', the "
+        "candidates with how much of the rest ('outside') and of what is meant ('inside') they changed, 0 to 255, and "
+        "'cost', the work in edits."
     )
     maps: list[str | None] | None = Field(
         None,

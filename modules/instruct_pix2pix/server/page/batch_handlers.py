@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from ...batch.planning import BatchRequest, check_folders
+from ...engine.candidates import Search
 from ...engine.edit import resolved
 from ...errors import UserError
 from ...files import short_name
@@ -25,7 +26,7 @@ from ..worker.task import TaskState
 from ..worker.worker import Worker
 from . import html, wording
 from .batch_layout import AS_EACH
-from .form import settings_of
+from .form import edit_of
 from .layout import Layout, Updates
 from .results import sent_path
 
@@ -60,9 +61,11 @@ class BatchHandlers:
     def submit(self, data: Mapping[Block, Any], here: bool) -> Updates:
         """Submit a folder; the page then follows its task."""
         try:
-            checkpoint = self.catalog.find(str(data[self.layout.top.checkpoint] or "")).path
+            entry = self.catalog.find(str(data[self.layout.top.checkpoint] or ""))
             request = self._request(data, here)
-            task = self._task(checkpoint, request)
+            if request.search.strength is not None and entry.checkpoint is not None:  # around the model's scales
+                request = replace(request, settings=entry.checkpoint.suited.fill(request.settings, {"steps"}))
+            task = self._task(entry.path, request)
             names = wording.names_for(request, self.folder_access, here=here)
             try:
                 check_folders(request)
@@ -99,7 +102,7 @@ class BatchHandlers:
     def _request(self, data: Mapping[Block, Any], here: bool) -> BatchRequest:
         """Return what the controls ask for. Raises UserError."""
         fields = {name: data[control] for name, control in self.tab.fields.items()}
-        settings = settings_of({name: data[control] for name, control in self.layout.form.items()})
+        settings, search = edit_of({name: data[control] for name, control in self.layout.form.items()})
         typed, dropped = str(fields["input"] or "").strip(), str(fields["drop"] or "")
         if typed:
             source = self.folder_access.find(typed, here=here)
@@ -124,6 +127,7 @@ class BatchHandlers:
             masks=self.folder_access.find(masks, here=here) if masks else None,
             contact_sheet=bool(fields["contact_sheet"]),
             use_infotext=bool(fields["use_infotext"]),
+            search=search,
         )
         wanted = str(fields["output"] or "").strip()
         output = self.folder_access.find(wanted, here=here) if wanted else self._output_for(request, named=bool(typed))
@@ -132,6 +136,8 @@ class BatchHandlers:
     def _output_for(self, request: BatchRequest, *, named: bool) -> Path:
         """Return the output folder of a request without one: the same for the same request, so that it goes on."""
         asked = asdict(replace(request, overwrite=False, contact_sheet=False, batch_size=None))
+        if request.search == Search():
+            del asked["search"]  # so that folders from before there was one go on
         if request.instructions is not None:
             asked["instructions"] = hashlib.sha256(request.instructions.read_bytes()).hexdigest()
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()

@@ -12,11 +12,12 @@ import gradio as gr
 from ... import panel
 from ...camera_files import HEIC
 from ...engine.beside.add_ons import TINY
+from ...engine.candidates import PAIRS
 from ...engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from ...models.add_ons import VAE_FILE, AddOnFolders
-from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
+from ...settings import BEST_OF, KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE, STRENGTH, STRENGTHS
 from .batch_layout import BatchTab, build_batch_tab
-from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SIZINGS
+from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SEARCH, SIZINGS
 
 EXAMPLES = (
     ("house.png", "make it winter"),
@@ -61,6 +62,16 @@ EASEL = """
     <span class="ip2p-with-fingers">Two fingers zoom and move the picture.</span></p>
 """
 """What paint.js paints on, and easel.js shows."""
+
+
+STRENGTH_WORDS = '<div class="ip2p-words" role="group" aria-label="{}">{}</div>'.format(
+    STRENGTH.label,
+    "".join(
+        f'<button type="button" data-strength="{value}" style="--at: {value}">{word}</button>'
+        for word, value in STRENGTHS.items()
+    ),
+)
+"""Marks below the slider; page.js sets it to the one that is clicked."""
 
 
 # --- parts ---
@@ -201,10 +212,12 @@ def build_pictures(examples: Path) -> tuple[PicturePane, BatchTab]:
 
 @dataclass(frozen=True)
 class SettingsPane:
-    """The settings of an edit, each under its name in form.NAMES, and what belongs to them."""
+    """The settings of an edit, each under its name in form.NAMES or form.SEARCH, and what belongs to them."""
 
     text_cfg: gr.Slider
     image_cfg: gr.Slider
+    by_strength: gr.Checkbox
+    strength: gr.Slider
     keep_rest: gr.Radio
     keep_amount: gr.Slider
     sampler: gr.Dropdown
@@ -219,6 +232,7 @@ class SettingsPane:
     zoom: gr.Checkbox
     batches: gr.Slider
     batch_size: gr.Slider
+    best_of: gr.Slider
     seed: gr.Number
     from_noise: gr.Checkbox
     randomize_cfg: gr.Checkbox
@@ -232,6 +246,8 @@ class SettingsPane:
     guidance: gr.Radio
     vae: gr.Dropdown
 
+    strength_pane: gr.Column
+    """Around `strength`."""
     look_pane: gr.Column
     """Around what follows, while the rest is to be kept."""
     look: gr.Button
@@ -252,6 +268,23 @@ def vae_choices(folders: Sequence[Path]) -> list[str]:
 def build_settings(count: int, vaes: list[str]) -> SettingsPane:
     """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
     text_cfg, image_cfg = panel.scales()
+    by_strength = gr.Checkbox(
+        SEARCH["by_strength"],
+        label="Find the scales",
+        info=f"One slider, {STRENGTH.label.lower()}, in place of Text CFG and Image CFG.",
+        elem_id="ip2p_by_strength",
+    )
+    with gr.Column(visible=False, elem_id="ip2p_strength_pane") as strength_pane:
+        strength = gr.Slider(
+            STRENGTH.minimum or 0,
+            STRENGTH.maximum or 1,
+            value=SEARCH["strength"],
+            step=STRENGTH.step,
+            label=STRENGTH.label,
+            info=f"Begins the edit at {len(PAIRS)} pairs of scales and goes on with the one that changes this much.",
+            elem_id="ip2p_strength",
+        )
+        gr.HTML(STRENGTH_WORDS, elem_id="ip2p_strength_words")
     with gr.Row(elem_id="ip2p_keep"):
         keep_rest = panel.control(KNOBS["keep_rest"], "ip2p_keep_rest")
         keep_amount = bare_slider("keep_amount", "ip2p_keep_amount", info=KNOBS["keep_amount"].help, visible=False)
@@ -307,6 +340,7 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
     with gr.Row():
         batches = gr.Slider(1, 100, value=count, step=1, label="Batch count", elem_id="img2img_batch_count")
         batch_size = gr.Slider(1, 16, value=1, step=1, label="Batch size", elem_id="img2img_batch_size")
+    best_of = panel.control(BEST_OF, "ip2p_best_of")
     with gr.Row(elem_id="img2img_seed_row"):
         seed = gr.Number(
             KNOBS["seed"].default,
@@ -339,6 +373,9 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
+        by_strength=by_strength,
+        strength=strength,
+        strength_pane=strength_pane,
         keep_rest=keep_rest,
         keep_amount=keep_amount,
         look_pane=look_pane,
@@ -356,6 +393,7 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
         zoom=zoom,
         batches=batches,
         batch_size=batch_size,
+        best_of=best_of,
         seed=seed,
         from_noise=from_noise,
         randomize_cfg=randomize_cfg,
@@ -405,11 +443,16 @@ class ResultsPane:
     use_as_mask: gr.Button
     sent_mask: gr.Textbox
     """Hidden: what paint.js is to take, see `handlers.EditHandlers.use_as_mask` and `send_to_inpaint`."""
+    candidates_pane: gr.Column
+    """Around what follows, for a result that was found among several."""
+    candidates: gr.Gallery
     infotext: gr.Textbox
     use_as_input: gr.Button
     send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
+    sheet: gr.HTML
+    """A link to one picture of all that was tried, where that is more than one."""
 
 
 def build_progress() -> gr.HTML:
@@ -447,6 +490,21 @@ def build_results() -> ResultsPane:
             )
             reuse = gr.Button("Reuse these settings", elem_id="ip2p_reuse_settings", size="sm", min_width=110)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=110)
+            sheet = gr.HTML("", visible=False, elem_id="ip2p_sheet", min_width=110)
+        with gr.Column(visible=False, elem_id="ip2p_candidates_pane") as candidates_pane:
+            candidates = gr.Gallery(
+                label="All candidates: click one to take it",
+                elem_id="ip2p_candidates",
+                elem_classes="ip2p-pictures",
+                columns=6,
+                fit_columns=False,
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                type="filepath",
+            )
         with gr.Accordion("What was kept", open=False, visible=False, elem_id="ip2p_kept_pane") as kept_pane:
             kept_text = gr.HTML("", elem_id="ip2p_kept_text")
             kept = gr.Image(
@@ -476,9 +534,12 @@ def build_results() -> ResultsPane:
         kept_text=kept_text,
         use_as_mask=use_as_mask,
         sent_mask=sent_mask,
+        candidates_pane=candidates_pane,
+        candidates=candidates,
         infotext=infotext,
         use_as_input=use_as_input,
         send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,
+        sheet=sheet,
     )

@@ -15,7 +15,7 @@ from ...prompts import network_notes
 from ...settings import KNOBS, seed_notes
 from . import html
 from .batch_handlers import BatchHandlers
-from .form import settings_of
+from .form import SEARCH, settings_of
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .gradio_compat import UNREAD, no_progress, unordered
 from .handlers import EditHandlers
@@ -67,7 +67,17 @@ class _Events:
             settings.height,
         }
         self.model: set[Block] = {layout.top.checkpoint, layout.top.status, layout.top.chosen}
-        self.form: set[Block] = {*layout.form.values(), *self.sides, settings.look_pane, *self.model}
+        self.finding: set[Block] = {
+            settings.strength_pane,
+            *(layout.form[name] for name in ("text_cfg", "image_cfg", "randomize_cfg", *SEARCH)),
+        }
+        self.form: set[Block] = {
+            *layout.form.values(),
+            *self.sides,
+            *self.finding,
+            settings.look_pane,
+            *self.model,
+        }
         self.details: set[Block] = {
             results.compare,
             results.infotext,
@@ -76,6 +86,8 @@ class _Events:
             results.kept_pane,
             results.kept,
             results.kept_text,
+            results.candidates_pane,
+            results.candidates,
         }
         self.board: set[Block] = {
             batch.board,
@@ -171,7 +183,7 @@ def _task_events(
     told = memory.news.click(
         show,
         [memory.followed, results.selected],
-        unordered(layout.progress, results.gallery, *events.details, *events.board),
+        unordered(layout.progress, results.gallery, results.sheet, *events.details, *events.board),
         trigger_mode="always_last",
         **events.at_once,
     )
@@ -194,6 +206,12 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
         edit_handlers.use_as_input,
         [followed, results.selected],
         unordered(layout.pictures.picture, layout.progress),
+        **events.queued,
+    )
+    results.candidates.select(
+        edit_handlers.take_candidate,
+        [followed, results.selected],
+        unordered(*events.finding, layout.form["seed"], layout.progress),
         **events.queued,
     )
     pictures = layout.pictures
@@ -289,19 +307,22 @@ def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfo
 def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
     """Show what has an effect, and count tokens."""
     prompts, settings = layout.prompts, layout.settings
+    settings.by_strength.input(
+        form_handlers.finding, settings.by_strength, unordered(*events.finding), **events.queued
+    )
     kept = unordered(settings.keep_amount, settings.look_pane)
     settings.keep_rest.input(form_handlers.keeping, settings.keep_rest, kept, **events.queued)
     sizing = settings.result_sizing
     sizing.input(form_handlers.result_sizing, sizing, unordered(settings.result_longest), **events.queued)
     settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)
     settings.from_noise.input(form_handlers.start, settings.from_noise, unordered(settings.denoise), **events.queued)
-    for text, shown in (
-        (prompts.instruction, prompts.instruction_tokens),
-        (prompts.negative, prompts.negative_tokens),
+    for text, count, shown in (
+        (prompts.instruction, form_handlers.instruction_tokens, prompts.instruction_tokens),
+        (prompts.negative, form_handlers.negative_tokens, prompts.negative_tokens),
     ):
         inputs = [text, settings.steps]
-        text.change(form_handlers.tokens, inputs, shown, trigger_mode="always_last", **UNREAD, **events.at_once)
-        page.load(form_handlers.tokens, inputs, shown, **UNREAD, **events.at_once)
+        text.change(count, inputs, shown, trigger_mode="always_last", **UNREAD, **events.at_once)
+        page.load(count, inputs, shown, **UNREAD, **events.at_once)
 
 
 def _preference_events(
@@ -323,6 +344,7 @@ def remembered(layout: Layout, data: Mapping[Block, Any]) -> dict[str, Any]:
     """Return what a browser keeps of the controls until the page is opened again."""
     return {
         "settings": asdict(settings_of({name: data[control] for name, control in layout.form.items()})),
+        "search": {name: data[layout.form[name]] for name in SEARCH},
         "checkpoint": data[layout.top.checkpoint],
         "live": data[layout.preferences.live],
         "save": data[layout.preferences.save],

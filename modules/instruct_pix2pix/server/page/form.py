@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ...settings import EditSettings
+from ...engine.candidates import Search
+from ...errors import UserError
+from ...settings import BEST_OF, STRENGTH, STRENGTHS, EditSettings
 
 AUTOMATIC, LONGEST, BY_HAND = "Automatic", "Longest side", "Width × height"
 SIZINGS = (AUTOMATIC, LONGEST, BY_HAND)
@@ -55,6 +58,11 @@ NAMES = (
 )
 """All controls of an edit's settings."""
 
+SEARCH: Mapping[str, Any] = {"best_of": BEST_OF.default, "by_strength": False, "strength": STRENGTHS["normal"]}
+"""The controls that say how a result is found, and their values at first."""
+ONE_EDIT: Mapping[str, Any] = {"best_of": 1, "by_strength": False}
+"""Of these, what makes a result of the settings as they stand."""
+
 
 def settings_of(values: Mapping[str, Any]) -> EditSettings:
     """Return the settings of an edit from the value of each control in NAMES; an empty one means the default.
@@ -78,6 +86,30 @@ def settings_of(values: Mapping[str, Any]) -> EditSettings:
             "batch_size": batch_size,
         }
     )
+
+
+def search_of(values: Mapping[str, Any]) -> Search:
+    """Return how results are found, from the value of each control in SEARCH. Raises UserError."""
+    found = {name: default if values.get(name) is None else values[name] for name, default in SEARCH.items()}
+    if found["by_strength"]:
+        return Search(strength=STRENGTH.check(found["strength"]))
+    return Search(BEST_OF.check(found["best_of"]))
+
+
+def edit_of(values: Mapping[str, Any]) -> tuple[EditSettings, Search]:
+    """Return what is asked for by the controls that are in sight, of NAMES and SEARCH. Raises UserError."""
+    settings, search = settings_of(values), search_of(values)
+    return settings if search.strength is None else replace(settings, randomize_cfg="off"), search
+
+
+def search_values(remembered: object) -> dict[str, Any]:
+    """Return values of the controls in SEARCH, those that were remembered where they can be."""
+    found = remembered if isinstance(remembered, dict) else {}
+    try:
+        best_of, strength = BEST_OF.check(found["best_of"]), STRENGTH.check(found["strength"])
+    except (KeyError, UserError):
+        return dict(SEARCH)
+    return {"best_of": best_of, "by_strength": found.get("by_strength") is True, "strength": strength}
 
 
 def values_of(settings: EditSettings) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from ...infotext import parse, settings_from
 from ...models.catalog import Catalog
 from ...models.checkpoints import SUITED
 from ...models.registry import ModelEntry
-from ...settings import KNOBS
+from ...settings import KNOBS, EditSettings
+from ...variations import variations
 from . import html
 from .edit_layout import SettingsPane, sides_shown, vae_choices
-from .form import LONGEST, values_of
+from .form import LONGEST, ONE_EDIT, values_of
 from .gradio_compat import inform, warn
 from .layout import PngInfoPane, TopBar, Updates
 from .results import sent_path
@@ -31,7 +32,7 @@ class FormHandlers:
     def __init__(
         self, catalog: Catalog, form: dict[str, Component], settings: SettingsPane, top: TopBar, tabs: gr.Tabs
     ) -> None:
-        """`form` holds all controls of `form.NAMES`, those of `settings` among them."""
+        """`form` holds all controls of `form.NAMES` and `form.SEARCH`, those of `settings` among them."""
         self.catalog = catalog
         self.form, self.settings, self.top, self.tabs = form, settings, top, tabs
         self.count_tokens = html.TokenCounter()
@@ -39,17 +40,35 @@ class FormHandlers:
     # --- settings ---
 
     def set(self, values: Mapping[str, Any]) -> Updates:
-        """Set controls by name, 'sizing' and 'from_noise' among them, and show those that then have an effect."""
-        updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
+        """Set controls by name, all that hide others among them, and show those that then have an effect."""
         shown = {
+            **self.finding(values["by_strength"]),
             **self.keeping(values["keep_rest"]),
             **self.sizing(values["sizing"]),
             **self.result_sizing(values["result_sizing"]),
             **self.start(values["from_noise"]),
         }
+        return self._set(values, shown)
+
+    def _set(self, values: Mapping[str, Any], shown: Updates) -> Updates:
+        updates: Updates = {self.form[name]: gr.update(value=value) for name, value in values.items()}
         for component, update in shown.items():
             updates[component] = {**updates.get(component, {}), **update}
         return updates
+
+    def finding(self, by_strength: bool) -> Updates:
+        """Show how much to change where the scales are found by that, else what it replaces."""
+        settings = self.settings
+        replaced = (settings.text_cfg, settings.image_cfg, settings.randomize_cfg, settings.best_of)
+        return {
+            **{one: gr.update(visible=not by_strength) for one in replaced},
+            settings.strength_pane: gr.update(visible=by_strength),
+        }
+
+    def take(self, one: EditSettings) -> Updates:
+        """Set the seed and the scales of one edit, and make results of them as they are."""
+        values = {"seed": one.seed, "text_cfg": one.text_cfg, "image_cfg": one.image_cfg, "randomize_cfg": "off"}
+        return self._set({**values, **ONE_EDIT}, self.finding(by_strength=False))
 
     def keeping(self, keep_rest: str) -> Updates:
         """Show what belongs to keeping the rest where it is kept."""
@@ -70,16 +89,26 @@ class FormHandlers:
         """Show the denoising strength where it has an effect."""
         return {self.settings.denoise: gr.update(visible=not from_noise)}
 
-    def tokens(self, text: str, steps: float | None) -> str:
-        """Count the tokens of a prompt."""
-        return self.count_tokens(text or "", int(min(max(steps or 1, 1), KNOBS["steps"].maximum or 1)))
+    def instruction_tokens(self, text: str, steps: float | None) -> str:
+        """Count the tokens of an instruction: those of its longest variation."""
+        try:
+            return self._tokens(variations(text or ""), steps)
+        except UserError:
+            return self._tokens([text], steps)
+
+    def negative_tokens(self, text: str, steps: float | None) -> str:
+        """Count the tokens of a negative prompt."""
+        return self._tokens([text or ""], steps)
+
+    def _tokens(self, texts: Sequence[str], steps: float | None) -> str:
+        return self.count_tokens(texts, int(min(max(steps or 1, 1), KNOBS["steps"].maximum or 1)))
 
     def reuse(self, infotext: str) -> Updates:
         """Set the controls, and the model if it is here, as an infotext has them."""
         settings, left_out = settings_here(infotext)
         for sentence in left_out:
             warn(sentence)
-        values = values_of(settings)
+        values = {**values_of(settings), **ONE_EDIT}
         del values["batches"], values["batch_size"]  # an infotext is about one picture
         updates = self.set(values)
         name = parse(infotext).fields.get("Model")

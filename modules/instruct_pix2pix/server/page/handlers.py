@@ -20,7 +20,7 @@ from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
 from .edit_layout import EXAMPLES, LOOK
-from .form import settings_of, values_of
+from .form import SEARCH, edit_of, search_values, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
 from .results import Results, ShownEdit, sent_path
@@ -97,7 +97,8 @@ class EditHandlers:
         if picture is None:
             raise UserError("There is no picture to edit: drop one into the field, or click one of the examples.")
         entry = self.catalog.find(str(data[layout.top.checkpoint] or ""))
-        settings = settings_of({name: data[control] for name, control in layout.form.items()}).require_instruction()
+        settings, search = edit_of({name: data[control] for name, control in layout.form.items()})
+        settings = settings.require_instruction()
         save_to = self.outputs if data[layout.preferences.save] else None
         inpainting, painted = data[pictures.mode] == "inpaint", data[pictures.mask]
         sent = [SentPicture.in_file(picture, deep=True)]
@@ -109,7 +110,7 @@ class EditHandlers:
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-            yield EditRequest(entry.path, opened, settings, mask, save_to)
+            yield EditRequest(entry.path, opened, settings, mask, save_to, search)
 
     def show(self, task_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how the edit ended."""
@@ -126,12 +127,14 @@ class EditHandlers:
         if status.state.ended:
             updates[self.layout.progress] = html.progress(status, "", 0.0)
         if status.results or status.state.ended:
-            captions = [html.caption(result.settings) for result in status.results]
+            captions = html.captions(task.settings.instruction, status.results)
             # The gallery's own download would give the small copies of large results.
             whole = shown.results == shown.files
             updates[self.pane.gallery] = gr.Gallery(
                 list(zip(shown.results, captions, strict=False)), buttons=["download_all"] if whole else []
             )
+            several = len(status.results) > 1 or any(result.candidates for result in status.results)
+            updates[self.pane.sheet] = gr.update(value=html.sheet_link(task_id), visible=several)
         if status.results and selected is None:
             updates |= self._details(status, shown, 0)
         return {self.pane.selected: selected, **updates}
@@ -144,11 +147,17 @@ class EditHandlers:
             pane.infotext: result.infotext,
             pane.download: shown.files[index],
         }
+        kept, candidates = None, []
         try:
             kept = self.results.what_was_kept(shown, index, result)
+            candidates = self.results.candidates_of(shown, index, result)
         except UserError as error:
-            kept = None
             updates |= self._problem(str(error))
+        updates[pane.candidates_pane] = gr.update(visible=bool(candidates))
+        if candidates:
+            pictures = [*zip(candidates, html.candidate_captions(result.candidates), strict=True)]
+            chosen = [one.chosen for one in result.candidates].index(True)
+            updates[pane.candidates] = gr.update(value=pictures, selected_index=chosen)
         updates[pane.kept_pane] = gr.update(visible=kept is not None)
         if kept is not None:
             updates |= {pane.kept: kept, pane.kept_text: html.line(html.kept(result.kept))}
@@ -182,6 +191,15 @@ class EditHandlers:
         if task is None or shown is None or not 0 <= event.index < len(shown.results):
             return self._problem("These results are no longer kept: generate again.")
         return self._details(task.status(), shown, event.index)
+
+    def take_candidate(self, task_id: str | None, selected: int | None, event: gr.SelectData) -> Updates:
+        """Set the seed and the scales of one of those among which the selected result was found."""
+        task = self._task(task_id)
+        results = task.status().results if task is not None else ()
+        if selected is None or not 0 <= selected < len(results):
+            return self._problem("This result is no longer kept: generate again.")
+        candidates = results[selected].candidates
+        return self.form.take(candidates[event.index].settings) if 0 <= event.index < len(candidates) else {}
 
     def use_as_input(self, task_id: str | None, selected: int | None) -> Updates:
         """Make the selected result the picture to edit."""
@@ -263,7 +281,7 @@ class EditHandlers:
         preferences = self.layout.preferences
 
         def handler() -> Updates:
-            values = values_of(EditSettings(count=count))
+            values = {**values_of(EditSettings(count=count)), **SEARCH}
             known = {self.memory.settings: {}, preferences.live: True, preferences.save: True}
             return {**self.form.set(values), **self.form.choices(None), **known}
 
@@ -279,7 +297,7 @@ class EditHandlers:
         try:
             settings = EditSettings.from_mapping(remembered.get("settings") or {})
             if remembered:
-                updates |= self.form.set(values_of(settings))
+                updates |= self.form.set({**values_of(settings), **search_values(remembered.get("search"))})
         except (UserError, TypeError, AttributeError):
             pass  # remembered by another version, or not by this program
         task, shown = self._found(task_id)

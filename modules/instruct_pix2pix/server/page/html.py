@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -17,11 +17,14 @@ from ...models.registry import ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
 from ...settings import EditSettings
 from ...text import escape, number_text
-from ..worker.edit_task import EditStatus
+from ...variations import told_apart, variations
+from ..worker.edit_task import Candidate, EditResult, EditStatus
 from ..worker.folder_task import FolderStatus, Stage
 from ..worker.task import TaskState
 
 PREVIEW_QUALITY = 80
+MOST_WORDS = 80
+"""Letters of a variation in a caption."""
 
 
 def line(text: str, kind: str = "") -> str:
@@ -67,10 +70,11 @@ def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
         return f"Waiting for {_count(status.position, 'other edit')}", ""
     if status.state is not TaskState.RUNNING:
         return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
-    pictures = status.steps // status.batch_steps if status.batch_steps else 1
     says = f"Step {min(status.batch_step + 1, status.batch_steps)}/{status.batch_steps}"
-    if pictures > 1:
-        says = f"Picture {min(status.batch + 1, pictures)} of {pictures} · {says}"
+    if status.candidates > 1:
+        says = f"{status.candidates} candidates · {says}"
+    if status.pictures > 1:
+        says = f"Picture {min(status.batch + 1, status.pictures)} of {status.pictures} · {says}"
     return says, "" if status.eta is None else f"{duration(status.eta)} left"
 
 
@@ -80,9 +84,18 @@ def _ended(status: EditStatus) -> str:
         stopped = status.state is TaskState.INTERRUPTED
         return "Interrupted before a picture was done." if stopped else "All pictures were skipped."
     saved = f", saved in outputs/{status.saved}" if status.saved and not status.unsaved else ""
+    saved = _chosen_from(status.results) + saved
     if status.state is TaskState.INTERRUPTED:
         return f"Interrupted. {_count(done, 'picture')} finished{saved}."
     return f"{_count(done, 'picture')} in {duration(status.seconds)}{saved}"
+
+
+def _chosen_from(results: Sequence[EditResult]) -> str:
+    count = max(len(result.candidates) for result in results)
+    if not count:
+        return ""
+    cost = sum(result.cost for result in results) / len(results)
+    return f", {'each ' if len(results) > 1 else ''}chosen from {count} for the work of {cost:.1f} edits"
 
 
 def duration(seconds: float) -> str:
@@ -194,9 +207,46 @@ def zip_link(task_id: str) -> str:
 # --- a result, a prompt, a model ---
 
 
+def captions(asked: str, results: Sequence[EditResult]) -> list[str]:
+    """Return the captions of results: what differs from one to the next; `asked` is the instruction as it was typed."""
+    texts = variations(asked)
+    own = dict(zip(texts, told_apart(texts), strict=True)) if len(texts) > 1 else {}
+    words = [own.get(result.settings.instruction, "")[:MOST_WORDS] for result in results]
+    return [
+        f"{word}\n{caption(result.settings)}" if word else caption(result.settings)
+        for word, result in zip(words, results, strict=True)
+    ]
+
+
 def caption(settings: EditSettings) -> str:
-    """Return the caption of a result: what differs from the next."""
-    return f"seed {settings.seed}\nText {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
+    """Return the caption of an edit: its seed and its scales."""
+    return f"seed {settings.seed}\n{scales(settings)}"
+
+
+def scales(settings: EditSettings) -> str:
+    """Return 'Text 7.5 · Image 1.5'."""
+    return f"Text {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
+
+
+def candidate_captions(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the captions of the candidates of a result: what they differ in, and what told them apart."""
+    by_seed = len({one.settings.seed for one in candidates}) > 1
+    names = [f"seed {one.settings.seed}" if by_seed else scales(one.settings) for one in candidates]
+    return [
+        f"{'✓ ' if one.chosen else ''}{name}\n{what}"
+        for one, name, what in zip(candidates, names, changes(candidates), strict=True)
+    ]
+
+
+def changes(candidates: Sequence[Candidate]) -> list[str]:
+    """Return how far each of the candidates of a result changed the rest, or all of an edit of the whole picture."""
+    what = "changed" if all(one.outside == one.inside for one in candidates) else "rest changed"
+    return [f"{what} {one.outside:.1f}" for one in candidates]
+
+
+def sheet_link(task_id: str) -> str:
+    """Return the link to one picture of all that an edit tried."""
+    return f'<a class="ip2p-button" href="jobs/{task_id}/contact-sheet.jpg" download>Contact sheet</a>'
 
 
 def kept(share: float) -> str:
@@ -214,18 +264,22 @@ class TokenCounter:
         self._tokenizer = Tokenizer()
         self._encoder = PromptEncoder(self._tokenizer, lambda tokens: tokens)
 
-    def __call__(self, text: str, steps: int) -> str:
-        """Return HTML such as '5/75'; for a prompt that changes during the steps, that of its longest form."""
-        try:
-            texts = {shown for part, _ in split_and(text) for _, shown in schedule(part, steps)}
-        except UserError:
-            texts = {text}
-        counts = [(self._count(shown), len(self._encoder.chunks(shown)) * CHUNK) for shown in texts]
+    def __call__(self, texts: Iterable[str], steps: int) -> str:
+        """Return HTML such as '5/75', of the longest of several prompts in the longest form of its steps."""
+        forms = {shown for text in texts for shown in _forms(text, steps)}
+        counts = [(self._count(shown), len(self._encoder.chunks(shown)) * CHUNK) for shown in forms]
         count, room = max(counts)
         return f'<span title="Tokens of the prompt, and how many fit">{count}/{room}</span>'
 
     def _count(self, text: str) -> int:
         return sum(self._tokenizer.count(word) for word, weight in parse_attention(text) if (word, weight) != BREAK)
+
+
+def _forms(text: str, steps: int) -> set[str]:
+    try:
+        return {shown for part, _ in split_and(text) for _, shown in schedule(part, steps)}
+    except UserError:
+        return {text}
 
 
 def model_choice(entry: ModelEntry) -> str:

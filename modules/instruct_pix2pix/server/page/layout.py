@@ -24,7 +24,7 @@ from .edit_layout import (
     picture_input,
     tool_button,
 )
-from .form import NAMES
+from .form import NAMES, SEARCH
 from .models_tab.layout import ModelsPane, build_models
 
 THEMES = ("System", "Light", "Dark")
@@ -181,9 +181,9 @@ class Layout:
 
     @property
     def form(self) -> dict[str, Component]:
-        """The controls of `form.NAMES`, by name."""
+        """The controls of `form.NAMES` and `form.SEARCH`, by name."""
         controls = {**vars(self.prompts), **vars(self.settings)}
-        return {name: controls[name] for name in NAMES}
+        return {name: controls[name] for name in (*NAMES, *SEARCH)}
 
 
 def build(

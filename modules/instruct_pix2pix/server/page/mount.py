@@ -22,7 +22,7 @@ from ..folder_access import FolderAccess
 from ..upload_space import UploadSpace
 from ..uploads import Uploads
 from ..worker.worker import Worker
-from . import folder_routes, gradio_compat, html, task_routes
+from . import folder_routes, gradio_compat, html, sheet_route, task_routes
 from .batch_handlers import BatchHandlers
 from .edit_layout import vae_choices
 from .events import Handlers, connect
@@ -68,6 +68,7 @@ def page(
         uploads, results = Uploads(space), Results(space, worker.decoding)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
+        sheet_route.add_route(app, worker)
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
         models_routes.add_routes(app, catalog, downloads, access)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO

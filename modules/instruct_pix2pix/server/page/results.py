@@ -40,6 +40,8 @@ class ShownEdit:
     """The input in the framing and size of what is shown."""
     kept: dict[int, str] = field(default_factory=dict)
     """The input with what was kept in grey, by the place of the result."""
+    candidates: dict[int, list[str]] = field(default_factory=dict)
+    """What is shown of those among which a result was found, by its place."""
 
 
 class Results:
@@ -80,7 +82,7 @@ class Results:
             if shown is None:
                 return None
             for result in status.results[len(shown.results) :]:
-                name = f"{task_id[:6]}-{result.settings.seed}"
+                name = f"{task_id[:6]}-{len(shown.results) + 1:04}-{result.settings.seed}"
                 file = self.keep(result.png, f"{name}.png")
                 shown.results.append(file if result.small is None else self.keep(result.small, f"{name}.webp"))
                 shown.files.append(file)
@@ -113,6 +115,13 @@ class Results:
                 image = kept_in_grey(before.image, result.inside)
                 shown.kept[place] = self.keep(encode_picture(image, "WEBP", icc=before.icc), "kept.webp")
             return shown.kept[place]
+
+    def candidates_of(self, shown: ShownEdit, place: int, result: EditResult) -> list[str]:
+        """Return the pictures of those among which a result was found, made when first asked for. Raises UserError."""
+        with self._lock:
+            if place not in shown.candidates:
+                shown.candidates[place] = [self.keep(one.picture, "candidate.webp") for one in result.candidates]
+            return shown.candidates[place]
 
     def mask_of(self, result: EditResult) -> str | None:
         """Write where a result was edited as a mask, white there; None for one without a map. Raises UserError.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ...engine.edit import Edited, Progress, edit_each, plan_for
+from ...engine.candidates import Glimpse, Search
+from ...engine.edit import Progress, plan_for
 from ...engine.edit_batch import FittedPicture
 from ...engine.model import EditModel
 from ...engine.result_size import framed, size_of, to_write, with_transparency
+from ...engine.search import Winner, find_each
 from ...errors import Interrupted, UserError
 from ...files import write_whole
 from ...images import Picture, encode_picture
@@ -28,6 +31,11 @@ PREVIEW_FROM, PREVIEW_LEFT = 2.0, 1.0
 PREVIEW_PATIENCE = 1.0
 """Seconds that a caller who asks for a preview waits for the step to end."""
 
+CANDIDATE_SIDE = 192
+"""Pixels of the longest side of a candidate's picture."""
+CANDIDATE_PIXELS = 10_000
+"""What such a picture takes, as a WebP, of the pixels (4 bytes each) that a task may keep."""
+
 
 @dataclass(frozen=True)
 class EditRequest:
@@ -40,6 +48,10 @@ class EditRequest:
     """White is edited, black is kept; any size."""
     outputs: Path | None = None
     """The folder to save each result in, as soon as it is finished; None saves none."""
+    search: Search = field(default_factory=Search)
+    """How each result is found."""
+    asked: frozenset[str] = frozenset()
+    """The settings that a person has named, by their names: see `Search.check`."""
 
     @property
     def pixels(self) -> int:
@@ -48,6 +60,20 @@ class EditRequest:
         images = [one for one in (picture.image, picture.alpha, self.mask) if one is not None]
         deep = 0 if picture.deep is None else picture.deep.nbytes // 4
         return deep + sum(image.width * image.height // (4 if image.mode == "L" else 1) for image in images)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of those among which a result was found; see `engine.search.Glimpse`."""
+
+    settings: EditSettings
+    """Those of an edit that makes it."""
+    outside: float
+    inside: float
+    chosen: bool
+    """Whether it became the result."""
+    picture: bytes
+    """What it was becoming: a small WebP in the framing of the result."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +97,27 @@ class EditResult:
     """Where the instruction means to change the picture (L), where the rest was to be kept; any size."""
     inside: Image.Image | None = None
     """Where the picture was edited: L, 255 is edited, 0 is the input's own; any size. None: everywhere."""
+    candidates: tuple[Candidate, ...] = ()
+    """All that were looked at, where it was found among several."""
+    cost: float = 1.0
+    """The work for it, that for the other candidates included, in edits like its own."""
 
     @property
     def bytes_held(self) -> int:
         """Bytes of memory that it takes."""
         maps = [one.width * one.height for one in (self.relevance, self.inside) if one is not None]
-        return len(self.png) + len(self.small or b"") + sum(maps)
+        looks = [len(one.picture) for one in self.candidates]
+        return len(self.png) + len(self.small or b"") + sum(maps) + sum(looks)
 
 
 @dataclass(frozen=True)
 class EditStatus(TaskStatus):
-    """How an edit stands. A step is one step of one picture; a skipped picture counts as done."""
+    """How an edit stands. A step is one step of one picture, of each candidate; a skipped picture counts as done."""
 
+    pictures: int = 1
+    """Results that were asked for."""
+    candidates: int = 1
+    """Edits that are under way for the present picture: several until they are looked at."""
     batch: int = 0
     """Pictures before the present batch: finished or skipped."""
     batch_step: int = 0
@@ -106,14 +141,17 @@ class EditTask(Task[EditStatus]):
 
     def __init__(self, queue: OwnQueue, request: EditRequest, id_: str | None = None) -> None:
         """`Worker.submit` makes it, with settings that have been checked."""
-        self.settings = request.settings
-        self.pictures = tuple(request.settings.pictures())
-        """The settings of all pictures asked for; their seeds are drawn where the request has none."""
-        count, steps = len(self.pictures), request.settings.steps
-        super().__init__(queue, request.checkpoint, EditStatus(steps=count * steps, batch_steps=steps), id_)
+        self.settings = replace(request.settings, seed=request.settings.seeds()[0])
+        """Those of all results; with a seed that is drawn where the request has none."""
+        self.search = request.search
+        count, steps = self.settings.results, self.settings.steps
+        status = EditStatus(steps=count * self.search.steps(steps), batch_steps=steps, pictures=count)
+        super().__init__(queue, request.checkpoint, status, id_)
         self._request: EditRequest | None = request
         self._stepped = 0.0  # time.monotonic()
         self._computed = 0  # steps of pictures, without those that were skipped
+        self._of_batch = 0  # steps of pictures in the present batch
+        self._each = 0  # steps that a picture takes
         self._skip: int | None = None  # the batch to skip, by the pictures before it
         self._preview: Image.Image | None = None
         self._preview_wanted = False
@@ -129,8 +167,8 @@ class EditTask(Task[EditStatus]):
     @property
     def parts(self) -> tuple[int, int]:
         """Batches done, and in all."""
-        size = self.settings.batch_size
-        return self._status.batch // size, -(-len(self.pictures) // size)
+        size = 1 if self.search.candidates > 1 else self.settings.batch_size
+        return self._status.batch // size, -(-self._status.pictures // size)
 
     def preview(self) -> Image.Image | None:
         """Return what the present batch is becoming; None where there is nothing to see.
@@ -164,13 +202,14 @@ class EditTask(Task[EditStatus]):
         """Make all pictures. Raises UserError, Interrupted, or whatever went wrong."""
         request = self._request
         assert request is not None  # only a task that has ended has none
-        model, settings = loaded.model, request.settings
+        model, settings, count = loaded.model, self.settings, self._status.pictures
         plan = plan_for(model, request.picture.image, settings)
         size = size_of(plan, settings)
         deep = request.picture.deep if size == plan.own else None  # at another size a result has 8 bits a channel
-        most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if deep is None else 2))
-        if len(self.pictures) > most:
-            shown = f"{len(self.pictures)} pictures of {size[0]}x{size[1]} pixels"
+        looks = self.search.candidates * CANDIDATE_PIXELS if self.search.candidates > 1 else 0
+        most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if deep is None else 2) + looks)
+        if count > most:
+            shown = f"{count} pictures of {size[0]}x{size[1]} pixels"
             raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
@@ -181,43 +220,67 @@ class EditTask(Task[EditStatus]):
         def on_step(progress: Progress) -> None:
             self._on_step(progress, model)
 
-        while (passed := self._status.batch) < len(self.pictures):
+        together = settings.batch_size if settings.batch_size > 1 else None
+        while (passed := self._status.batch) < count:
             try:
-                for edited in edit_each(model, picture, self.pictures[passed:], on_step):
-                    result = _result(edited, request, alpha, loaded)
-                    saved = {} if request.outputs is None else _save(result, self, request.outputs)
-                    with self._changed:
-                        self._preview = None
-                        results, passed = (*self._status.results, result), self._status.batch + 1
-                        notes = tuple(dict.fromkeys((*self._status.notes, *edited.beside.notes)))
-                        self._change(results=results, notes=notes, batch=passed, batch_step=0, **saved)
+                for found in find_each(model, picture, settings, self.search, on_step, together, passed):
+                    result = _result(found, request, alpha, loaded)
+                    self._keep(result, found.edited.beside.notes, request.outputs)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
+    def _keep(self, result: EditResult, notes: tuple[str, ...], outputs: Path | None) -> None:
+        saved = {} if outputs is None else _save(result, self, self._status.batch + 1, outputs)
+        with self._changed:
+            status = self._status
+            self._preview, self._of_batch = None, 0
+            self._change(
+                results=(*status.results, result),
+                notes=tuple(dict.fromkeys((*status.notes, *notes))),
+                step=max(status.step, (status.batch + 1) * self._each),
+                batch=status.batch + 1,
+                batch_step=0,
+                **saved,
+            )
+
     def _on_step(self, progress: Progress, model: EditModel) -> None:
-        size = len(progress.seeds)
+        size, races = len(progress.seeds), self.search.candidates > 1
         with self._changed:
             status = self._status
             if status.interrupted:
                 raise Interrupted
             if progress.enlarged:
                 return
+            if not self._of_batch or not races:
+                self._each = self._steps_of_each(progress.steps)
             if self._skip == status.batch:
                 self._skip = self._preview = None
-                passed = status.batch + size
-                self._change(batch=passed, step=passed * progress.steps, batch_step=0)
+                self._of_batch, passed = 0, status.batch + (1 if races else size)
+                self._change(batch=passed, step=max(status.step, passed * self._each), batch_step=0)
                 raise _Skipped
-            self._computed += size
+            if not progress.within:
+                self._of_batch += size
+            begun = self._of_batch + int(size * progress.within)
+            step = max(status.step, status.batch * self._each + begun)
+            self._computed += step - status.step
             self._stepped = time.monotonic()
             self._change(
-                step=status.batch * progress.steps + progress.step * size,
-                steps=len(self.pictures) * progress.steps,
+                step=step,
+                steps=status.pictures * self._each,
                 batch_step=progress.step,
                 batch_steps=progress.steps,
+                candidates=size if races else 1,
             )
-            wanted = self._preview_wanted
+            wanted = self._preview_wanted and not progress.within
         if wanted:
             self._show(progress, model)
+
+    def _steps_of_each(self, steps: int) -> int:
+        """Return the steps that a picture takes, whose edits have so many."""
+        request = self._request
+        assert request is not None  # only a task that has ended has none
+        halves = 1 if request.mask is not None else 2  # of an edit of the region alone
+        return self.search.steps(steps, halves * steps if self.settings.zoom else 0)
 
     def _show(self, progress: Progress, model: EditModel) -> None:
         """Make a preview, here: networks that run in two threads at once halve each other's speed, and more."""
@@ -232,8 +295,9 @@ class EditTask(Task[EditStatus]):
             self._changed.notify_all()
 
 
-def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
+def _result(found: Winner, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
     """Return what is kept of an edit: a large picture takes a fraction of its memory as a PNG."""
+    edited = found.edited
     text, image = edited.infotext(loaded.model.name, loaded.hash), with_transparency(edited.image, alpha)
     exif, icc = request.picture.exif, request.picture.icc
     return EditResult(
@@ -246,7 +310,16 @@ def _result(edited: Edited, request: EditRequest, alpha: Image.Image | None, loa
         kept=edited.kept,
         relevance=_bounded(edited.relevance),
         inside=_bounded(edited.made.inside),
+        candidates=tuple(_candidate(one, edited.settings) for one in found.looks),
+        cost=found.cost,
     )
+
+
+def _candidate(glimpse: Glimpse, winner: EditSettings) -> Candidate:
+    picture, side = glimpse.picture, CANDIDATE_SIDE
+    small = ImageOps.contain(picture, (side, side)) if max(picture.size) > side else picture
+    data = encode_picture(small, "WEBP", quality=85)
+    return Candidate(glimpse.settings, glimpse.outside, glimpse.inside, glimpse.settings == winner, data)
 
 
 def _bounded(grey: Image.Image | None) -> Image.Image | None:
@@ -254,11 +327,12 @@ def _bounded(grey: Image.Image | None) -> Image.Image | None:
     return grey and grey.resize(small_size(*grey.size), Image.Resampling.BILINEAR)
 
 
-def _save(result: EditResult, task: EditTask, outputs: Path) -> dict[str, str]:
-    """Save a result in the folder of its day; return the fields of the status that say so."""
+def _save(result: EditResult, task: EditTask, number: int, outputs: Path) -> dict[str, str]:
+    """Save the result of this number, from 1, in the folder of its day; return the fields of the status that say so."""
     day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(task.submitted_at)).split()
+    mark = hashlib.sha256(task.id.encode()).hexdigest()[:6]  # a client may give several tasks ids that begin alike
     try:
-        write_whole(outputs / day / f"{moment}-{task.id[:6]}-{result.settings.seed}.png", result.png)
+        write_whole(outputs / day / f"{moment}-{mark}-{number:04}-{result.settings.seed}.png", result.png)
     except UserError as error:
         return {"unsaved": str(error)}
     return {"saved": day}
