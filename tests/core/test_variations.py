@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct_pix2pix.engine.edit import resolved
+from instruct_pix2pix.engine.edit import resolved, settings_here
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.prompts import parse_attention
 from instruct_pix2pix.settings import EditSettings
@@ -106,3 +106,11 @@ def test_a_mistake_in_any_variation_is_found_before_the_edit() -> None:
 )
 def test_variations_are_told_apart_by_their_own_words(text: str, own: list[str]) -> None:
     assert told_apart(variations(text)) == own
+
+
+def test_an_infotext_is_of_one_picture_and_makes_no_variations() -> None:
+    """Another program may have drawn one of them, or mean something else by braces."""
+    text = "make it {red|blue}\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Image CFG scale: 1.5, Seed: 1, Size: 64x64"
+    settings, _ = settings_here(text)
+    assert settings.results == 1
+    assert parse_attention(settings.instruction) == [("make it {red|blue}", 1.0)]

@@ -20,8 +20,8 @@ LOOK_SHARE = 0.4
 """The share of the steps after which candidates are looked at, as in ELECT."""
 
 LEAST_CHANGE = 0.7
-"""A candidate changes too little that changes less than this share of the most, beyond what each does to the rest. With a
-half, on the demo model, one that had failed won."""
+"""A candidate changes too little that changes less than this share of the most, beyond what each does to the rest. With
+a half, on the demo model, one that had failed won."""
 ALIKE = 1.02
 """Changes of the rest are alike that differ by less than this factor."""
 

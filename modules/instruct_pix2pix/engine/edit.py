@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..infotext import settings_from
 from ..prompts import lora_tags, split_and
 from ..settings import KNOBS, EditSettings
-from ..variations import variations
+from ..variations import literal, variations
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures, find_region
 from .model import EditModel
 from .region import edit_region
@@ -119,8 +119,12 @@ def resolved(settings: EditSettings) -> EditSettings:
 
 
 def settings_here(infotext: str) -> tuple[EditSettings, tuple[str, ...]]:
-    """Return the settings in an infotext of any program, resolved, and one sentence for each that was left out."""
+    """Return the settings in an infotext of any program, resolved, and one sentence for each that was left out.
+
+    An infotext is of one picture, so its braces are plain text.
+    """
     settings, left_out = settings_from(infotext)
+    settings = replace(settings, instruction=literal(settings.instruction))
     for name in ("sampler", "schedule"):
         try:
             resolved(replace(EditSettings(), **{name: getattr(settings, name)}))
