@@ -36,7 +36,8 @@
 
     document.addEventListener("click", (event) => {
         const results = byId("img2img_results");
-        if (event.target.closest?.("#img2img_generate") && results.getBoundingClientRect().top > innerHeight * 0.8) {
+        const begins = event.target.closest?.("#img2img_generate, #ip2p_matrix_make");
+        if (begins && results.getBoundingClientRect().top > innerHeight * 0.8) {
             results.scrollIntoView({ behavior: "smooth" });
         }
     });
@@ -77,7 +78,7 @@
         }
     }, true);
 
-    // --- whenever the page changes: the mask, the table, and tooltips, since gr.Button has none ---
+    // --- whenever the page changes: the mask, the tables, and tooltips, since gr.Button has none ---
 
     function look() {
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
@@ -85,6 +86,7 @@
         }
         ip2pPaint();
         ip2pBatch();
+        ip2pMatrix();
     }
 
     let asked = false;

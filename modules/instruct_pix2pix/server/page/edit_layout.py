@@ -13,10 +13,13 @@ from ... import panel
 from ...engine.beside.add_ons import TINY
 from ...engine.sampling.samplers import SAMPLERS
 from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...grid import around
 from ...models.add_ons import VAE_FILE, AddOnFolders
+from ...models.checkpoints import Suited
 from ...settings import KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE
 from .batch_layout import BatchTab, build_batch_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SIZINGS
+from .matrix.layout import MatrixForm, build_matrix_button, build_matrix_form
 
 EXAMPLES = (
     ("house.png", "make it winter"),
@@ -186,6 +189,7 @@ class SettingsPane:
 
     text_cfg: gr.Slider
     image_cfg: gr.Slider
+    matrix: MatrixForm
     keep_rest: gr.Radio
     keep_amount: gr.Slider
     sampler: gr.Dropdown
@@ -230,9 +234,12 @@ def vae_choices(folders: Sequence[Path]) -> list[str]:
     return [KNOBS["vae"].default, TINY, *AddOnFolders.near(models=folders).files(VAE_FILE)]
 
 
-def build_settings(count: int, vaes: list[str]) -> SettingsPane:
-    """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
-    text_cfg, image_cfg = panel.scales()
+def build_settings(count: int, vaes: list[str], suited: Suited) -> SettingsPane:
+    """Make the pane; `count` is how many pictures an edit makes unless told otherwise, `suited` is of the model."""
+    with gr.Row(elem_id="ip2p_scaling"):
+        text_cfg, image_cfg = panel.scales()
+        build_matrix_button()
+    matrix = build_matrix_form(*around(suited.text_cfg, suited.image_cfg))
     with gr.Row(elem_id="ip2p_keep"):
         keep_rest = panel.control(KNOBS["keep_rest"], "ip2p_keep_rest")
         keep_amount = bare_slider("keep_amount", "ip2p_keep_amount", info=KNOBS["keep_amount"].help, visible=False)
@@ -320,6 +327,7 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
     return SettingsPane(
         text_cfg=text_cfg,
         image_cfg=image_cfg,
+        matrix=matrix,
         keep_rest=keep_rest,
         keep_amount=keep_amount,
         look_pane=look_pane,
