@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="of the matrix, in pixels")
     parser.add_argument("--side", type=int, default=5, help="values of each scale in the matrix")
     parser.add_argument("--rounds", type=int, default=3)
+    about = "edit alone only the cells of one Text CFG, and count them for all: the others take as long"
+    parser.add_argument("--one-column", action="store_true", help=about)
     parser.add_argument("--together", type=int, help="pictures in one call of the model (default: what is chosen here)")
     parser.add_argument("--precision", default="auto")
     args = parser.parse_args()
@@ -136,7 +138,8 @@ def measure_matrix(model: EditModel, args: argparse.Namespace) -> None:
     for number in range(args.rounds + 1):
         began = time.perf_counter()
         some = cells if number else cells[:2]  # the first round warms up
-        alone = [edited for cell in some for edited in edit_each(model, picture, [cell])]
+        every = args.side if args.one_column else 1
+        alone = [edited for cell in some[::every] for edited in edit_each(model, picture, [cell])]
         middle = time.perf_counter()
         steps: list[float] = []
         together = list(
@@ -144,10 +147,10 @@ def measure_matrix(model: EditModel, args: argparse.Namespace) -> None:
         )
         ended = time.perf_counter()
         if number:
-            seconds["one by one"].append(middle - began)
+            seconds["one by one"].append((middle - began) * every)
             seconds["together"].append(ended - middle)
             first.append((steps[0] - middle) / (ended - middle))
-            for pair in zip(alone, together, strict=True):
+            for pair in zip(alone, together[::every], strict=True):
                 one, other = (np.asarray(edited.image, dtype=int) for edited in pair)
                 worst = max(worst, int(np.abs(one - other).max()))
     medians = {how: statistics.median(some) for how, some in seconds.items()}

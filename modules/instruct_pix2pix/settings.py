@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import UserError
 from .text import number_text
+from .variations import variations
 
 SEEDS = 2**32
 """Seeds are 0 to SEEDS - 1; after the last comes 0 again."""
@@ -34,6 +35,8 @@ NO_TEXT = ("empty", "zeros")
 
 GUIDANCES = ("instruct-pix2pix", "instruct-diffusion")
 """See `guidance/rows.py`."""
+
+RANDOMIZE_CFG = ("off", "text", "image", "both")
 
 KEEP_REST = ("off", "automatic", "always")
 """See `guidance/relevance.py`."""
@@ -189,6 +192,16 @@ def _check_strength(value: object) -> float:
     )
 
 
+def _check_randomize(value: object) -> str:
+    """Return one of `RANDOMIZE_CFG` from what a person chose, or from a switch, which is for both. Raises UserError."""
+    word = {True: "both", False: "off"}.get(value) if isinstance(value, bool) else value
+    if isinstance(word, str) and (word := word.strip().lower()) in RANDOMIZE_CFG:
+        return word
+    raise UserError(
+        f"Randomize CFG is {_shown(value)}, but must be one of {', '.join(RANDOMIZE_CFG)}: choose one of them."
+    )
+
+
 def _check_seed(value: object) -> int:
     """Return -1, or the remainder by SEEDS, as torch's generator on the CPU takes it. Raises UserError."""
     number = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -335,11 +348,13 @@ class EditSettings:
         flag="--size",
         rule=_check_size,
     )
-    randomize_cfg: bool = knob(
-        False,
+    randomize_cfg: str = knob(
+        "off",
         label="Randomize CFG",
-        help="Draw Text CFG from 6 to 9 and Image CFG from 1.2 to 1.8 for each picture, from its seed.",
+        help="Draws one scale or both for each picture, from its seed: up to a fifth below or above what is set.",
+        choices=RANDOMIZE_CFG,
         flag="--randomize-cfg",
+        rule=_check_randomize,
     )
     speed: str = knob(
         "exact",
@@ -490,19 +505,40 @@ class EditSettings:
         first = secrets.randbelow(SEEDS) if self.seed == -1 else self.seed
         return [(first + index) % SEEDS for index in range(self.count)]
 
+    @property
+    def results(self) -> int:
+        """How many pictures are asked for: `count` of each variation of the instruction."""
+        return self.count * len(variations(self.instruction))
+
+    def pictures(self) -> list[EditSettings]:
+        """Return the settings of each picture: each variation of the instruction with each seed (see `seeds`)."""
+        first = replace(self, seed=self.seeds()[0])
+        return [first.picture(index) for index in range(self.results)]
+
+    def picture(self, index: int) -> EditSettings:
+        """Return the settings of the picture of this index, from 0; with a seed that is set."""
+        variation, number = divmod(index, self.count)
+        one = replace(self, instruction=variations(self.instruction)[variation])
+        return one.for_image((self.seed + number) % SEEDS)
+
     def for_image(self, seed: int) -> EditSettings:
         """Return the settings of the picture with this seed, with the scales that it draws, if any."""
-        chosen = replace(self, seed=seed, randomize_cfg=False)
-        if not self.randomize_cfg:
-            return chosen
-        text_cfg, image_cfg = random_scales(seed)
-        return replace(chosen, text_cfg=text_cfg, image_cfg=image_cfg)
+        text_cfg, image_cfg = random_scales(seed, self.text_cfg, self.image_cfg, self.randomize_cfg)
+        return replace(self, seed=seed, randomize_cfg="off", text_cfg=text_cfg, image_cfg=image_cfg)
 
 
-def random_scales(seed: int) -> tuple[float, float]:
-    """Draw (Text CFG, Image CFG) for a seed, with the ranges and decimals of the authors' edit_app.py."""
+def random_scales(seed: int, text_cfg: float, image_cfg: float, which: str) -> tuple[float, float]:
+    """Draw (Text CFG, Image CFG) for a seed, with the decimals of the authors' edit_app.py; `which` of RANDOMIZE_CFG.
+
+    Around 7.5 and 1.5 the ranges are its too, 6 to 9 and 1.2 to 1.8.
+    """
     draw = random.Random(seed)
-    return round(draw.uniform(6.0, 9.0), 2), round(draw.uniform(1.2, 1.8), 2)
+    drawn = []
+    for name, value in (("text_cfg", text_cfg), ("image_cfg", image_cfg)):
+        least, most = KNOBS[name].minimum or 0, KNOBS[name].maximum or 0
+        near = round(draw.uniform(0.8 * value, 1.2 * value), 2)
+        drawn.append(min(max(near, least), most) if which in ("both", name.removesuffix("_cfg")) else value)
+    return drawn[0], drawn[1]
 
 
 KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for one in fields(EditSettings)})

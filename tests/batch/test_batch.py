@@ -254,7 +254,7 @@ def test_a_table_gives_each_picture_its_own_words_and_settings(tmp_path: Path, m
         {"name": "a.png", "instruction": "make it night"},
         {"name": "b.png", "instruction": "make it " + "very " * 90 + "cold", "negative": "green"},
         {"name": "c.png", "instruction": "make it winter AND make it night :0.5", "image_cfg": 1.2},
-        {"name": "d.png", "instruction": "turn it into autumn", "text_cfg": 4, "count": 2, "randomize_cfg": True},
+        {"name": "d.png", "instruction": "turn it into autumn", "text_cfg": 4, "count": 2, "randomize_cfg": "both"},
     ]
     table = tmp_path / "t.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))

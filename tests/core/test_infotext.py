@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.infotext import build, parse, settings_from
-from instruct_pix2pix.settings import SPEEDS, EditSettings
+from instruct_pix2pix.settings import RANDOMIZE_CFG, SPEEDS, EditSettings
 
 HORSE = EditSettings("Turn the horse into a dragon", "blurry, low quality", size="512x384")
 
@@ -97,11 +97,11 @@ def test_an_unknown_model_is_left_out_and_extra_fields_come_last():
 
 
 def test_what_randomize_cfg_drew_is_what_is_written():
-    job = replace(HORSE, randomize_cfg=True, count=4)
+    job = replace(HORSE, randomize_cfg="both", count=4)
     drawn = job.for_image(77)
     read, left_out = settings_from(written(job, seed=77))
     assert (read.text_cfg, read.image_cfg, read.seed, left_out) == (drawn.text_cfg, drawn.image_cfg, 77, ())
-    assert not read.randomize_cfg
+    assert read.randomize_cfg == "off"
 
 
 @pytest.mark.parametrize("name", ["a,b", "a: b", 'say "x"', '"quoted"', " outer ", "back\\slash", "two\nlines", "日本"])
@@ -208,7 +208,7 @@ NAME = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_siz
         speed=st.sampled_from(SPEEDS),
         denoise=st.floats(0, 1),
         size=st.sampled_from(["auto", "512", "512x768", "64x64"]),
-        randomize_cfg=st.booleans(),
+        randomize_cfg=st.sampled_from(RANDOMIZE_CFG),
     ),
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 5000),

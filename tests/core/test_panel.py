@@ -155,7 +155,7 @@ def test_an_infotext_of_an_edit_sets_every_control(page: dict[str, Any]) -> None
         "ip2p_text_cfg": 4.5,
         "ip2p_image_cfg": 1.9,
         "ip2p_from_noise": True,
-        "ip2p_randomize": False,
+        "ip2p_randomize": "off",
         "ip2p_rescale": 0.25,
     }
     told = page["pasted"]["from input"]

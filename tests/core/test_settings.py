@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_defaults_are_those_agreed_for_all_doors():
     one = EditSettings()
     assert (one.text_cfg, one.image_cfg, one.steps, one.sampler, one.seed) == (7.5, 1.5, 20, "Euler a", -1)
     assert (one.schedule, one.count, one.batch_size, one.size) == ("Automatic", 1, 1, "auto")
-    assert (one.rescale, one.denoise, one.randomize_cfg, one.instruction, one.speed) == (0, 1, False, "", "exact")
+    assert (one.rescale, one.denoise, one.randomize_cfg, one.instruction, one.speed) == (0, 1, "off", "", "exact")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_nan_is_refused_for_every_number(name: str):
         ({"text_cfg": "7"}, "Text CFG is '7', but must be a number between 1 and 30"),
         ({"image_cfg": None}, "Image CFG is None, but must be a number between 0 and 5"),
         ({"image_cfg": [1.5] * 99}, "Image CFG is .{60}, but must be a number"),
-        ({"randomize_cfg": 1}, "Randomize CFG is 1, but must be true or false"),
+        ({"randomize_cfg": 1}, "Randomize CFG is 1, but must be one of off, text, image, both"),
         ({"instruction": 5}, "Instruction is 5, but must be text"),
         ({"instruction": "x" * 10_001}, "Instruction is 10001 characters long"),
         ({"instruction": "a\0b"}, "Instruction holds bytes that are not text"),
@@ -195,7 +196,7 @@ def test_a_seed_of_minus_one_draws_another_each_time():
 
 
 def test_randomize_cfg_draws_in_the_ranges_of_the_authors_demo_from_the_seed_alone():
-    settings = EditSettings(randomize_cfg=True, count=50)
+    settings = EditSettings(randomize_cfg="both", count=50)
     drawn = [settings.for_image(seed) for seed in range(200)]
     assert drawn == [settings.for_image(seed) for seed in range(200)]
     assert all(6 <= one.text_cfg <= 9 and 1.2 <= one.image_cfg <= 1.8 for one in drawn)
@@ -203,8 +204,27 @@ def test_randomize_cfg_draws_in_the_ranges_of_the_authors_demo_from_the_seed_alo
     assert max(one.text_cfg for one in drawn) > 8.8 and min(one.image_cfg for one in drawn) < 1.23
     # Two decimals: what the infotext says is what was used, and it can be asked for again.
     assert all(float(f"{one.text_cfg:.2f}") == one.text_cfg for one in drawn)
-    assert not any(one.randomize_cfg for one in drawn)
+    assert {one.randomize_cfg for one in drawn} == {"off"}
     assert [one.seed for one in drawn] == list(range(200))
+
+
+def test_each_scale_has_a_switch_of_its_own_and_is_drawn_around_what_is_set():
+    settings = EditSettings(text_cfg=3, image_cfg=2)  # SDXL's are lower
+    for which, text_drawn, image_drawn in (("text", True, False), ("image", False, True), ("both", True, True)):
+        drawn = [replace(settings, randomize_cfg=which).for_image(seed) for seed in range(100)]
+        assert (len({one.text_cfg for one in drawn}) > 50, len({one.image_cfg for one in drawn}) > 30) == (
+            text_drawn,
+            image_drawn,
+        )
+        assert all(2.4 <= one.text_cfg <= 3.6 and 1.6 <= one.image_cfg <= 2.4 for one in drawn)
+    highest = [EditSettings(text_cfg=30, image_cfg=5, randomize_cfg="both").for_image(seed) for seed in range(50)]
+    assert max(one.text_cfg for one in highest) == 30 and max(one.image_cfg for one in highest) == 5
+
+
+def test_a_switch_stands_for_both_scales_as_in_older_programs():
+    assert EditSettings.from_mapping({"randomize_cfg": True}).randomize_cfg == "both"
+    assert EditSettings.from_mapping({"randomize_cfg": False}).randomize_cfg == "off"
+    assert settings_of(parser().parse_args(["winter", "--randomize-cfg", "image"])).randomize_cfg == "image"
 
 
 def test_without_randomize_cfg_a_picture_has_the_settings_of_its_job():
@@ -218,7 +238,7 @@ def test_every_option_of_the_command_line_reaches_its_setting():
     )
     settings = settings_of(parser().parse_args(line.split()))
     assert settings == EditSettings(
-        "winter", "blurry", 8.0, 1.25, 30, "DDIM", "Karras", -1, 2, 2, 0.5, 0.75, "512x768", True, "fast"
+        "winter", "blurry", 8.0, 1.25, 30, "DDIM", "Karras", -1, 2, 2, 0.5, 0.75, "512x768", "both", "fast"
     )
 
 

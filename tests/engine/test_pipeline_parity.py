@@ -152,7 +152,7 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model, picture, samp
 
 
 def test_randomized_scales_are_those_of_each_seed(model, picture):
-    drawn = run(model, picture, replace(QUICK, count=2, batch_size=2, randomize_cfg=True))
+    drawn = run(model, picture, replace(QUICK, count=2, batch_size=2, randomize_cfg="both"))
     scales = {(edited.settings.text_cfg, edited.settings.image_cfg) for edited in drawn}
     assert len(scales) == 2
     for edited in drawn:

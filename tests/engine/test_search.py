@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(model: EditModel) -> None:
         Search(best_of=4, strength=0.5)
     for settings, asked in (
         (BASE, {"text_cfg"}),
-        (replace(BASE, randomize_cfg=True), set()),
+        (replace(BASE, randomize_cfg="image"), set()),
         (replace(BASE, guidance="instruct-diffusion"), set()),
     ):
         with pytest.raises(UserError, match="How much to change"):

@@ -485,7 +485,7 @@ def test_a_speed_of_no_name_is_refused(host: Shape) -> None:
         ([False, True], Controls(False, True)),
         ([{}], Controls()),
         ([{"speed": "fast", "from_noise": False}], Controls(from_noise=False, speed="fast")),
-        ([{"rescale": 1, "randomize": True, "speed": None}, False, 0.0, "exact"], Controls(True, True, 1.0)),
+        ([{"rescale": 1, "randomize": True, "speed": None}, False, 0.0, "exact"], Controls(True, "both", 1.0)),
         ([{"from_noise": False}, False, 0.5, "balanced"], Controls(False, False, 0.5, "balanced")),  # of an infotext
     ],
 )
@@ -500,7 +500,7 @@ def test_script_arguments_come_by_place_or_by_name(args: list[Any], controls: Co
         ({"mask": 1}, "There is no control 'mask': the controls are from_noise, randomize, "),
         ({3: True}, "There is no control '3': the controls are"),
         ({"from_noise": 1}, "Start from noise is 1, but must be true or false"),
-        ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be true or false"),
+        ({"randomize": "yes"}, "Randomize CFG is 'yes', but must be one of off, text, image, both"),
         ({"rescale": "0.5"}, "Guidance rescale is '0.5', but must be a number between 0 and 1"),
         ({"rescale": float("nan")}, "Guidance rescale is nan, but must lie between 0 and 1"),
         ({"speed": ["fast"]}, "Speed is ['fast'], but must be text"),
@@ -524,15 +524,28 @@ def test_named_arguments_reach_the_job(host: Shape, picture: Tensor) -> None:
 
 def test_random_scales_follow_from_the_seed_and_are_written_down(host: Shape, picture: Tensor) -> None:
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), seeds=[42])
-    host.begin(p, picture, draw(1), Controls(randomize=True))
-    assert (p.cfg_scale, p.extra_generation_params["Image CFG scale"]) == random_scales(42)
+    host.begin(p, picture, draw(1), Controls(randomize="both"))
+    assert (p.cfg_scale, p.extra_generation_params["Image CFG scale"]) == random_scales(42, 7.5, 1.5, "both")
+
+
+def test_scales_are_drawn_around_those_that_were_asked_for_in_every_file_of_a_folder(
+    host: Shape, picture: Tensor
+) -> None:
+    """A host runs one `p` for every file: its scale after the first file is one that was drawn."""
+    p = host.p([[(empty(host.model), 1.0)]], empty(host.model), seeds=[42], image_cfg_scale=2.0, cfg_scale=4.0)
+    for seed in (42, 43, 44):
+        p.seeds = [seed]
+        host.begin(p, picture, draw(1), Controls(randomize="text"))
+        assert (p.cfg_scale, p.extra_generation_params["Image CFG scale"]) == random_scales(seed, 4.0, 2.0, "text")
+    host.begin(p, picture, draw(1), Controls())
+    assert p.cfg_scale == 4.0
 
 
 def test_the_scale_that_was_asked_for_lasts_for_all_files_of_a_folder(host: Shape, picture: Tensor) -> None:
     """A host runs one `p` for every file, and removes the scale from it on the way."""
     p = host.p([[(empty(host.model), 1.0)]], empty(host.model), image_cfg_scale=2.25)
     for _ in range(3):
-        host.begin(p, picture, draw(1), Controls(randomize=False))
+        host.begin(p, picture, draw(1), Controls(randomize="off"))
         assert p.extra_generation_params["Image CFG scale"] == 2.25
 
 
@@ -670,7 +683,7 @@ def test_a_word_in_the_place_of_a_switch_is_refused(model: EditModel, picture: T
     host = A1111(model)
     with host.modules():
         p = host.p([[(empty(model), 1.0)]], empty(model))
-        with pytest.raises(UserError, match="must be true or false"):
+        with pytest.raises(UserError, match=r"must be (true or false|one of off, text, image, both)"):
             host.begin(p, picture, draw(1), Controls.from_args(*args))
 
 
@@ -935,4 +948,4 @@ def test_the_axes_of_a_plot_set_what_a_job_reads(model: EditModel, picture: Tens
 
 def test_conditions_hold_numbers_that_a_host_can_print() -> None:
     """The infotext is written by the host's own rules: a NumPy number would read 'np.float64(1.5)' there."""
-    assert not isinstance(random_scales(3)[1], np.floating)
+    assert not isinstance(random_scales(3, 7.5, 1.5, "both")[1], np.floating)

@@ -28,7 +28,7 @@ from instruct_pix2pix.server.page.results import kept_in_grey
 from instruct_pix2pix.server.worker.edit_task import EditStatus
 from instruct_pix2pix.server.worker.folder_task import FolderStatus
 from instruct_pix2pix.server.worker.task import TaskState
-from instruct_pix2pix.settings import GUIDANCES, KEEP_REST, NO_TEXT, RESULT_SIZES, SPEEDS, EditSettings
+from instruct_pix2pix.settings import GUIDANCES, KEEP_REST, NO_TEXT, RANDOMIZE_CFG, RESULT_SIZES, SPEEDS, EditSettings
 from tools.browser import EXAMPLES, served_page
 
 UNTOUCHED = {
@@ -84,7 +84,7 @@ def test_untouched_controls_mean_the_defaults() -> None:
         seed=st.integers(-1, 2**32 - 1),
         denoise=st.floats(0, 1),
         size=st.sampled_from(["auto", "640", "512x768"]),
-        randomize_cfg=st.booleans(),
+        randomize_cfg=st.sampled_from(RANDOMIZE_CFG),
         speed=st.sampled_from(SPEEDS),
         keep_rest=st.sampled_from(KEEP_REST),
         keep_amount=st.floats(0, 1),

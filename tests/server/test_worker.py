@@ -81,7 +81,7 @@ def test_a_job_makes_the_engines_own_pictures_with_their_settings(worker, model)
     expected = list(edit(model, PICTURE.image, task.settings))
     assert status.state is TaskState.FINISHED
     assert [pixels(picture_of(r)) for r in status.results] == [pixels(e.image) for e in expected]
-    assert task.seeds == (3, 4, 5)
+    assert [one.seed for one in task.pictures] == [3, 4, 5]
     for result, seed in zip(status.results, task.seeds, strict=True):
         read, left_out = settings_from(result.infotext)
         assert not left_out and read.seed == seed == result.settings.seed and read.instruction == "make it winter"

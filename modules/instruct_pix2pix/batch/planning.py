@@ -151,7 +151,7 @@ def make_plan(
             origins[origin] += 1
     if not drafts and refused and all(one.state is PictureState.SKIPPED for one in refused):
         raise UserError("The instruction is empty: say what to change, for example 'make it winter'.")
-    outputs = output_names([(item.name, item.outputs[0], item.settings.count) for item in drafts])
+    outputs = output_names([(item.name, item.outputs[0], item.settings.results) for item in drafts])
     items = tuple(replace(item, outputs=names) for item, names in zip(drafts, outputs, strict=True))
     _check_outputs(request, names, items)
     notes = (*table.notes, *_network_notes(request, items), *passed_over)
@@ -190,6 +190,7 @@ def _item_or_refusal(
     suffix, fmt = _format(name, header, request.fmt)
     # what a newer version brings counts where it is set: runs of before go on
     said = {name: value for name, value in asdict(settings).items() if name in OLDEST or value != KNOBS[name].default}
+    said["randomize_cfg"] = said["randomize_cfg"] != "off" and said["randomize_cfg"]  # which was a switch
     asked = [said, state, mask and _state_of(mask), model[0], fmt, request.quality, *model[1:]]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     frames = header.frames

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..conditioning import fit
 from ..errors import UserError
 from ..prompts import lora_tags, split_and
-from ..settings import SEEDS, EditSettings
+from ..settings import EditSettings
 
 MOST_TOGETHER = 16
 PIXELS_TOGETHER = 4 * 512 * 512
@@ -27,7 +27,7 @@ class Item:
     settings: EditSettings
     """Canonical, with its own instruction, count and first seed (never -1); `batch_size` means nothing here."""
     outputs: tuple[str, ...]
-    """One for each of `count`: the path below the output folder, with '/'."""
+    """One for each result of the settings: the path below the output folder, with '/'."""
     fmt: str
     """'PNG', 'JPEG', … as `images.encode_picture` takes it; 'GIF' or 'WEBP' for an animation."""
     quality: int
@@ -52,8 +52,8 @@ class ResultRequest:
 
     @property
     def settings(self) -> EditSettings:
-        """The settings of this one result: its own seed and scales."""
-        return self.item.settings.for_image((self.item.settings.seed + self.index) % SEEDS)
+        """The settings of this one result: its own instruction, seed and scales."""
+        return self.item.settings.picture(self.index)
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
             kinds = {"nargs": "?", "const": "automatic", "type": _keep_rest, "metavar": "AMOUNT"}
             parser.add_argument(one.flag, dest=name, default=None, help=about, **kinds)
             continue
+        if name == "randomize_cfg":
+            about = f"{about} Of text, image, both (default off; alone, both)"
+            kinds = {"nargs": "?", "const": "both", "choices": one.choices, "metavar": "WHICH"}
+            parser.add_argument(one.flag, dest=name, default=None, help=about, **kinds)
+            continue
         if isinstance(one.default, bool):
             parser.add_argument(one.flag, dest=name, action="store_true", default=None, help=about)
             continue

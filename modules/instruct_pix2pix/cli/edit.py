@@ -107,8 +107,10 @@ def run(options: EditOptions) -> int:
     search.check(settings, options.asked)
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
-    outputs = output_names(options.image, options.output, settings.count)
-    maps = output_names(options.image, options.save_map, settings.count) if options.save_map else [None] * len(outputs)
+    outputs = output_names(options.image, options.output, settings.results)
+    maps = [None] * len(outputs)
+    if options.save_map:
+        maps = output_names(options.image, options.save_map, settings.results)
     if options.save_map and settings.keep_rest == "off" and not settings.zoom:
         raise UserError("There is no map without keeping the rest: add --keep-rest.")
     machine = choose_machine(options.model.device, options.model.precision)
@@ -120,13 +122,13 @@ def run(options: EditOptions) -> int:
     model, hash_ = load(path, machine, options.model.folders)
     fit = fitted(model, picture.image, settings, mask and mask.mask, picture.deep)
     if options.map_only is not None:
-        found = map_of(model, fit, settings.for_image(settings.seeds()[0]))
+        found = map_of(model, fit, settings.pictures()[0])
         written = save_picture(found, options.map_only)
         print_result({"map": str(written)}, printable(str(written)), as_json=options.as_json)
         return 0
     alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
     together = settings.batch_size if "batch_size" in options.asked else None
-    with step_bar(settings.steps, settings.count * search.candidates) as show:
+    with step_bar(settings.steps, settings.results * search.candidates) as show:
         results = find_each(model, fit, settings, search, show, together)
         for number, (found, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
             result = found.edited

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..settings import EditSettings
 from ..text import printable, say
 from .arguments import (
@@ -89,6 +90,8 @@ def run(options: GridOptions) -> int:
     tune_memory()
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = resolved(options.settings.require_instruction())
+    if settings.results > 1:
+        raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from ..errors import UserError
 from ..infotext import settings_from
 from ..prompts import lora_tags, split_and
 from ..settings import KNOBS, EditSettings
+from ..variations import variations
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures, find_region
 from .model import EditModel
 from .region import edit_region
@@ -44,14 +46,13 @@ def edit(
     mask: Image.Image | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[Edited]:
-    """Edit an RGB picture, once for each seed; every result has the picture's framing.
+    """Edit an RGB picture, once for each variation and seed; every result has the picture's framing.
 
     `mask` (any size, white is edited, black is kept; with transparency: see `pixels.grey_mask`) confines the change.
     Raises UserError for an empty instruction and for names of samplers and schedules that do not exist.
     """
     settings = resolved(settings.require_instruction())
-    chosen = [settings.for_image(seed) for seed in settings.seeds()]
-    yield from edit_each(model, fitted(model, image, settings, mask), chosen, on_step)
+    yield from edit_each(model, fitted(model, image, settings, mask), settings.pictures(), on_step)
 
 
 def edit_each(
@@ -59,7 +60,7 @@ def edit_each(
 ) -> Iterator[Edited]:
     """Edit a picture once with each of the settings, which are resolved and of one picture, as `edit` does.
 
-    They may differ in seed and scales.
+    They may differ in seed, texts and scales.
     """
     prompts = PromptCache(model)
     last: list[Progress] = []
@@ -111,8 +112,9 @@ def resolved(settings: EditSettings) -> EditSettings:
     A schedule in the sampler's name ('DPM++ 2M Karras') goes first. Raises UserError for unknown names, and for an
     instruction with weights or LoRAs that cannot be used.
     """
-    split_and(settings.instruction)
-    lora_tags(settings.instruction)
+    for text in variations(settings.instruction):
+        split_and(text)
+        lora_tags(text)
     sampler, named = find_sampler(settings.sampler)
     return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
 
@@ -149,5 +151,8 @@ def plan_for(model: EditModel, image: Image.Image, settings: EditSettings) -> Fi
 
 
 def _batches(items: Sequence[EditSettings], size: int) -> Iterator[Sequence[EditSettings]]:
-    for i in range(0, len(items), size):
-        yield items[i : i + size]
+    """Divide edits into batches: of one text, whose parts and weights are the same."""
+    for _, some in groupby(items, lambda one: (one.instruction, one.negative)):
+        alike = [*some]
+        for i in range(0, len(alike), size):
+            yield alike[i : i + size]

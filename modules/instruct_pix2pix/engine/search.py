@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..guidance.relevance import inside as inside_of
 from ..guidance.relevance import is_whole
 from ..settings import KNOBS, SEEDS, EditSettings
+from ..variations import variations
 from .edit import at_work, edit_each
 from .edit_batch import BatchSampling, Edited, FittedPicture, OnStep, PromptCache, encode_pictures
 from .model import EditModel
@@ -165,20 +166,20 @@ class Search:
         """Raise UserError where scales are to be found and others were `asked` for, by the settings' names."""
         if self.strength is None:
             return
-        if settings.randomize_cfg or {"text_cfg", "image_cfg"} & set(asked):
+        if settings.randomize_cfg != "off" or {"text_cfg", "image_cfg"} & set(asked):
             raise UserError("How much to change finds both scales itself: leave out Text CFG and Image CFG.")
         if settings.guidance != "instruct-pix2pix":
             raise UserError("How much to change is made for the guidance of InstructPix2Pix: set the scales yourself.")
 
     def begun(self, settings: EditSettings) -> Iterator[list[EditSettings]]:
         """Return the candidates for each result: settings of one picture, for edits that differ in seed or scales."""
-        first = replace(settings, count=1).seeds()[0]
-        for number in range(settings.count):
-            if self.strength is not None:
-                yield with_pairs(settings.for_image((first + number) % SEEDS))
-            else:
+        first = settings.seeds()[0]
+        for text in variations(settings.instruction):
+            one = replace(settings, instruction=text)
+            for number in range(settings.count):
                 seeds = range(first + number * self.best_of, first + (number + 1) * self.best_of)
-                yield [settings.for_image(seed % SEEDS) for seed in seeds]
+                tried = [one.for_image(seed % SEEDS) for seed in seeds]
+                yield tried if self.strength is None else with_pairs(tried[0])
 
     def choose(self, looks: Sequence[Glimpse]) -> int:
         """Return the place of the candidate that goes on."""
@@ -198,8 +199,7 @@ def find_each(
         for candidates in search.begun(settings):
             yield race(model, picture, candidates, search.choose, on_step, together)
         return
-    chosen = [settings.for_image(seed) for seed in settings.seeds()]
-    for edited in edit_each(model, picture, chosen, on_step):
+    for edited in edit_each(model, picture, settings.pictures(), on_step):
         yield Winner(edited, (), 1.0)
 
 

@@ -105,14 +105,15 @@ def pasted(name: str, fields: Mapping[str, str]) -> Any:
 class HostJob:
     """What the hooks of one job share."""
 
-    def __init__(self, controls: Controls, image_cfg: float, sdxl: SDXL | None = None) -> None:
+    def __init__(self, controls: Controls, text_cfg: float, image_cfg: float, sdxl: SDXL | None = None) -> None:
         self.controls = controls
         self.sdxl = sdxl
         """None: the checkpoint is not SDXL."""
         self.on_model = ExitStack()
         """What is put on the host's model for a sampling, and taken off when that ends, however it ends."""
-        self.asked_image_cfg = image_cfg
-        self.image_cfg = image_cfg
+        self.asked_text_cfg = self.text_cfg = text_cfg
+        self.asked_image_cfg = self.image_cfg = image_cfg
+        """What the job asks for, and what its present batch has, which may be drawn."""
         self.guided = False
         """Whether the guidance was handed to a sampling."""
         self.source: Tensor | None = None
@@ -172,9 +173,12 @@ def begin(host: Host, p: Processing, controls: Controls, is_img2img: bool) -> No
     asked = p.image_cfg_scale
     if asked is None:  # left out of an API call, or set aside by us when this p was used for another picture
         asked = last.asked_image_cfg if last else KNOBS["image_cfg"].default
-    KNOBS["text_cfg"].check(p.cfg_scale)
+    text_cfg = p.cfg_scale
+    if last and text_cfg == last.text_cfg:  # drawn by us when this p was used for another picture
+        text_cfg = p.cfg_scale = last.asked_text_cfg
+    KNOBS["text_cfg"].check(text_cfg)
     controls = Controls(**{name: _chosen(p, controls, name) for name in CONTROLS})
-    job = HostJob(controls, KNOBS["image_cfg"].check(asked), sdxl_of(p, controls.no_text))
+    job = HostJob(controls, text_cfg, KNOBS["image_cfg"].check(asked), sdxl_of(p, controls.no_text))
     setattr(p, JOB, job)
     # With a value here a host guides an edit model in its own way, which fails when prompts differ in length.
     p.image_cfg_scale = None
@@ -248,8 +252,11 @@ def begin_batch(p: Processing) -> None:
     job = job_of(p)
     if job:
         job.finished = 0
-    if job and job.controls.randomize:
-        p.cfg_scale, job.image_cfg = random_scales(int(p.seeds[0]) % SEEDS)
+    if job and job.controls.randomize != "off":
+        seed = int(p.seeds[0]) % SEEDS
+        drawn = random_scales(seed, job.asked_text_cfg, job.asked_image_cfg, job.controls.randomize)
+        p.cfg_scale, job.image_cfg = drawn
+        job.text_cfg = p.cfg_scale
         _note_scale(p, job)
 
 

@@ -50,7 +50,7 @@ def _info(task: EditTask, status: EditStatus, notes: list[str]) -> dict[str, Any
         "all_prompts": [result.settings.instruction for result in results],
         "negative_prompt": settings.negative,
         "all_negative_prompts": [result.settings.negative for result in results],
-        "seed": task.seeds[0],
+        "seed": task.pictures[0].seed,
         "all_seeds": seeds,
         "subseed": -1,
         "all_subseeds": [-1 for _ in results],

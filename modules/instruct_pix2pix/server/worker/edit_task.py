@@ -106,11 +106,11 @@ class EditTask(Task[EditStatus]):
 
     def __init__(self, queue: OwnQueue, request: EditRequest, id_: str | None = None) -> None:
         """`Worker.submit` makes it, with settings that have been checked."""
-        count, steps = request.settings.count, request.settings.steps
-        super().__init__(queue, request.checkpoint, EditStatus(steps=count * steps, batch_steps=steps), id_)
         self.settings = request.settings
-        self.seeds = tuple(request.settings.seeds())
-        """The seeds of all pictures asked for; drawn where the request has none."""
+        self.pictures = tuple(request.settings.pictures())
+        """The settings of all pictures asked for; their seeds are drawn where the request has none."""
+        count, steps = len(self.pictures), request.settings.steps
+        super().__init__(queue, request.checkpoint, EditStatus(steps=count * steps, batch_steps=steps), id_)
         self._request: EditRequest | None = request
         self._stepped = 0.0  # time.monotonic()
         self._computed = 0  # steps of pictures, without those that were skipped
@@ -130,7 +130,7 @@ class EditTask(Task[EditStatus]):
     def parts(self) -> tuple[int, int]:
         """Batches done, and in all."""
         size = self.settings.batch_size
-        return self._status.batch // size, -(-self.settings.count // size)
+        return self._status.batch // size, -(-len(self.pictures) // size)
 
     def preview(self) -> Image.Image | None:
         """Return what the present batch is becoming; None where there is nothing to see.
@@ -169,22 +169,21 @@ class EditTask(Task[EditStatus]):
         size = size_of(plan, settings)
         deep = request.picture.deep if size == plan.own else None  # at another size a result has 8 bits a channel
         most = MOST_RESULT_PIXELS // (size[0] * size[1] * (1 if deep is None else 2))
-        if settings.count > most:
-            shown = f"{settings.count} pictures of {size[0]}x{size[1]} pixels"
+        if len(self.pictures) > most:
+            shown = f"{len(self.pictures)} pictures of {size[0]}x{size[1]} pixels"
             raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
         self._preview_due = self._began + PREVIEW_FROM
         factor = model.config.vae.factor
         picture = FittedPicture.by(plan, request.picture.image, request.mask, factor, deep)
-        chosen = [settings.for_image(seed) for seed in self.seeds]
 
         def on_step(progress: Progress) -> None:
             self._on_step(progress, model)
 
-        while (passed := self._status.batch) < settings.count:
+        while (passed := self._status.batch) < len(self.pictures):
             try:
-                for edited in edit_each(model, picture, chosen[passed:], on_step):
+                for edited in edit_each(model, picture, self.pictures[passed:], on_step):
                     result = _result(edited, request, alpha, loaded)
                     saved = {} if request.outputs is None else _save(result, self, request.outputs)
                     with self._changed:
@@ -212,7 +211,7 @@ class EditTask(Task[EditStatus]):
             self._stepped = time.monotonic()
             self._change(
                 step=status.batch * progress.steps + progress.step * size,
-                steps=self.settings.count * progress.steps,
+                steps=len(self.pictures) * progress.steps,
                 batch_step=progress.step,
                 batch_steps=progress.steps,
             )

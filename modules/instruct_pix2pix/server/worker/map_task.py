@@ -46,7 +46,7 @@ class MapTask(Task[MapStatus]):
         assert request is not None  # only a task that has ended has none
         self._begin(loaded)
         picture = fitted(loaded.model, request.picture.image, request.settings, request.mask)
-        found = map_of(loaded.model, picture, request.settings.for_image(request.settings.seeds()[0]))
+        found = map_of(loaded.model, picture, request.settings.pictures()[0])
         if self._status.interrupted:
             raise Interrupted
         self._change(step=1, relevance=found)
