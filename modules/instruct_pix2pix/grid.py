@@ -46,6 +46,12 @@ def around(text_cfg: float, image_cfg: float) -> tuple[str, str]:
     return f"{texts[0]:.4g}:{texts[1]:.4g}:5", f"{images[0]:.4g}:{images[1]:.4g}:5"
 
 
+def check(settings: EditSettings) -> None:
+    """Raise UserError for an instruction that stands for several edits."""
+    if settings.results > settings.count:
+        raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
+
+
 def cells(settings: EditSettings, text_cfg: Sequence[float], image_cfg: Sequence[float]) -> list[EditSettings]:
     """Return the settings of each cell: a row for each Image CFG, in it one for each Text CFG."""
     return [replace(settings, text_cfg=text, image_cfg=image) for image in image_cfg for text in text_cfg]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
 from ..settings import EditSettings
 from ..text import printable, say
 from .arguments import (
@@ -82,7 +81,7 @@ def run(options: GridOptions) -> int:
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from ..engine.search import edit_together
-    from ..grid import cells, draw, plot_fields, values
+    from ..grid import cells, check, draw, plot_fields, values
     from ..images import open_picture, save_picture
     from .loading import load
     from .output import output_names, print_result, step_bar
@@ -90,8 +89,7 @@ def run(options: GridOptions) -> int:
     tune_memory()
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = resolved(options.settings.require_instruction())
-    if settings.results > 1:
-        raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
+    check(settings)
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")

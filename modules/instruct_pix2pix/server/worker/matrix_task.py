@@ -13,7 +13,7 @@ from ...engine.edit import Edited, Progress, fitted, plan_for
 from ...engine.model import EditModel
 from ...engine.search import MOST_CANDIDATES, edit_together
 from ...errors import Interrupted, UserError
-from ...grid import cells, plot_fields
+from ...grid import cells, check, plot_fields
 from ...images import encode_picture
 from ...settings import EditSettings
 from ..small_copy import small_copy
@@ -37,17 +37,19 @@ class MatrixRequest:
     def cells(self) -> list[EditSettings]:
         """Return the settings of all cells: a layer for each seed, in it a row for each Image CFG.
 
-        They have the size at which the model edits. Raises UserError for more than are made together.
+        They have the size at which the model edits. Raises UserError for more than are made together, and for several
+        variations of the instruction.
         """
         asked = self.edit.settings
+        check(asked)
         count = asked.count * len(self.text_cfg) * len(self.image_cfg)
         if count > MOST_CANDIDATES:
             raise UserError(
                 f"{count} edits are too many for one matrix: take fewer values or seeds, {MOST_CANDIDATES} edits are "
                 "the most."
             )
-        one = replace(asked, randomize_cfg=False, count=1, batch_size=1, result_size="model", zoom=False)
-        layers = (replace(one, seed=seed) for seed in asked.seeds())
+        same = {"count": 1, "batch_size": 1, "result_size": "model", "zoom": False}
+        layers = (replace(one, **same) for one in replace(asked, randomize_cfg="off").pictures())
         return [cell for layer in layers for cell in cells(layer, self.text_cfg, self.image_cfg)]
 
 
