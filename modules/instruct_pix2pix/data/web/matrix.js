@@ -3,6 +3,7 @@
     "use strict";
 
     const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
+    const SMALL = "?small=true";
     const byId = (id) => document.getElementById(id);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -32,7 +33,10 @@
     /** The page changed: follow a table that is new. */
     function look() {
         const button = byId("ip2p_matrix_open");
-        if (button && !button.hasAttribute("aria-expanded")) open("ip2pMatrix" in document.body.dataset);
+        if (button && !button.hasAttribute("aria-expanded")) {
+            button.setAttribute("aria-controls", "ip2p_matrix_form");
+            open("ip2pMatrix" in document.body.dataset);
+        }
         const found = byId("ip2p_matrix");
         if (!found || found === board) return;
         if (found.dataset.job !== board?.dataset.job) {
@@ -68,7 +72,7 @@
 
     function fill() {
         board.style.setProperty("--ip2p-ratio", told.size.join(" / "));
-        cells().forEach((cell, i) => paint(cell, placeOf(i), "?small=true"));
+        cells().forEach((cell, i) => paint(cell, placeOf(i), SMALL));
         const corner = board.querySelector(".ip2p-corner");
         if (told.before && !corner.querySelector("img")) corner.append(picture("before", "/before", "The input"));
         const link = board.querySelector("a[download]");
@@ -87,7 +91,13 @@
         return image;
     }
 
-    /** Show what there is of a place: its part of the coarse picture, or itself. */
+    function lay(where, rest, size, position) {
+        where.style.backgroundImage = `url("${address(rest)}")`;
+        where.style.backgroundSize = size;
+        where.style.backgroundPosition = position;
+    }
+
+    /** Show what there is of a place: its part of the coarse picture, or itself, for which the small one stands in. */
     function paint(where, place, which) {
         const done = place < told.done;
         const shows = `${place} ${done ? "done" : told.coarse ?? 0}`;
@@ -97,14 +107,13 @@
         if (other) where.style.backgroundImage = "";
         if (other || !done) where.querySelector(".ip2p-after")?.remove();
         if (done) {
+            if (!which) lay(where, `/cells/${place}${SMALL}`, "100% 100%", "0 0");
             where.prepend(picture("after", `/cells/${place}${which}`));
         } else if (told.coarse) {
             const [columns, rows] = [number("columns"), number("rows") * number("layers")];
             const along = (index, count) => (count > 1 ? (100 * index) / (count - 1) : 0);
-            where.style.backgroundImage = `url("${address(`/coarse/${told.coarse}`)}")`;
-            where.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
-            where.style.backgroundPosition =
-                `${along(place % columns, columns)}% ${along(Math.floor(place / columns), rows)}%`;
+            const [x, y] = [along(place % columns, columns), along(Math.floor(place / columns), rows)];
+            lay(where, `/coarse/${told.coarse}`, `${100 * columns}% ${100 * rows}%`, `${x}% ${y}%`);
         }
     }
 

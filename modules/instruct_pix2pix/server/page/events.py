@@ -218,7 +218,7 @@ def _matrix_events(layout: Layout, events: _Events, matrix_handlers: MatrixHandl
     fields = [matrix.text_cfg, matrix.image_cfg, matrix.seeds]
     for field in fields:
         field.change(
-            matrix_handlers.cost, fields, matrix.make, trigger_mode="always_last", **UNREAD, **events.at_once
+            matrix_handlers.offer, fields, matrix.make, trigger_mode="always_last", **UNREAD, **events.at_once
         )
     suited = unordered(*fields)
     layout.top.checkpoint.input(matrix_handlers.suit, layout.top.checkpoint, suited, **events.queued)

@@ -20,7 +20,7 @@ from ..handlers import EditHandlers
 from ..layout import Layout, Updates
 from ..results import sent_path
 from . import markup
-from .layout import MAKE, MOST_SEEDS
+from .layout import MOST_SEEDS, offer
 
 
 class MatrixHandlers:
@@ -48,13 +48,9 @@ class MatrixHandlers:
         """Set what suits the model that is chosen by default."""
         return self.suit(self.catalog.default.name)
 
-    def cost(self, text_cfg: str, image_cfg: str, seeds: float) -> str:
-        """Return what the button says: how many edits it would make."""
-        try:
-            columns, rows = values(text_cfg or "", "text_cfg"), values(image_cfg or "", "image_cfg")
-        except UserError:
-            return MAKE  # which tells what is wrong
-        return f"{MAKE}: {len(columns) * len(rows) * int(seeds or 1)} edits"
+    def offer(self, text_cfg: str, image_cfg: str, seeds: float) -> str:
+        """Return what the button says."""
+        return offer(text_cfg or "", image_cfg or "", int(seeds or 1))
 
     def submit(self, data: Mapping[Block, Any]) -> Updates:
         """Submit a matrix; the page then follows its task."""
@@ -133,7 +129,8 @@ class MatrixHandlers:
             before.interrupt()
         self.edit.results.begin(edit.id, shown.picture)
         names = [entry.name for entry in self.catalog.entries if entry.path == task.checkpoint]
-        known = {**stored, "settings": asdict(one)} if isinstance(stored, dict) else gr.skip()
+        known = dict(stored) if isinstance(stored, dict) else {}
+        known |= {"settings": asdict(one), **({"checkpoint": names[0]} if names else {})}
         return {
             **self.form.set(values_of(one)),
             **(self.form.choices(names[0]) if names else {}),

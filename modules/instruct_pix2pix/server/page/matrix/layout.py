@@ -7,9 +7,20 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
+from ....errors import UserError
+from ....grid import values
+from .. import html
+
 MOST_SEEDS = 4
-MAKE = "Make the matrix"
-"""On the button that does; behind it stands how many edits that are."""
+
+
+def offer(text_cfg: str, image_cfg: str, seeds: int) -> str:
+    """Return what the button says: how many edits it would make, unless the values cannot be read."""
+    try:
+        columns, rows = values(text_cfg, "text_cfg"), values(image_cfg, "image_cfg")
+    except UserError:
+        return "Make the matrix"  # which then says what is wrong
+    return f"Make the matrix: {html.count_of(len(columns) * len(rows) * seeds, 'edit')}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ def build_matrix_form(text_cfg: str, image_cfg: str) -> MatrixForm:
             info="A matrix for each, from Seed on. Batch count, Batch size and Randomize CFG play no part here.",
             elem_id="ip2p_matrix_seeds",
         )
-        make = gr.Button(MAKE, variant="primary", elem_id="ip2p_matrix_make")
+        make = gr.Button(offer(text_cfg, image_cfg, 1), variant="primary", elem_id="ip2p_matrix_make")
     return MatrixForm(texts, images, seeds, make)
 
 
