@@ -65,6 +65,8 @@
             const before = told.coarse;
             told = await answer.json();
             told.coarse ||= before; // while nobody looked, what was seen stays
+            if (told.coarse && told.coarse !== before) await loaded(`/coarse/${told.coarse}`); // or cells would blink
+            if (element !== board) return;
             fill();
             if (told.ended) return;
         }
@@ -89,6 +91,13 @@
         image.draggable = false;
         image.src = address(rest);
         return image;
+    }
+
+    /** Wait until the browser has a picture, or knows that it cannot. */
+    function loaded(rest) {
+        const image = new Image();
+        image.src = address(rest);
+        return image.decode().catch(() => {});
     }
 
     function lay(where, rest, size, position) {
@@ -134,12 +143,16 @@
     function turnTo(cell) {
         if (cell === current) return;
         current = cell;
-        cells().forEach((one, i) => { one.tabIndex = i === cell ? 0 : -1; });
+        mark();
         show();
     }
 
+    /** Mark the cell to which Tab leads, and the chosen one. */
     function mark() {
-        cells().forEach((cell, i) => cell.parentElement.setAttribute("aria-selected", String(placeOf(i) === chosen)));
+        cells().forEach((cell, i) => {
+            cell.tabIndex = i === current ? 0 : -1;
+            cell.parentElement.setAttribute("aria-selected", String(placeOf(i) === chosen));
+        });
     }
 
     /** Show so much, in percent, of what was before. */
