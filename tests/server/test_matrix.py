@@ -66,7 +66,7 @@ def tile(status: MatrixStatus, place: int, columns: int, rows: int) -> np.ndarra
 
 
 def test_each_cell_is_the_edit_of_its_scales_and_its_layers_seed(worker, model):
-    task = worker.submit_matrix(request(count=2, randomize_cfg="both", batch_size=2))
+    task = worker.submit_matrix(request(count=2, randomize_cfg="both", batch_size=2, result_size="model"))
     status = task.wait(END, 120)
     assert status.state is TaskState.FINISHED and task.parts == (12, 12) and task.seeds == (3, 4)
     expected = [(seed, text, image) for seed in (3, 4) for image in (1, 1.5) for text in (3, 7.5, 12)]
