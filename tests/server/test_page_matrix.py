@@ -118,6 +118,7 @@ def test_a_click_on_a_cell_is_the_edit_that_generate_makes_bit_for_bit(at_page: 
 
     # before and after follow the pointer, in the cell and large
     one = cell(at_page, "5.25", "1.5")
+    one.scroll_into_view_if_needed()
     box = one.bounding_box()
     at_page.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
     at_page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)

@@ -213,7 +213,8 @@
         }[event.key];
         if (next === undefined) return;
         event.preventDefault();
-        cells()[next].focus();
+        cells()[next].focus({ preventScroll: true }); // which would leave it half under the edge
+        cells()[next].scrollIntoView({ block: "nearest", inline: "nearest" });
     });
     document.addEventListener("click", (event) => {
         if (event.target.closest?.("#ip2p_matrix_open")) open(!("ip2pMatrix" in document.body.dataset));

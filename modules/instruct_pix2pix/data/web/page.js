@@ -32,12 +32,13 @@
         }
     }, true);
 
-    // --- on a narrow screen, go down to the results ---
+    // --- where the results are out of sight, go to them ---
 
     document.addEventListener("click", (event) => {
         const results = byId("img2img_results");
-        const begins = event.target.closest?.("#img2img_generate, #ip2p_matrix_make");
-        if (begins && results.getBoundingClientRect().top > innerHeight * 0.8) {
+        const [makes, top] = [event.target.closest?.("#ip2p_matrix_make"), results.getBoundingClientRect().top];
+        const generates = event.target.closest?.("#img2img_generate");
+        if ((generates || makes) && top > innerHeight * 0.8 || makes && top < 0) {
             results.scrollIntoView({ behavior: "smooth" });
         }
     });

@@ -50,17 +50,17 @@ def build_matrix_form(text_cfg: str, image_cfg: str) -> MatrixForm:
             texts = gr.Textbox(
                 text_cfg,
                 label="Text CFG values",
-                info="First:last:count, or values with commas. A column each.",
+                info="Columns: first:last:count, or 3, 7.5, 12",
                 max_lines=1,
-                min_width=140,
+                min_width=220,
                 elem_id="ip2p_matrix_text_cfg",
             )
             images = gr.Textbox(
                 image_cfg,
                 label="Image CFG values",
-                info="The same. A row each.",
+                info="Rows: first:last:count, or 1, 1.5, 2",
                 max_lines=1,
-                min_width=140,
+                min_width=220,
                 elem_id="ip2p_matrix_image_cfg",
             )
         seeds = gr.Slider(
