@@ -44,7 +44,8 @@ def set_up(visited: Visit, text_cfg: str, image_cfg: str, steps: int = 4, seeds:
     visited.write("make it winter")
     visited.set("img2img_steps", steps)
     visited.set("img2img_seed", 7)
-    visited.locate("#ip2p_matrix_open").click()
+    if not visited.locate("#ip2p_matrix_form").is_visible():
+        visited.locate("#ip2p_matrix_open").click()
     visited.locate("#ip2p_matrix_text_cfg input").fill(text_cfg)
     visited.locate("#ip2p_matrix_image_cfg input").fill(image_cfg)
     visited.set("ip2p_matrix_seeds", seeds)
@@ -246,14 +247,15 @@ def test_two_seeds_are_two_layers_and_a_cell_brings_the_seed_of_its_own(at_page:
 
 def has_coarse_cells(visited: Visit) -> None:
     visited.page.wait_for_function(
-        "[...document.querySelectorAll('.ip2p-cell')].every((one) => one.style.backgroundImage.includes('coarse'))"
+        "() => { const all = [...document.querySelectorAll('.ip2p-cell')];"
+        " return all.length && all.every((one) => one.style.backgroundImage.includes('coarse')); }",
+        timeout=180_000,
     )
 
 
 def test_a_reload_finds_the_table_in_the_middle_and_afterwards(at_page: Visit) -> None:
     set_up(at_page, "5:9:5", "1.2, 1.5", steps=60)
     at_page.locate("#ip2p_matrix_make").click()
-    at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
     has_coarse_cells(at_page)
     at_page.reload()
     at_page.locate("#img2img_interrupt").wait_for()
