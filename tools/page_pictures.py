@@ -48,7 +48,7 @@ def main() -> None:
             visited.generate()
             settle(visited)
             visited.page.screenshot(path=DOCS / "gui-narrow.png", full_page=True)
-        with visit(browser, address, worker, viewport={"width": 1280, "height": 1060}) as visited:
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 1500}) as visited:
             matrix(visited)
             whole = Image.open(io.BytesIO(visited.page.screenshot()))
             whole.convert("RGB").save(DOCS / "gui-matrix.webp", quality=90, method=6)
@@ -114,7 +114,7 @@ def edit(visited: Visit, name: str, instruction: str) -> None:
 
 
 def matrix(visited: Visit) -> None:
-    """Make the tutorial's matrix, and look at one of its cells."""
+    """Make the tutorial's matrix, and the edit of one of its cells."""
     edit(visited, "car.png", "replace the tree with a yellow ball")
     visited.set("img2img_seed", 1)
     visited.locate("#ip2p_matrix_open").click()
@@ -123,9 +123,11 @@ def matrix(visited: Visit) -> None:
     visited.locate("#ip2p_matrix_make").click()
     visited.locate("#ip2p_matrix a[download]").wait_for(timeout=300_000)
     visited.wait_for_end()
-    box = visited.locate(".ip2p-cell").nth(8).bounding_box()
-    visited.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-    settle(visited, images=".ip2p-stage img")
+    visited.locate(".ip2p-cell").nth(8).click()
+    visited.locate("#ip2p_compare img").first.wait_for(timeout=60_000)
+    visited.wait_for_end()
+    settle(visited)
+    visited.page.mouse.move(0, 0)
     visited.page.evaluate("scrollTo(0, 0)")
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from instruct_pix2pix.infotext import settings_from
+from instruct_pix2pix.server.worker.task import TaskState
 from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -284,9 +285,10 @@ def test_an_interrupt_leaves_the_coarse_cells_and_one_of_them_can_be_made(at_pag
     at_page.locate("#img2img_progress").get_by_text("Waiting for 1 other edit").wait_for()
     at_page.locate("#img2img_interrupt").click()
     at_page.wait_for_end()
-    at_page.page.wait_for_function("document.querySelectorAll('.ip2p-cell img.ip2p-after').length === 0")
-    assert len(at_page.worker.queue) == 0
+    matrix = at_page.worker.queue.find(at_page.locate("#ip2p_matrix").get_attribute("data-job"))
+    assert matrix is not None and matrix.wait(10**9, 120).state is TaskState.INTERRUPTED
     has_coarse_cells(at_page)
+    assert at_page.locate(".ip2p-cell img.ip2p-after").count() == 0
     # of two that are chosen one after the other, only the second is made
     cell(at_page, "3", "1").click()
     at_page.locate("#img2img_interrupt").wait_for()
