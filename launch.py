@@ -3,6 +3,7 @@
     python launch.py [words of the command line]
     python launch.py test [words for pytest]       ruff, pyright and pytest, until one fails
     python launch.py test --quick [words for pytest]       the same for the package and its core alone: for every save
+    python launch.py test --help                           says so, and installs nothing
 
 Only the standard library is used, and no syntax newer than Python 3.7, so that an old Python can be told
 in one sentence that it is too old. What this file says goes to stderr: stdout belongs to the program.
@@ -29,6 +30,17 @@ REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "r
 QUICK_TESTS = ["tests/core", "tests/guidance", "tests/models", "tests/test_architecture.py"]
 SLOW_AMONG_THEM = ["tests/core/test_panel.py", "tests/core/test_grid.py", "tests/guidance/test_cached.py"]
 APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same command again."
+
+
+TEST_HELP = """usage: python launch.py test [--quick] [words for pytest]
+
+Check this checkout: ruff, pyright and pytest, one after the other, until one fails.
+
+  --quick   the types of the package and the tests of core, guidance and models alone: a minute
+  others    go to pytest: python launch.py test tests/engine -k winograd
+
+The first run makes the environment .venv and installs what the checks need, some gigabytes.
+"""
 
 
 class SetupError(Exception):
@@ -243,6 +255,9 @@ def main(argv: list[str]) -> int:
         say(problem)
         return 2
     testing = argv[:1] == ["test"]
+    if testing and argv[1:2] in (["-h"], ["--help"]):
+        print(TEST_HELP, end="")
+        return 0
     try:
         if not in_environment():
             return run_inside(own_environment(), argv)

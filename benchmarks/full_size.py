@@ -28,7 +28,7 @@ from skimage import data
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
-from instruct_pix2pix.full_size import enlarge  # noqa: E402
+from instruct_pix2pix.engine.full_size import enlarge  # noqa: E402
 
 FACTOR = 4
 LONGEST = 2048

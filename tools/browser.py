@@ -85,7 +85,8 @@ class Visit:
         """Return a file as a drop or a paste carries it."""
         script = """([bytes, name]) => {
             const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            const type = /heic$/i.test(name) ? "" : "image/png";  // many systems know no such kind
+            data.items.add(new File([new Uint8Array(bytes)], name, { type }));
             return data;
         }"""
         return self.page.evaluate_handle(script, [list(file.read_bytes()), file.name])

@@ -7,11 +7,13 @@ fit crops that away again. Only a size of another shape cuts anything off, and n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # who only plans need not wait for it
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def _ratio(value: int, numerator: int, denominator: int) -> int:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Turn an RGB picture into float32 [1, 3, H, W] in -1..1."""
+    import torch
+
     pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
 
@@ -90,4 +94,6 @@ def to_images(pictures: Tensor) -> list[Image.Image]:
 
 def join(x: Tensor, image: Tensor) -> Tensor:
     """Join the noisy latent and the picture's latent, both [N, 4, h, w], to the UNet's input [N, 8, h, w]."""
+    import torch
+
     return torch.cat([x, image.to(x)], dim=1)

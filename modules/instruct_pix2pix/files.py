@@ -46,6 +46,16 @@ def is_folder(path: Path) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
+def check_picture_file(path: Path) -> None:
+    """Raise UserError for what is no file that a picture can be read from: nothing, a folder, a pipe."""
+    status = status_of(path)
+    if status is None:
+        raise UserError(Path(printable(str(path))), " does not exist: check the name.")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
+        raise UserError(f"{printable(path.name or str(path))} is {kind}: give the name of a picture.")
+
+
 def short_name(stem: str, end: str) -> str:
     """Return `stem + end`, with as much of the stem as the longest name has room for."""
     room = max(1, LONGEST_NAME - len(os.fsencode(end)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,12 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .camera_raw import is_camera_raw
+from .camera_files import heic_opener, is_camera_raw, is_heic
 from .containers import without_broken_metadata
 from .deep_pixels import PNG_STRATEGY, deep_pixels_of, deep_png, deep_tiff, name_planes
 from .errors import UserError
 from .exif import EXIF_IFD, ORIENTATION, UPRIGHT, USER_COMMENT, comment_text, exif_bytes, exif_of, tiff_tags
-from .files import status_of, write_whole
+from .files import check_picture_file, write_whole
 from .jpeg import JpegFile
 from .pixels import eight_bit, grey_mask, is_clear, on_white, split_alpha, to_rgb, writable
 from .text import printable, reason_of
@@ -45,8 +44,8 @@ MOST_ASPECT = 16
 
 SUBFILE_TYPE, MOST_PAGES = 254, 16
 
-DRAFT_PIXELS = 100_000_000
-"""Above this a JPEG is read at half size, to save memory: whole it takes eight bytes a pixel."""
+MOST_WHOLE = 100_000_000
+"""Pixels above which a JPEG is read at half size, to save memory: whole it takes eight bytes a pixel."""
 
 PARAMETERS = "parameters"
 """The web UI's name for the infotext among the texts of a PNG."""
@@ -92,18 +91,23 @@ class Picture:
 
 
 def open_picture(
-    source: Source, *, most_pixels: int = MOST_PIXELS, name: str = "The picture", deep: bool = False
+    source: Source,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    name: str = "The picture",
+    deep: bool = False,
+    most_whole: int = MOST_WHOLE,
 ) -> Picture:
     """Read a picture from a path, from bytes, or from a binary file.
 
-    PNG, JPEG, WebP, BMP, TIFF, GIF and AVIF, of any depth and colour model. The first frame of an animation is taken.
-    Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a JPEG above 100
-    megapixels is read at half size to save memory. Damaged metadata is left out, and a JPEG may lack a small part at
-    its end: `notes` says so. With `deep`, a PNG or TIFF of 16 bits a channel is decoded twice, to keep them all; it
-    takes up to 23 bytes a pixel meanwhile. Raises UserError for anything else, whose sentence calls a source without a
-    name of its own `name`.
+    PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF and, with pillow-heif, HEIC, of any depth and colour model. The first frame of
+    an animation is taken. Up to `most_pixels` (known before anything is decoded), 32,768 pixels a side and 16 to 1; a
+    JPEG above `most_whole` pixels is read at half size to save memory. Damaged metadata is left out, and a JPEG may
+    lack a small part at its end: `notes` says so. With `deep`, a PNG or TIFF of 16 bits a channel is decoded twice, to
+    keep them all; it takes up to 23 bytes a pixel meanwhile. Raises UserError for anything else, whose sentence calls a
+    source without a name of its own `name`.
     """
-    return read_as(source, partial(_to_picture, with_deep=deep), most_pixels, name)
+    return read_as(source, partial(_to_picture, with_deep=deep, most_whole=most_whole), most_pixels, name)
 
 
 def read_infotext(source: Source | Image.Image) -> str | None:
@@ -220,12 +224,7 @@ def read_as(source: Source, use: Use[Result], most_pixels: int | None, name: str
         return _decode(io.BytesIO(source.read()), name, use, most_pixels)
     path = Path(source)
     name = printable(path.name or str(path))
-    status = status_of(path)
-    if status is None:
-        raise UserError(Path(printable(str(path))), " does not exist: check the name.")
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
-        raise UserError(f"{name} is {kind}: give the name of a picture.")
+    check_picture_file(path)
     try:
         with path.open("rb") as stream:
             return _decode(stream, name, use, most_pixels)
@@ -239,19 +238,13 @@ def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | N
     head = stream.read(16)
     if not head:
         raise UserError(f"{name} is empty: copy it again from its source.")
-    # Not Image.open: its limit on pixels is global, and lower than a phone's 200 megapixels.
-    Image.init()
-    openers = {**Image.OPEN, "JPEG": (JpegFile, Image.OPEN["JPEG"][1])}
-    accepts = ((fmt, openers[fmt][1]) for fmt in READABLE if fmt in openers)
-    fmt = next((fmt for fmt, accept in accepts if accept and accept(head) is True), None)
     if is_camera_raw(stream):
         raise UserError(f"{name} is a camera's raw file: save it as JPEG, PNG or TIFF with the camera's own program.")
-    if fmt is None:
-        raise UserError(f"{name} is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF.")
+    fmt, opener = ("HEIF", heic_opener(stream, name)) if is_heic(stream) else _opener_for(head, name)
     try:
         file, broken = without_broken_metadata(stream, fmt)
         notes = (f"Metadata in {name} is damaged or too large: it was left out.",) if broken else ()
-        with openers[fmt][0](file, "") as image:
+        with opener(file, "") as image:
             if fmt == "TIFF":
                 _go_to_full_size(image)
                 name_planes(image)
@@ -269,6 +262,19 @@ def _decode(stream: IO[bytes], name: str, use: Use[Result], most_pixels: int | N
         cut = isinstance(error, (EOFError, struct.error)) or "truncated" in reason.lower()
         state = "cut short" if cut else f"damaged ({reason})"
         raise UserError(f"{name} is {state}: copy it again from its source.") from error
+
+
+def _opener_for(head: bytes, name: str) -> tuple[str, Callable[[IO[bytes], str], Any]]:
+    """Return the format of a file that begins so, and what opens it. Raises UserError for one that is not read here."""
+    # Not Image.open: its limit on pixels is global, and lower than a phone's 200 megapixels.
+    Image.init()
+    openers = {**Image.OPEN, "JPEG": (JpegFile, Image.OPEN["JPEG"][1])}
+    for fmt in READABLE:
+        accept = openers[fmt][1] if fmt in openers else None
+        if accept and accept(head) is True:
+            return fmt, openers[fmt][0]
+    known = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC"
+    raise UserError(f"{name} is not a picture that can be read here: use {known}.")
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -308,11 +314,11 @@ def _check_size(size: tuple[int, int], name: str, most_pixels: int) -> None:
         )
 
 
-def _to_picture(image: Image.Image, name: str, known: tuple[str, ...], *, with_deep: bool) -> Picture:
+def _to_picture(image: Image.Image, name: str, known: tuple[str, ...], *, with_deep: bool, most_whole: int) -> Picture:
     notes = list(known)
     samples = deep_pixels_of(image) if with_deep else None
     width, height = image.size
-    if image.format in ("JPEG", "MPO") and width * height > DRAFT_PIXELS:
+    if image.format in ("JPEG", "MPO") and width * height > most_whole:
         image.draft(None, (width // 2, height // 2))
         notes.append(f"{name} is {width} x {height} pixels: it was read at half size.")
     image.load()

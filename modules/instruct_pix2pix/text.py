@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO, cast
 
+RED, DIM = 31, 2
+"""Graphic renditions (ECMA-48, 8.3.117)."""
+
 
 def printable(text: str) -> str:
     """Return text with '?' for control characters, which could upset a terminal."""
@@ -42,6 +45,25 @@ def number_text(value: float) -> str:
 def say(line: str) -> None:
     """Tell a person at the terminal: on stderr, at once. See `telling_ends_nothing`."""
     print(line, file=sys.stderr, flush=True)
+
+
+def say_problem(line: str) -> None:
+    """Say what went wrong, in red where the terminal has colours."""
+    say(_coloured(line, RED))
+
+
+def say_hint(line: str) -> None:
+    """Say what one need not read, dim where the terminal has colours."""
+    say(_coloured(line, DIM))
+
+
+def _coloured(line: str, rendition: int) -> str:
+    """Return a line for stderr in a graphic rendition, unless NO_COLOR (no-color.org) is set."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    old_console = os.name == "nt" and "WT_SESSION" not in os.environ
+    if plain or old_console or sys.stderr is None or not sys.stderr.isatty():
+        return line
+    return f"\x1b[{rendition}m{line}\x1b[0m"
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ BROKEN = {
     "cut.png": "cut short",
     "empty.webp": "empty",
     "half.gif": "",
-    "phone.heic": "not a picture",
+    "phone.heic": "",
     "sub/text.jpg": "not a picture",
     "gone.png": "does not exist",
 }

@@ -130,6 +130,13 @@ def test_pictures_of_kinds_that_cannot_be_read_are_told_of(tmp_path: Path) -> No
     assert [(one.name, one.state.value) for one in plan(tmp_path).refused] == [("phone.HEIC", "failed")]
 
 
+def test_results_of_a_phone_s_heic_are_jpegs(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 48))).save(tmp_path / "IMG_1.HEIC")
+    (item,) = plan(tmp_path).items
+    assert (item.outputs, item.fmt, item.size) == (("IMG_1.jpg",), "JPEG", (64, 48))
+
+
 # --- which folders ---
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -375,6 +376,149 @@ def test_what_needs_no_model_does_not_wait_for_torch(words):
     code += "sys.exit(bool({'torch', 'gradio', 'ray', 'PIL', 'numpy'} & set(sys.modules)))"
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules")}
     assert subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=False).returncode == 0
+
+
+NOT_THERE = {
+    "missing.png does not exist": ["edit", "missing.png", "x"],
+    "holiday is a folder": ["edit", "holiday", "x"],
+    "text.png is not a picture": ["edit", "text.png", "x"],
+    "mask.png does not exist": ["edit", "a.png", "x", "--mask", "mask.png"],
+    "no model 'gone'": ["edit", "a.png", "x", "--model", "gone"],
+    "out.xyz does not name a format": ["edit", "a.png", "x", "-o", "out.xyz"],
+    "b.png may not be written there": ["edit", "a.png", "x", "-o", "a.png/b.png"],
+    "no sampler 'Oiler a' (did you mean 'Euler a'?)": ["edit", "a.png", "x", "--sampler", "Oiler a"],
+    "no schedule 'Karas' (did you mean 'Karras'?)": ["edit", "a.png", "x", "--schedule", "Karas"],
+    "grid.png does not exist": ["grid", "grid.png", "x"],
+    "The input folder gone does not exist": ["batch", "gone", "out", "x"],
+    "The masks folder gone does not exist": ["batch", "holiday", "out", "x", "--masks", "gone"],
+    "instructions gone.csv does not exist": ["batch", "holiday", "out", "--instructions", "gone.csv"],
+    "no model 'lost'": ["batch", "holiday", "out", "x", "--model", "lost"],
+    "no model 'served'": ["serve", "--model", "served"],
+    "no model 'one'": ["merge", "one", "two", "-o", "out.safetensors"],
+    "no model 'old'": ["convert", "old", "new.safetensors"],
+    "no model 'slow'": ["bench", "--model", "slow"],
+}
+
+
+def test_what_is_not_there_is_told_before_torch_is_imported(elsewhere):
+    Image.open(EXAMPLE).save("a.png")
+    Path("holiday").mkdir()
+    Path("text.png").write_text("not a picture")
+    code = "import sys, instruct_pix2pix.cli.main as m\n"
+    code += f"for words in {list(NOT_THERE.values())!r}: assert m.main(words) == 1\n"
+    code += "sys.exit(bool({'torch', 'gradio', 'ray'} & set(sys.modules)))"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "modules"), "HOME": str(elsewhere)}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and len(lines) == len(NOT_THERE), done.stderr
+    for said, line, words in zip(NOT_THERE, lines, NOT_THERE.values(), strict=True):
+        assert said in line, line
+        assert all(line.count(word) <= 1 for word in words[1:] if len(word) > 3), line  # no name twice
+
+
+def usage_error(capsys, *words):
+    """Expect bad usage: a sentence, where to read more, and status 2; return the sentence."""
+    with pytest.raises(SystemExit) as exit_:
+        main.main(list(words))
+    assert exit_.value.code == 2
+    sentence, hint = capsys.readouterr().err.splitlines()
+    assert sentence.endswith(".") and "--help" in hint
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["edti", "a.png"], "There is no command 'edti' (did you mean edit?)"),
+        (["edit", "a.png", "x", "--sampeler", "Euler"], "There is no option --sampeler here (did you mean --sampler?)"),
+        (["edit", "a.png", "make", "it", "winter"], "'it winter' is too much"),
+        (["edit", "a.png"], "INSTRUCTION"),
+        (["edit", "a.png", "x", "--text-cfg", "99"], "Text CFG is 99, but must lie between 1 and 30"),
+        (["edit", "a.png", "x", "--speed", "quick"], "Speed is 'quick', but must be one of exact, balanced, fast"),
+        (["serve", "--port", "0"], "'0' is not a port: choose one from 1 to 65535"),
+        (["--prot", "1"], "There is no option --prot here (did you mean --port?)"),
+    ],
+)
+def test_what_is_mistyped_is_told_in_a_sentence_with_what_may_be_meant(capsys, words, said):
+    sentence = usage_error(capsys, *words)
+    assert said in sentence
+    assert not sentence.startswith("Argument")  # which the sentence itself names
+
+
+def test_the_help_lists_what_can_be_chosen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main.main(["edit", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "One of Euler a, Euler, Heun, DPM2, DPM++ 2M," in shown
+    assert "One of Automatic, Uniform, Karras," in shown
+    assert "--speed {exact,balanced,fast}" in shown
+
+
+def test_the_help_of_a_checkout_lists_its_tests(capsys, monkeypatch):
+    for program, there in (("launch.py", True), ("ip2p", False)):
+        monkeypatch.setattr(sys, "argv", [program])
+        with pytest.raises(SystemExit):
+            main.main(["--help"])
+        assert (re.search(r"^ +test +Check this checkout", capsys.readouterr().out, re.MULTILINE) is not None) == there
+
+
+def seen_in_a_terminal(words, **environ):
+    """Run a command whose stderr is a terminal; return what that is sent."""
+    import pty
+
+    own, theirs = pty.openpty()
+    code = f"import sys, instruct_pix2pix.cli.main as m; m.main({words!r})"
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    environ = {**clean, "PYTHONPATH": str(ROOT / "modules"), "TERM": "xterm-256color", **environ}
+    subprocess.run([sys.executable, "-c", code], env=environ, stderr=theirs, check=False)
+    os.close(theirs)
+    return os.read(own, 10_000).decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_an_error_is_red_in_a_terminal_that_may_show_it():
+    red = "\x1b[31mmissing.png does not exist: check the name.\x1b[0m"
+    assert red in seen_in_a_terminal(["edit", "missing.png", "x"])
+    usage = seen_in_a_terminal(["edit"])
+    assert re.search("\x1b\\[31m[^\x1b]+\x1b\\[0m\\s+\x1b\\[2m[^\x1b]+--help[^\x1b]+\x1b\\[0m", usage), repr(usage)
+    for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert "\x1b" not in seen_in_a_terminal(["edit", "missing.png", "x"], **plain)
+
+
+def test_a_shell_completes_commands_options_and_choices(capsys):
+    pytest.importorskip("shtab")
+    assert main.main(["completion", "bash"]) == 0
+    Path("ip2p.bash").write_text(capsys.readouterr().out)
+    Path("holiday.jpg").touch()
+
+    def completed(*words):
+        line = " ".join(f"'{word}'" for word in words)
+        code = f"source ip2p.bash; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; {function}; "
+        code += "printf '%s\\n' ${COMPREPLY[@]}"
+        told = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        return {word.strip() for word in told.stdout.split()}
+
+    (function,) = re.findall(r"complete .*-F (\w+) ip2p$", Path("ip2p.bash").read_text(), re.MULTILINE)
+    assert completed("ip2p", "ed") == {"edit"}
+    assert completed("ip2p", "edit", "--samp") == {"--sampler"}
+    assert completed("ip2p", "edit", "--speed", "b") == {"balanced"}
+    assert completed("ip2p", "edit", "hol") == {"holiday.jpg"}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_take_their_scripts(capsys, shell):
+    pytest.importorskip("shtab")
+    assert main.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "--sampler" in script or "-l sampler" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_completion_says_what_it_needs(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "pip install shtab" in fails(capsys, ["completion", "bash"])
 
 
 def test_a_traceback_is_shown_only_on_request(monkeypatch, capsys):

@@ -145,6 +145,13 @@ def test_an_old_python_can_read_launch_py_far_enough_to_refuse() -> None:
 # --- a start ---
 
 
+def test_the_help_of_the_tests_installs_nothing(project: Path, python: Path, environ: dict[str, str]) -> None:
+    for program in (getattr(sys, "_base_executable", sys.executable), python):
+        told = start(program, project, environ, "test", "--help")
+        assert (told.returncode, told.stderr) == (0, "") and "--quick" in told.stdout
+    assert not (project / ".venv").exists() and stamps(python) == []
+
+
 def test_the_first_start_makes_an_environment_installs_and_runs_the_program(
     project: Path, pip_folder: Path, environ: dict[str, str]
 ) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from instruct_pix2pix.engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS, Noise, Sampler, find_sampler
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule
+from instruct_pix2pix.engine.sampling.schedules import NoiseSchedule
 from instruct_pix2pix.errors import Interrupted, UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
 from tests.helpers.sigmas import get_sigmas
@@ -360,6 +361,10 @@ def test_finds_a_sampler_by_the_names_that_automatic1111_has_given_it(
     written: str, sampler: str, schedule: str | None
 ) -> None:
     assert find_sampler(written) == (SAMPLERS[sampler], schedule)
+
+
+def test_every_sampler_is_known_by_name_before_torch_is_imported() -> None:
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 @pytest.mark.parametrize("schedule", SCHEDULE_NAMES)

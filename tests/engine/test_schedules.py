@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from instruct_pix2pix.engine.sampling.names import SCHEDULE_NAMES, find_schedule
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, NoiseSchedule, find_schedule
+from instruct_pix2pix.engine.sampling.schedules import NoiseSchedule
 from instruct_pix2pix.errors import UserError
 from tests.helpers.k_diffusion_reference import k_diffusion
 from tests.helpers.sigmas import get_sigmas

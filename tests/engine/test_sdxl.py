@@ -22,8 +22,9 @@ from instruct_pix2pix.engine.loading.loader import load_networks
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.networks.clip import PooledTextEncoder, TextConfig
 from instruct_pix2pix.engine.networks.unet import size_label
+from instruct_pix2pix.engine.sampling.names import SCHEDULE_NAMES
 from instruct_pix2pix.engine.sampling.samplers import SAMPLERS
-from instruct_pix2pix.engine.sampling.schedules import SCHEDULE_NAMES, ContinuousSchedule, NoiseSchedule
+from instruct_pix2pix.engine.sampling.schedules import ContinuousSchedule, NoiseSchedule
 from instruct_pix2pix.engine.tokenizer import byte_alphabet, merges
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.models.checkpoints import inspect

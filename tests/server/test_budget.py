@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import random
 import socket
 import struct
@@ -132,6 +133,42 @@ def test_the_mask_counts_beside_the_picture(server: Served, impatient: Budget) -
     with impatient.within(impatient.most - pixels):
         assert server.post("img2img", **quick(width=64)).status_code == 200
         assert server.post("img2img", **quick(width=64, mask=encoded(HOUSE))).status_code == 503
+
+
+def jpeg(width: int, height: int, **options: object) -> bytes:
+    """A grey JPEG of this size by its header; what the decoder lacks it fills in."""
+    data = io.BytesIO()
+    Image.new("RGB", (160, 120), "gray").save(data, "JPEG", **options)
+    return data.getvalue().replace(struct.pack(">HH", 120, 160), struct.pack(">HH", height, width))
+
+
+@pytest.mark.parametrize(("size", "read"), [((9280, 6944), (9280, 6944)), ((16_320, 12_240), (8160, 6120))])
+def test_a_camera_s_jpeg_of_200_megapixels_is_read_over_the_network(
+    size: tuple[int, int], read: tuple[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg(*size))
+    for sent in (
+        pictures.SentPicture.in_file(str(tmp_path / "photo.jpg"), deep=True),
+        pictures.SentPicture.in_base64(encoded(jpeg(*size)), "The picture"),
+    ):
+        assert sent.room <= pictures.MOST_PIXELS
+    picture = sent.decode()
+    assert picture.image.size == read
+    assert any("read at half size" in note for note in picture.notes) == (read != size)
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (jpeg(16_320, 12_240, progressive=True), "16320 x 12240"),  # all of it is held in memory
+        (jpeg(10_000, 9000, progressive=True, subsampling=0), "10000 x 9000"),
+        (png(8000, 6500), "8000 x 6500"),
+    ],
+    ids=["progressive", "progressive of full colour", "transparent"],
+)
+def test_a_picture_that_takes_too_much_memory_is_refused_with_the_way_out(data: bytes, size: str) -> None:
+    with pytest.raises(UserError, match=f"is {size} pixels, but at most 50 megapixels are read here, 200 of a JPEG"):
+        pictures.SentPicture.in_base64(encoded(data), "The picture")
 
 
 BROKEN = [

@@ -74,6 +74,15 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB")).astype(int)
 
 
+def test_a_phones_heic_is_shown_in_a_browser_that_cannot_read_it(at_page: Visit, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    house = Image.open(EXAMPLES / "house.png").convert("RGB")
+    heif.from_pillow(house).save(tmp_path / "IMG_1.HEIC", quality=95)
+    at_page.drop(tmp_path / "IMG_1.HEIC")
+    shown = at_page.fetch(at_page.locate("#img2img_image img").get_attribute("src") or "")
+    assert shown.format == "PNG" and np.abs(pixels(shown) - pixels(house)).mean() < 6
+
+
 def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
     at_page: Visit, tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,5 +358,5 @@ def test_a_name_that_no_file_can_have_is_not_found(address: str, path: str, noth
 
 
 def test_an_upload_beyond_the_limit_is_refused(address: str) -> None:
-    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": b"\0" * (50 * 2**20)}, trust_env=False)
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": b"\0" * (62 * 2**20)}, trust_env=False)
     assert answer.status_code == 413

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..camera_files import HEIC
 from ..errors import Remedy, UserError
 from ..files import is_folder, short_name, status_of
 from ..images import WRITABLE
@@ -43,9 +44,10 @@ OLDEST = frozenset(
 )
 """The settings of the first version, all of which are part of a fingerprint."""
 
-JPEGS = (".jfif", ".jpe", ".mpo")
-PICTURES = (*WRITABLE, *JPEGS, ".apng", ".bmp", ".dib", ".gif")
-UNREADABLE = (".heic", ".heif", ".jxl", ".jp2", ".psd")
+PHOTOGRAPHS = (".jfif", ".jpe", ".mpo", *HEIC)
+"""Their results are JPEGs."""
+PICTURES = (*WRITABLE, *PHOTOGRAPHS, ".apng", ".bmp", ".dib", ".gif")
+UNREADABLE = (".jxl", ".jp2", ".psd")
 """Pictures that cannot be read here: they fail with a reason rather than being ignored."""
 PASSED_OVER = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
@@ -204,6 +206,8 @@ def check_folders(request: BatchRequest) -> None:
         if folder is not None and not is_folder(folder):
             kind = "is not a folder" if status_of(folder) else "does not exist"
             raise UserError(f"The {what} folder ", folder, f" {kind}: check the name.")
+    if request.instructions is not None and not status_of(request.instructions):
+        raise UserError("The file of instructions ", request.instructions, " does not exist: check the name.")
     if status_of(request.output):
         if not is_folder(request.output):
             raise UserError(request.output, " is a file: give the name of a folder for the results.")
@@ -358,7 +362,7 @@ def _format(name: str, header: PictureHeader, wanted: str | None) -> tuple[str, 
     own = PurePosixPath(name).suffix
     if header.frames > 1:
         return (own, own[1:].upper()) if own[1:].upper() in ANIMATED else (".gif", "GIF")
-    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() in JPEGS else ".png"
+    kept = own if own.lower() in WRITABLE else ".jpg" if own.lower() in PHOTOGRAPHS else ".png"
     ending = _ending(wanted) if wanted else kept
     return ending, WRITABLE[ending.lower()]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from ..engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES, find_schedule, read_sampler
 from ..errors import UserError
 from ..models.checkpoints import SUITED, inspect
 from ..models.registry import model_dirs, resolve
@@ -16,6 +17,9 @@ from ..settings import KNOBS, EditSettings, Knob, seed_notes
 from ..text import number_text, printable, say
 
 MASK_HELP = "a picture: white is edited, black is kept; of one with transparency the opaque part is edited"
+
+NAMES = {"sampler": SAMPLER_NAMES, "schedule": SCHEDULE_NAMES}
+"""Knobs whose names may be spelt in many ways, and how they are listed."""
 
 MAP_HELP = "write here where the instruction means to change the picture (white), as --keep-rest found it"
 
@@ -97,6 +101,8 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
         if one.flag is None or name in leave:
             continue
         about = one.help.replace("%", "%%")
+        if name in NAMES:
+            about = f"{about} One of {', '.join(NAMES[name])}"
         if name == "keep_rest":
             about = f"{about} A number from 0 to 1 is always, with this --keep-amount (default off; alone, automatic)"
             kinds = {"nargs": "?", "const": "automatic", "type": _keep_rest, "metavar": "AMOUNT"}
@@ -119,7 +125,7 @@ def add_settings(parser: argparse.ArgumentParser, *, leave: Collection[str] = ()
             type=argument_reader(one),
             choices=one.choices,
             default=None,
-            metavar=one.flag.lstrip("-").upper().replace("-", "_"),
+            metavar=None if one.choices else one.flag.lstrip("-").upper().replace("-", "_"),
             help=f"{about} (default {shown}{limits})",
         )
 
@@ -130,6 +136,8 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
     if isinstance(values.get("keep_rest"), float):
         values |= {"keep_rest": "always", "keep_amount": values["keep_rest"]}
     settings = EditSettings.from_mapping(values)
+    read_sampler(settings.sampler)  # a name that is wrong is told before torch is imported
+    find_schedule(settings.schedule)
     for note in network_notes(settings.instruction):
         say(note)
     return settings

@@ -123,9 +123,14 @@ def options_of(args: argparse.Namespace) -> BatchOptions:
 
 def run(options: BatchOptions) -> int:
     """Edit a folder as asked; return 0 only when every picture that was asked for is there. Raises UserError."""
-    # Imported here: `--help` need not wait for torch.
-    from ..batch.driver import facts_of, precision_of, run_batch
+    # Imported here: `--help` need not wait for them, nor for torch who names a folder that is not there.
     from ..batch.planning import check_folders
+
+    request = options.request()
+    check_folders(request)
+    path, device = options.model.find(), options.model.device
+
+    from ..batch.driver import facts_of, precision_of, run_batch
     from ..batch.units import Control
     from ..engine.edit import resolved
     from ..engine.precision import choose_machine
@@ -133,10 +138,7 @@ def run(options: BatchOptions) -> int:
     from .batch_report import BatchReport, summary_lines
 
     tune_memory()
-    request = options.request()
-    check_folders(request)
     resolved(request.settings)
-    path, device = options.model.find(), options.model.device
     request = replace(request, settings=suited_to(path, request.settings, options.asked))
     asked, control = options.model.precision, Control()
     if options.cluster:

@@ -65,14 +65,14 @@ def run(options: BenchOptions) -> int:
         return _run_peers(options)
     if options.steps < 1 or options.repeat < 1:
         raise UserError("Steps and repeats must be 1 or more.")
-    # Imported here: `--help` need not wait for torch.
+    path = options.model.find()
+    # Imported here: `--help` need not wait for torch, nor who names no model.
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from .measure import as_table, measure
 
     tune_memory()
     machine = choose_machine(options.model.device, options.model.precision)
-    path = options.model.find()
     report = measure(path, machine, size=options.size, steps=options.steps, repeat=options.repeat)
     print(json.dumps(report, indent=1) if options.as_json else as_table(report))
     return 0

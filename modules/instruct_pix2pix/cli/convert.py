@@ -51,10 +51,11 @@ def options_of(args: argparse.Namespace) -> ConvertOptions:
 
 def run(options: ConvertOptions) -> int:
     """Convert the model and say what came of it. Raises UserError."""
-    from ..engine.loading.single_file import as_single_file  # `--help` need not wait for torch
+    path = resolve(options.model, options.folders)
+    from ..engine.loading.single_file import as_single_file  # who names no model need not wait for torch
     from .output import byte_bars, tell_model
 
-    model = as_single_file(resolve(options.model, options.folders))
+    model = as_single_file(path)
     with byte_bars() as progress:
         path, checkpoint, notes = convert(model, options.output, options.asked, progress)
     tell_model(path, checkpoint, notes)

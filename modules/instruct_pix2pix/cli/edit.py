@@ -91,20 +91,11 @@ def run(options: EditOptions) -> int:
     Whatever can be wrong with the request is found before the model is loaded. Raises UserError.
     """
     use_huge_pages()
-    # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import fitted, map_of, resolved
-    from ..engine.precision import choose_machine
-    from ..engine.process_memory import tune_memory
-    from ..engine.result_size import framed, to_write
-    from ..engine.search import Search, find_each
+    # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
     from ..images import format_of, open_picture, save_picture
-    from .loading import load
     from .output import output_names, print_result, step_bar
 
-    tune_memory()
-    settings = resolved(options.settings)
-    search = Search(options.best_of, options.strength)
-    search.check(settings, options.asked)
+    settings = options.settings
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.results)
@@ -113,8 +104,20 @@ def run(options: EditOptions) -> int:
         maps = output_names(options.image, options.save_map, settings.results)
     if options.save_map and settings.keep_rest == "off" and not settings.zoom:
         raise UserError("There is no map without keeping the rest: add --keep-rest.")
-    machine = choose_machine(options.model.device, options.model.precision)
     path = options.model.find()
+
+    from ..engine.edit import fitted, map_of, resolved
+    from ..engine.precision import choose_machine
+    from ..engine.process_memory import tune_memory
+    from ..engine.result_size import framed, to_write
+    from ..engine.search import Search, find_each
+    from .loading import load
+
+    tune_memory()
+    settings = resolved(settings)
+    search = Search(options.best_of, options.strength)
+    search.check(settings, options.asked)
+    machine = choose_machine(options.model.device, options.model.precision)
     settings = suited_to(path, settings, options.asked)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)

@@ -76,27 +76,30 @@ def options_of(args: argparse.Namespace) -> GridOptions:
 
 def run(options: GridOptions) -> int:
     """Make all edits and write their matrix. Raises UserError."""
-    # Imported here: `--help` need not wait for torch.
-    from ..engine.edit import fitted, resolved
-    from ..engine.precision import choose_machine
-    from ..engine.process_memory import tune_memory
-    from ..engine.search import edit_together
+    # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
     from ..grid import cells, check, draw, plot_fields, values
     from ..images import open_picture, save_picture
-    from .loading import load
     from .output import output_names, print_result, step_bar
 
-    tune_memory()
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
-    settings = resolved(options.settings.require_instruction())
+    settings = options.settings.require_instruction()
     check(settings)
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
+    path = options.model.find()
+
+    from ..engine.edit import fitted, resolved
+    from ..engine.precision import choose_machine
+    from ..engine.process_memory import tune_memory
+    from ..engine.search import edit_together
+    from .loading import load
+
+    tune_memory()
+    settings = resolved(settings)
     machine = choose_machine(options.model.device, options.model.precision)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
-    path = options.model.find()
     settings = suited_to(path, settings, options.asked)
     model, hash_ = load(path, machine, options.model.folders)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from ..engine.model import EditModel
 from ..engine.precision import Machine
 from ..models.registry import model_hash
-from ..text import printable, say
+from ..text import printable, say, say_hint
 
 
 def load(path: Path, machine: Machine, models: Sequence[Path]) -> tuple[EditModel, str]:
     """Load a model and return it with its hash; `models` as for `EditModel.load`. Raises UserError."""
     began = time.perf_counter()
-    say(f"Loading {printable(path.stem)} …")
+    say_hint(f"Loading {printable(path.stem)} …")
     model = EditModel.load(path, machine, models)
     hash_ = model_hash(path)
     for note in model.notes:
         say(note)
     number = str(machine.dtype).removeprefix("torch.")
-    say(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+    say_hint(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
     return model, hash_

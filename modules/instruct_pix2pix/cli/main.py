@@ -9,9 +9,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import Remedy, UserError, out_of_memory
-from ..text import telling_ends_nothing
-from . import batch, bench, convert, edit, grid, merge, models, serve
+from ..text import say, say_problem, telling_ends_nothing
+from . import batch, bench, completion, convert, edit, grid, merge, models, serve
 from .arguments import Command
+from .parser import Parser, nearest
 
 EXAMPLES = """examples:
   edit photo.jpg "make it winter"
@@ -34,7 +35,9 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     convert.COMMAND,
     bench.COMMAND,
+    completion.command(lambda: _parser("ip2p")),
 )
+LAUNCHER = "python launch.py"
 
 WORDS = {
     Remedy.SMALLER: ": choose a smaller --size or --batch-size.",
@@ -55,14 +58,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    args = _parser().parse_args(_with_command(argv))
+    args = _parsed(_with_command(argv))
     warnings.filterwarnings("ignore", module="PIL")  # our own sentences about odd files say more
     try:
         return args.command(args)
     except UserError as error:
         return _failed(args, error.told(WORDS))
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        say("Stopped.")
         return 130
     except Exception as error:
         if short := out_of_memory(error):
@@ -70,6 +73,19 @@ def _run(argv: list[str]) -> int:
         return _failed(
             args, f"Something went wrong in this program ({type(error).__name__}: {error}): --debug shows where."
         )
+
+
+def _parsed(words: list[str]) -> argparse.Namespace:
+    program = LAUNCHER if Path(sys.argv[0]).name == "launch.py" else "ip2p"
+    parser, names = _parser(program), [command.name for command in COMMANDS]
+    names += ["test"] if program == LAUNCHER else []
+    named = next((word for word in words if not word.startswith("-")), names[0])
+    if named not in names:
+        parser.error(f"There is no command {named!r}{nearest(named, names)}: choose one of {', '.join(names)}")
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        args.parser.refuse(unknown)  # by that of the command, which knows what comes near them
+    return args
 
 
 def _with_command(argv: list[str]) -> list[str]:
@@ -82,15 +98,16 @@ def _with_command(argv: list[str]) -> list[str]:
 def _failed(args: argparse.Namespace, sentence: str) -> int:
     if args.debug:
         raise  # noqa: PLE0704 - only called while an exception is handled
-    print(" ".join(sentence.split()), file=sys.stderr)
+    say_problem(" ".join(sentence.split()))
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _parser(program: str) -> Parser:
+    """Return the parser of all commands; `program` is what a person types to start it."""
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    parser = argparse.ArgumentParser(
-        prog="python launch.py" if Path(sys.argv[0]).name == "launch.py" else "ip2p",
+    parser = Parser(
+        prog=program,
         description="Edit pictures by saying what to change.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -103,8 +120,16 @@ def _parser() -> argparse.ArgumentParser:
         about = command.about
         words = commands.add_parser(command.name, help=about, description=about, parents=[common])
         command.add_arguments(words)
-        words.set_defaults(command=command)
+        words.set_defaults(command=command, parser=words)
+    if program == LAUNCHER:
+        words = commands.add_parser("test", help="Check this checkout: linter, types, tests; --quick for a part.")
+        words.set_defaults(command=_test, parser=words)
     return parser
+
+
+def _test(_: argparse.Namespace) -> int:
+    """Tell who comes here how to get there: launch.py itself runs the checks. Raises UserError."""
+    raise UserError(f"Only launch.py runs the tests, where that is its first word: {LAUNCHER} test.")
 
 
 if __name__ == "__main__":

@@ -64,10 +64,11 @@ def options_of(args: argparse.Namespace) -> MergeOptions:
 
 def run(options: MergeOptions) -> int:
     """Merge the models and say what came of it. Raises UserError."""
-    from ..engine.loading.single_file import as_single_file  # `--help` need not wait for torch
+    paths = [resolve(name, options.folders) for name in options.models]
+    from ..engine.loading.single_file import as_single_file  # who names no model need not wait for torch
     from .output import byte_bars, tell_model
 
-    models = [as_single_file(resolve(name, options.folders)) for name in options.models]
+    models = [as_single_file(path) for path in paths]
     with byte_bars() as progress:
         path, checkpoint, notes = merge(models, options.output, options.asked, progress)
     tell_model(path, checkpoint, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -90,17 +91,27 @@ def output_names(image: Path, output: Path | None, count: int, what: str = "edit
     """Return where the results go: OUT, or OUT-1, OUT-2 … for several.
 
     Without a name, or with a folder, they are called after the picture and replace nothing. Raises UserError for a
-    name that no picture can be written to, or that is the picture's own.
+    name that no picture can be written to, a folder that may not be written to, and the picture's own name.
     """
     if output is None or is_folder(output) or not output.suffix:
         ends = itertools.chain([f"-{what}"], (f"-{what}-{number}" for number in itertools.count(2)))
         attempts = (_numbered((output or Path()) / image.stem, end, ".png", count) for end in ends)
-        return next(names for names in attempts if not any(map(status_of, names)))
+        names = next(names for names in attempts if not any(map(status_of, names)))
+        _check_folder_of(names[0])
+        return names
     format_of(output)
     names = _numbered(output.with_suffix(""), "", output.suffix, count)
+    _check_folder_of(names[0])
     if any(map(status_of, names)) and any(name.resolve() == image.resolve() for name in names):
         raise UserError(f"The result would overwrite the picture {image.name}: choose another name with -o.")
     return names
+
+
+def _check_folder_of(path: Path) -> None:
+    """Raise UserError where it is known beforehand that a file cannot be written."""
+    folder = next(one for one in path.absolute().parents if status_of(one))
+    if not is_folder(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"{printable(path.name)} may not be written there: choose another folder.")
 
 
 def _numbered(path: Path, mark: str, suffix: str, count: int) -> list[Path]:

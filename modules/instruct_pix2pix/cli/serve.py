@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from ..errors import UserError
+from ..models.registry import resolve
 from ..server.options import ServeOptions
 from ..text import reason_of, say
 from .arguments import Command, add_model, model_options_of
@@ -63,6 +64,8 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
 
 def run(options: ServeOptions) -> int:
     """Serve until stopped. Raises UserError."""
+    if options.model is not None:
+        resolve(options.model, options.model_folders)  # told before torch and gradio are imported
     try:
         from ..server.serve import run as serve  # here: `--help` need not wait for torch
     except ModuleNotFoundError as error:

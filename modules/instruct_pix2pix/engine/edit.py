@@ -20,8 +20,7 @@ from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, ed
 from .model import EditModel
 from .region import edit_region
 from .result_size import sized
-from .sampling.samplers import find_sampler
-from .sampling.schedules import find_schedule
+from .sampling.names import find_schedule, read_sampler
 from .shared_cores import SharedCores
 
 __all__ = [
@@ -115,8 +114,8 @@ def resolved(settings: EditSettings) -> EditSettings:
     for text in variations(settings.instruction):
         split_and(text)
         lora_tags(text)
-    sampler, named = find_sampler(settings.sampler)
-    return replace(settings, sampler=sampler.name, schedule=find_schedule(named or settings.schedule))
+    sampler, named = read_sampler(settings.sampler)
+    return replace(settings, sampler=sampler, schedule=find_schedule(named or settings.schedule))
 
 
 def settings_here(infotext: str) -> tuple[EditSettings, tuple[str, ...]]:

@@ -10,10 +10,10 @@ from PIL import Image, ImageChops
 from ..conditioning import Fit, fit
 from ..deep_pixels import with_alpha
 from ..errors import UserError
-from ..full_size import Advance, enlarge
 from ..images import MOST_PIXELS
 from ..settings import EditSettings
 from .edit_batch import Edited, FittedPicture, MadePicture
+from .full_size import Advance, enlarge
 
 DEEP_FORMATS = ("PNG", "TIFF")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..paths import DATA
-from ..text import writable
+from ..text import reason_of, writable
 from .registry import model_dirs
 from .weights_files import metadata
 
@@ -142,7 +142,7 @@ def _digest(path: Path, size: int, mtime_ns: int, *, skip_header: bool) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     except (OSError, OverflowError) as error:
-        raise UserError(f"'{path.name}' cannot be read: {error}.") from error
+        raise UserError(f"'{path.name}' cannot be read: {reason_of(error)}.") from error
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..errors import UserError
+from ..text import reason_of
 from .bounded import MOST_JSON, TooMuch, parse_json
 from .tensor_pickle import ITEM_SIZE, BadPickle, ForeignName, Storage, StoredTensor, check_sizes, unpickled
 
@@ -191,7 +192,7 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
     except BadPickle as error:
         raise UserError(f"'{path.name}' cannot be read: {error}; download it again.") from error
     except OSError as error:
-        raise UserError(f"'{path.name}' cannot be read: {error}.") from error
+        raise UserError(f"'{path.name}' cannot be read: {reason_of(error)}.") from error
 
 
 def _index(file: BinaryIO, size: int) -> _Index:

@@ -19,6 +19,10 @@ from .budget import Budget
 
 MOST_PIXELS = 50_000_000
 """Pixels of a picture that comes over the network. One with transparency takes 14 bytes each while it is decoded."""
+BYTES, JPEG_BYTES = 14, 8
+"""Of memory for each pixel that is decoded: in general, and of a JPEG."""
+MOST_WHOLE, MOST_WHOLE_PROGRESSIVE = 65_000_000, 50_000_000
+"""Pixels of a JPEG that is read whole; a larger one is read at half size."""
 
 STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
@@ -30,9 +34,12 @@ class SentPicture:
     source: bytes | str
     """Its bytes, or the path of its file."""
     name: str
-    pixels: int
+    room: int
+    """What its decoding takes of the budget of pixels."""
     deep: bool = False
     """Whether it is read in 16 bits a channel, where its file has them: then each pixel counts twice."""
+    most_whole: int = MOST_WHOLE
+    """See `open_picture`."""
 
     @classmethod
     def in_base64(cls, text: str, name: str, *, deep: bool = False) -> SentPicture:
@@ -48,12 +55,22 @@ class SentPicture:
 
     @classmethod
     def _looked_at(cls, source: bytes | str, name: str, deep: bool) -> SentPicture:
-        pixels = read_as(source, _pixels_deep if deep else _pixels, MOST_PIXELS, name)
-        return cls(source, name, pixels, deep)
+        def look(image: Image.Image, name: str, _: object) -> SentPicture:
+            room, pixels = _room(image), image.width * image.height
+            if room > MOST_PIXELS:
+                few, many = MOST_PIXELS // 10**6, MOST_PIXELS_READ // 10**6
+                raise UserError(
+                    f"{name} is {image.width} x {image.height} pixels, but at most {few} megapixels are read here, "
+                    f"{many} of a JPEG that is not progressive: save it as such a JPEG, or make it smaller."
+                )
+            twice = deep and deep_pixels_of(image) is not None
+            return cls(source, name, 2 * pixels if twice else room, deep, _most_whole(image))
+
+        return read_as(source, look, MOST_PIXELS_READ, name)
 
     def decode(self) -> Picture:
         """Decode it. Raises UserError."""
-        return open_picture(self.source, most_pixels=MOST_PIXELS, name=self.name, deep=self.deep)
+        return open_picture(self.source, name=self.name, deep=self.deep, most_whole=self.most_whole)
 
 
 def bytes_of(text: str, name: str) -> bytes:
@@ -79,7 +96,7 @@ def decoded(budget: Budget, *sent: SentPicture, patient: bool = False) -> Iterat
     What is kept of them after the block must be bounded by something else, as the queue does for its tasks. Raises
     UserError, and ServerBusy unless the caller is `patient`.
     """
-    with budget.within(sum(one.pixels for one in sent), patient=patient):
+    with budget.within(sum(one.room for one in sent), patient=patient):
         yield [one.decode() for one in sent]
 
 
@@ -96,8 +113,7 @@ def check_size(path: Path, name: str) -> None:
     """
 
     def too_large(image: Image.Image, *_: object) -> bool:
-        frugal = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
-        return image.width * image.height > MOST_PIXELS and not frugal
+        return image.width * image.height > MOST_PIXELS and (not _is_jpeg(image) or _is_progressive(image))
 
     try:
         refused = read_as(path, too_large, MOST_PIXELS_READ)
@@ -107,9 +123,34 @@ def check_size(path: Path, name: str) -> None:
         raise UserError(f"{name} has more than {MOST_PIXELS // 10**6} megapixels: make it smaller, then drop it again.")
 
 
+def _room(image: Image.Image) -> int:
+    """Return what decoding takes, in pixels of `BYTES` bytes. A progressive JPEG is held whole, 2 bytes a sample."""
+    pixels = image.width * image.height
+    if not _is_jpeg(image):
+        return pixels
+    read = pixels if pixels <= _most_whole(image) else pixels // 4
+    held = 2 * round(pixels * _samples(image)) if _is_progressive(image) else 0
+    return (JPEG_BYTES * read + held) // BYTES
+
+
+def _most_whole(image: Image.Image) -> int:
+    return MOST_WHOLE_PROGRESSIVE if _is_progressive(image) else MOST_WHOLE
+
+
+def _is_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")
+
+
+def _is_progressive(image: Image.Image) -> bool:
+    return bool(image.info.get("progressive"))
+
+
+def _samples(image: Image.Image) -> float:
+    """Return how many samples a JPEG has for each pixel: 3, or 1.5 where colour is at half size."""
+    factors = [(across, down) for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
+    most = max(across for across, _ in factors) * max(down for _, down in factors)
+    return sum(across * down for across, down in factors) / most
+
+
 def _pixels(image: Image.Image, *_: object) -> int:
     return image.width * image.height
-
-
-def _pixels_deep(image: Image.Image, *_: object) -> int:
-    return image.width * image.height * (1 if deep_pixels_of(image) is None else 2)

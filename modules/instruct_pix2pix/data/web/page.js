@@ -45,7 +45,9 @@
 
     // --- a picture that is dropped or pasted anywhere, even over another picture, which gr.Image would ignore ---
 
-    const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
+    // not every system knows what HEIC is
+    const isPicture = (file) => file.type.startsWith("image/") || /\.(heic|heif|hif)$/i.test(file.name);
+    const pictureIn = (data) => [...(data?.files ?? [])].find(isPicture);
 
     /** Hand a file to the upload field that the server listens to. */
     function arrive(file) {

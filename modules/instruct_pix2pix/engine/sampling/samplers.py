@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .names import name_key, unknown_name
+from .names import read_sampler
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], sigma [B] float32 on the CPU, whatever x is) -> denoised [B, C, H, W]."""
@@ -352,32 +352,9 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("LCM", lcm, default_schedule="SGM Uniform", uses_noise=True),
     )
 }
-"""Every sampler by AUTOMATIC1111's display name, in the order to show them."""
-
-_SCHEDULE_SUFFIXES = {
-    "karras": "Karras",
-    "ka": "Karras",
-    "exponential": "Exponential",
-    "exp": "Exponential",
-    "sgmuniform": "SGM Uniform",  # before "uniform", which ends it
-    "uniform": "Uniform",
-    "simple": "Simple",
-    "automatic": "Automatic",
-}
-
+"""Every sampler by its name, in the order of `names.SAMPLER_NAMES`."""
 
 def find_sampler(name: str) -> tuple[Sampler, str | None]:
-    """The sampler a name means, and the schedule where the name carries one ('DPM++ 2M Karras'), else None.
-
-    Case, spaces, underscores and the prefix 'k_' do not matter: 'k_dpmpp_2m_ka' is 'DPM++ 2M Karras'.
-    Raises UserError for any other name.
-    """
-    by_key = {name_key(sampler.name): sampler for sampler in SAMPLERS.values()}
-    by_key["eulerancestral"] = SAMPLERS["Euler a"]
-    key = name_key(name)
-    if key in by_key:
-        return by_key[key], None
-    for suffix, schedule in _SCHEDULE_SUFFIXES.items():
-        if key.endswith(suffix) and key.removesuffix(suffix) in by_key:
-            return by_key[key.removesuffix(suffix)], schedule
-    raise unknown_name("sampler", name, SAMPLERS)
+    """The sampler a name means, and the schedule in the name, if any: see `names.read_sampler`. Raises UserError."""
+    own, schedule = read_sampler(name)
+    return SAMPLERS[own], schedule

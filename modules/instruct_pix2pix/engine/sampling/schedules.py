@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .names import name_key, unknown_name
 from .samplers import Sampler
 
 
@@ -168,22 +167,7 @@ _SCHEDULES: dict[str, Callable[[int, NoiseLevels], Tensor]] = {
     "SGM Uniform": _sgm_uniform,
     "Simple": _simple,
 }
-
-SCHEDULE_NAMES: tuple[str, ...] = ("Automatic", *_SCHEDULES)
-"""AUTOMATIC1111's display names, in the order to show them."""
-
-_SAME_AS = {
-    "normal": "Uniform",
-    "polyexponential": "Exponential",
-}  # AUTOMATIC1111 has both, with equal sigmas
-
-
-def find_schedule(name: str) -> str:
-    """The display name of a schedule, however it is spelt. Raises UserError for an unknown one."""
-    by_key = {name_key(known): known for known in SCHEDULE_NAMES} | _SAME_AS
-    if name_key(name) not in by_key:
-        raise unknown_name("schedule", name, SCHEDULE_NAMES)
-    return by_key[name_key(name)]
+"""Every schedule by its name, in the order of `names.SCHEDULE_NAMES`, but for 'Automatic'."""
 
 
 def get_sigmas(schedule: str, steps: int, levels: NoiseLevels, sampler: Sampler) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from ...engine.sampling.names import SCHEDULE_NAMES
 from ...engine.sampling.samplers import SAMPLERS
-from ...engine.sampling.schedules import SCHEDULE_NAMES
 from ...models.add_ons import EMBEDDING, LORA, VAE_FILE, AddOnFolders, AddOnKind
 from ...models.catalog import Catalog
 from ...text import writable

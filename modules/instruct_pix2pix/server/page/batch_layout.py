@@ -19,7 +19,8 @@ DROP_ZONE = """
     <button type="button" data-picks="ip2p_pick_folder">Choose a folder</button>
     <button type="button" class="ip2p-undrop" hidden>Remove them</button></p>
     <p class="ip2p-dropped" role="status"></p>
-    <input type="file" id="ip2p_pick_files" aria-label="Pictures" multiple accept="image/*,.txt" hidden>
+    <input type="file" id="ip2p_pick_files" aria-label="Pictures" multiple hidden
+        accept="image/*,.heic,.heif,.hif,.txt">
     <input type="file" id="ip2p_pick_folder" aria-label="Folder" webkitdirectory hidden>
 </div>
 """

@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from ... import panel
+from ...camera_files import HEIC
 from ...engine.beside.add_ons import TINY
-from ...engine.sampling.samplers import SAMPLERS
-from ...engine.sampling.schedules import SCHEDULE_NAMES
+from ...engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from ...grid import around
 from ...models.add_ons import VAE_FILE, AddOnFolders
 from ...models.checkpoints import Suited
@@ -33,18 +33,37 @@ LOOK = "Show what would be kept"
 """On the button that shows the map before an edit."""
 
 EASEL = """
+<div class="ip2p-brushes" role="group" aria-label="Brush and view">
+    <label>Brush <input class="ip2p-brush" type="range" min="1" max="30" value="8" aria-label="Brush size"
+        title="[ and ] make it smaller and larger"></label>
+    <button type="button" class="ip2p-erase" aria-pressed="false" title="Take paint away">Erase</button>
+    <div>
+        <button type="button" class="ip2p-undo" title="Undo the last stroke (Ctrl+Z)">Undo</button>
+        <button type="button" class="ip2p-redo" title="Paint it again (Ctrl+Y)">Redo</button>
+        <button type="button" class="ip2p-clear" title="Take all paint away">Clear</button>
+    </div>
+    <div>
+        <button type="button" class="ip2p-zoom-out" aria-label="Zoom out" title="Zoom out (-)">−</button>
+        <button type="button" class="ip2p-fit" title="See the whole picture (0)">Fit</button>
+        <button type="button" class="ip2p-zoom-in" aria-label="Zoom in" title="Zoom in (+)">+</button>
+    </div>
+</div>
 <div class="ip2p-easel empty">
-    <p>Drop a picture here<br>- or -<br>Click to choose one, Ctrl+V to paste</p>
-    <img alt="The picture to edit"><canvas aria-label="Paint over what may change" role="img"></canvas>
+    <button type="button" class="ip2p-choose">Drop a picture here<br>- or -<br>Click to choose one, Ctrl+V to paste
+    </button>
+    <div class="ip2p-sheet">
+        <img alt="The picture to edit">
+        <canvas tabindex="0" role="application" aria-label="Paint over what may change: arrow keys move the brush, with
+            Shift they paint, Enter paints a dot"></canvas>
+    </div>
+    <div class="ip2p-ring" hidden></div>
 </div>
-<div class="ip2p-brushes">
-    <label>Brush <input class="ip2p-brush" type="range" min="1" max="30" value="8" aria-label="Brush size"></label>
-    <label><input type="checkbox" class="ip2p-erase"> Erase</label>
-    <button type="button" class="ip2p-undo">Undo</button><button type="button" class="ip2p-clear">Clear</button>
-</div>
-<p class="ip2p-hint">Paint over what may change; the rest stays as it is.</p>
+<p class="ip2p-hint">Paint over what may change; the rest stays as it is.
+    <span class="ip2p-with-keys">Ctrl+Z undoes, [ and ] size the brush, Ctrl and wheel zoom, Space and drag move the
+    picture.</span>
+    <span class="ip2p-with-fingers">Two fingers zoom and move the picture.</span></p>
 """
-"""What paint.js paints on."""
+"""What paint.js paints on, and easel.js shows."""
 
 
 # --- parts ---
@@ -154,7 +173,7 @@ class PicturePane:
 def build_pictures(examples: Path) -> tuple[PicturePane, BatchTab]:
     """Make the pane, and inside its tabs the one for a folder; `examples` is where the pictures of EXAMPLES are."""
     mode = gr.State("img2img")
-    arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image"])
+    arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image", *HEIC])
     with gr.Tabs(elem_id="mode_img2img") as modes:
         with gr.Tab("img2img", id="img2img", elem_id="img2img_img2img_tab") as img2img_tab:
             picture = picture_input("Picture to edit", "img2img_image")
@@ -256,7 +275,7 @@ def build_settings(count: int, vaes: list[str], suited: Suited) -> SettingsPane:
         )
     with gr.Row():
         sampler = gr.Dropdown(
-            list(SAMPLERS), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
+            list(SAMPLER_NAMES), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
         )
         schedule = gr.Dropdown(
             list(SCHEDULE_NAMES), value=KNOBS["schedule"].default, label="Schedule type", elem_id="img2img_scheduler"
@@ -393,9 +412,10 @@ class ResultsPane:
     kept_text: gr.HTML
     use_as_mask: gr.Button
     sent_mask: gr.Textbox
-    """Hidden: what paint.js is to take, see `handlers.EditHandlers.use_as_mask`."""
+    """Hidden: what paint.js is to take, see `handlers.EditHandlers.use_as_mask` and `send_to_inpaint`."""
     infotext: gr.Textbox
     use_as_input: gr.Button
+    send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
 
@@ -430,6 +450,9 @@ def build_results() -> ResultsPane:
         )
         with gr.Row(elem_id="ip2p_result_buttons"):
             use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=110)
+            send_to_inpaint = gr.Button(
+                "Send to inpaint", elem_id="img2img_send_to_inpaint", size="sm", min_width=110
+            )
             reuse = gr.Button("Reuse these settings", elem_id="ip2p_reuse_settings", size="sm", min_width=110)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=110)
         with gr.Accordion("What was kept", open=False, visible=False, elem_id="ip2p_kept_pane") as kept_pane:
@@ -443,7 +466,7 @@ def build_results() -> ResultsPane:
                 elem_id="ip2p_kept",
             )
             use_as_mask = gr.Button("Use as mask", elem_id="ip2p_use_as_mask", size="sm")
-        sent_mask = gr.Textbox("", visible="hidden", elem_id="ip2p_sent_mask", label="Mask of a result")
+        sent_mask = gr.Textbox("", visible="hidden", elem_id="ip2p_sent_mask", label="Mask to begin with")
         infotext = gr.Textbox(
             label="Settings of this picture",
             elem_id="html_info_img2img",
@@ -463,6 +486,7 @@ def build_results() -> ResultsPane:
         sent_mask=sent_mask,
         infotext=infotext,
         use_as_input=use_as_input,
+        send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,
     )

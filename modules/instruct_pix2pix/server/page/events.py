@@ -270,19 +270,21 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
         **events.queued,
     )
     pictures = layout.pictures
+    inpainting = unordered(
+        pictures.modes,
+        pictures.mode,
+        pictures.examples,
+        pictures.picture,
+        results.sent_mask,
+        layout.progress,
+    )
+    use_mask: Arguments = {**events.browser, "js": "(sent) => { ip2pUseMask(sent); }", "inputs": results.sent_mask}
+    results.send_to_inpaint.click(
+        edit_handlers.send_to_inpaint, [followed, results.selected], inpainting, **events.queued
+    ).then(**use_mask)
     results.use_as_mask.click(
-        edit_handlers.use_as_mask,
-        [followed, results.selected, pictures.picture],
-        unordered(
-            pictures.modes,
-            pictures.mode,
-            pictures.examples,
-            pictures.picture,
-            results.sent_mask,
-            layout.progress,
-        ),
-        **events.unread,
-    ).then(**events.browser, js="(sent) => { ip2pUseMask(sent); }", inputs=results.sent_mask)
+        edit_handlers.use_as_mask, [followed, results.selected, pictures.picture], inpainting, **events.unread
+    ).then(**use_mask)
     results.reuse.click(form_handlers.reuse, results.infotext, unordered(*events.form), **events.queued)
     layout.settings.recycle.click(
         form_handlers.recycle, results.infotext, unordered(layout.settings.seed), **events.queued

@@ -198,23 +198,35 @@ class EditHandlers:
             return self._problem("This result is no longer kept: generate again.")
         return {self.layout.pictures.picture: shown.files[selected]}
 
+    def send_to_inpaint(self, task_id: str | None, selected: int | None) -> Updates:
+        """Make the selected result the picture to edit, in the Inpaint tab, with nothing painted over."""
+        updates = self.use_as_input(task_id, selected)
+        return {**updates, **self._inpainting(updates.get(self.layout.pictures.picture))}
+
     def use_as_mask(self, task_id: str | None, selected: int | None, sent: object) -> Updates:
         """Lay where the selected result was edited over its input in the Inpaint tab; `sent` is the picture there."""
         task, shown = self._found(task_id)
         results = task.status().results if task is not None else ()
         if shown is None or selected is None or not 0 <= selected < len(results) or not Path(shown.picture).is_file():
-            return self._problem("This result is no longer kept: generate again.")
+            lost = self._problem("This result is no longer kept: generate again.")
+            return {**lost, **self._inpainting(None)}
         try:
             mask = self.results.mask_of(results[selected])
         except UserError as error:
-            return self._problem(str(error))
+            return {**self._problem(str(error)), **self._inpainting(None)}
+        changed = {} if sent_path(sent) == shown.picture else {self.layout.pictures.picture: shown.picture}
+        return {**changed, **self._inpainting(shown.picture, mask)}
+
+    def _inpainting(self, picture: str | None, mask: str | None = None) -> Updates:
+        """Open the Inpaint tab on a picture with a mask, or an empty one; without a picture paint.js takes nothing."""
+        if picture is None:
+            return {self.pane.sent_mask: ""}
         pictures = self.layout.pictures
         return {
             pictures.modes: gr.Tabs(selected="inpaint"),
             pictures.mode: "inpaint",
             pictures.examples: gr.update(visible=pictures.has_examples),
-            self.pane.sent_mask: json.dumps({"mask": mask, "picture": shown.picture}),
-            **({} if sent_path(sent) == shown.picture else {pictures.picture: shown.picture}),
+            self.pane.sent_mask: json.dumps({"mask": mask, "picture": picture}),
         }
 
     # --- pictures ---

@@ -37,13 +37,13 @@ from .results import Results
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
-SCRIPTS = ("instruct_pix2pix.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
+PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-MOST_UPLOAD = 48 * 2**20
-"""Bytes of one picture."""
+MOST_UPLOAD = 60 * 2**20
+"""Bytes of one picture, which a camera's of 200 megapixels may take; a little less than of a body."""
 SWEEP_SECONDS = 3600.0
 FAST_COUNT = 4
 """Edits differ from seed to seed: where that takes seconds, make a few and pick one."""
@@ -77,7 +77,7 @@ def page(
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
         blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
         app.router.lifespan_context = _sweeping(space, blocks, downloads)
-        script = _text(*SCRIPTS)
+        script = _text("instruct_pix2pix.js", *PAGE_SCRIPTS)
         served = gr.mount_gradio_app(
             app,
             blocks,

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
+from instruct_pix2pix.engine.full_size import enlarge
 from instruct_pix2pix.errors import Interrupted
-from instruct_pix2pix.full_size import enlarge
 
 FACTOR = 4
 Edit = Callable[[np.ndarray], np.ndarray]

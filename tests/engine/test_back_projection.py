@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from instruct_pix2pix.back_projection import back_projected, resized
+from instruct_pix2pix.engine.back_projection import back_projected, resized
 
 SIDE = 48
 
