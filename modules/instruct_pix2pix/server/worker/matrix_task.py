@@ -157,9 +157,8 @@ class MatrixTask(Task[MatrixStatus]):
         def on_step(progress: Progress) -> None:
             self._on_step(progress, model, picture.icc)
 
-        with contextlib.closing(edit_together(model, fit, self.cells, on_step)) as finished:
-            for edited in finished:
-                self._keep(edited, loaded, picture.icc)
+        for edited in edit_together(model, fit, self.cells, on_step):
+            self._keep(edited, loaded, picture.icc)
 
     def _on_step(self, progress: Progress, model: EditModel, icc: bytes | None) -> None:
         count = len(self.cells)
