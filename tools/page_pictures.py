@@ -121,7 +121,7 @@ def matrix(visited: Visit) -> None:
     visited.locate("#ip2p_matrix_text_cfg input").fill("1, 3, 5, 7.5, 10")
     visited.locate("#ip2p_matrix_image_cfg input").fill("1, 1.2, 1.5, 2, 2.5")
     visited.locate("#ip2p_matrix_make").click()
-    visited.locate("#ip2p_matrix a[download]").wait_for(timeout=300_000)
+    visited.locate("#ip2p_matrix a[download]").wait_for(timeout=900_000)
     visited.wait_for_end()
     visited.locate(".ip2p-cell").nth(8).click()
     visited.locate("#ip2p_compare img").first.wait_for(timeout=60_000)
