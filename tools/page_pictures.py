@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
-    """Take five: an edit in light colours, one in dark colours while it runs, a narrow screen, a folder, and models."""
+    """Take six: an edit in light colours, one in dark colours while it runs, narrow, a matrix, a folder, and models."""
     with (
         tempfile.TemporaryDirectory() as folder_name,
         served_page(Path(folder_name) / "outputs", models_in(Path(folder_name))) as (address, worker),
@@ -47,6 +48,10 @@ def main() -> None:
             visited.generate()
             settle(visited)
             visited.page.screenshot(path=DOCS / "gui-narrow.png", full_page=True)
+        with visit(browser, address, worker, viewport={"width": 1280, "height": 1500}) as visited:
+            matrix(visited)
+            whole = Image.open(io.BytesIO(visited.page.screenshot()))
+            whole.convert("RGB").save(DOCS / "gui-matrix.webp", quality=90, method=6)
         with visit(browser, address, worker, viewport={"width": 1280, "height": 900}) as visited:
             folder(visited, Path(folder_name) / "inputs" / "holiday")
             visited.page.screenshot(path=DOCS / "gui-batch.png")
@@ -106,6 +111,24 @@ def edit(visited: Visit, name: str, instruction: str) -> None:
     visited.drop(EXAMPLES / name)
     visited.write(instruction)
     visited.set("img2img_seed", 7)
+
+
+def matrix(visited: Visit) -> None:
+    """Make the tutorial's matrix, and the edit of one of its cells."""
+    edit(visited, "car.png", "replace the tree with a yellow ball")
+    visited.set("img2img_seed", 1)
+    visited.locate("#ip2p_matrix_open").click()
+    visited.locate("#ip2p_matrix_text_cfg input").fill("1, 3, 5, 7.5, 10")
+    visited.locate("#ip2p_matrix_image_cfg input").fill("1, 1.2, 1.5, 2, 2.5")
+    visited.locate("#ip2p_matrix_make").click()
+    visited.locate("#ip2p_matrix a[download]").wait_for(timeout=900_000)
+    visited.wait_for_end()
+    visited.locate(".ip2p-cell").nth(8).click()
+    visited.locate("#ip2p_compare img").first.wait_for(timeout=60_000)
+    visited.wait_for_end()
+    settle(visited)
+    visited.page.mouse.move(0, 0)
+    visited.page.evaluate("scrollTo(0, 0)")
 
 
 def paint(visited: Visit) -> None:

@@ -1,14 +1,15 @@
-"""The matrix of one edit over two scales: reading its values, and drawing its picture."""
+"""The matrix of one edit over two scales: reading its values, its cells, and drawing its picture."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .errors import UserError
-from .settings import KNOBS
+from .settings import KNOBS, EditSettings
 from .sheet import INK, PAPER
 from .text import number_text
 
@@ -39,14 +40,43 @@ def values(text: str, name: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def around(text_cfg: float, image_cfg: float) -> tuple[str, str]:
+    """Return values of both scales, as `values` reads them: five of each around those that suit a model."""
+    texts, images = (max(1.0, 0.4 * text_cfg), 1.6 * text_cfg), (2 / 3 * image_cfg, 4 / 3 * image_cfg)
+    return f"{texts[0]:.4g}:{texts[1]:.4g}:5", f"{images[0]:.4g}:{images[1]:.4g}:5"
+
+
+def check(settings: EditSettings) -> None:
+    """Raise UserError for an instruction that stands for several edits."""
+    if settings.results > settings.count:
+        raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
+
+
+def cells(settings: EditSettings, text_cfg: Sequence[float], image_cfg: Sequence[float]) -> list[EditSettings]:
+    """Return the settings of each cell: a row for each Image CFG, in it one for each Text CFG."""
+    return [replace(settings, text_cfg=text, image_cfg=image) for image in image_cfg for text in text_cfg]
+
+
+def plot_fields(text_cfg: Sequence[float], image_cfg: Sequence[float]) -> dict[str, str]:
+    """Return what the infotext of a matrix says of it, in the words of AUTOMATIC1111's X/Y/Z plot."""
+    return {
+        "Script": "X/Y/Z plot",
+        "X Type": "CFG Scale",
+        "X Values": ", ".join(map(number_text, text_cfg)),
+        "Y Type": "Image CFG Scale",
+        "Y Values": ", ".join(map(number_text, image_cfg)),
+    }
+
+
 def draw(
-    cells: Sequence[Sequence[Image.Image]], text_cfg: Sequence[float], image_cfg: Sequence[float], source: Image.Image
+    pictures: Sequence[Image.Image], text_cfg: Sequence[float], image_cfg: Sequence[float], source: Image.Image
 ) -> Image.Image:
     """Return the matrix: a row for each Image CFG, a column for each Text CFG, the input in the corner.
 
-    `cells` are RGB pictures of one size, by row and column; `source` is the input in their framing.
+    `pictures` are RGB, of one size, in the order of `cells`; `source` is the input in their framing.
     """
-    size = ImageOps.contain(cells[0][0], (CELL, CELL)).size if max(cells[0][0].size) > CELL else cells[0][0].size
+    first = pictures[0]
+    size = ImageOps.contain(first, (CELL, CELL)).size if max(first.size) > CELL else first.size
     width, height = size
     letters = max(14, min(28, width // 14))
     font = ImageFont.load_default(letters)
@@ -63,6 +93,6 @@ def draw(
     for row, label in enumerate(labels):
         y = top + row * (height + GAP)
         pen.text((left - GAP, y + height / 2), label, INK, font, anchor="rm")
-        for column, cell in enumerate(cells[row]):
+        for column, cell in enumerate(pictures[row * len(text_cfg) : (row + 1) * len(text_cfg)]):
             sheet.paste(cell.resize(size, Image.Resampling.LANCZOS), (left + column * (width + GAP), y))
     return sheet

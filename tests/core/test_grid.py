@@ -11,7 +11,9 @@ from PIL import Image
 
 from instruct_pix2pix.cli.main import main
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.grid import draw, values
+from instruct_pix2pix.grid import around, cells, draw, values
+from instruct_pix2pix.models.checkpoints import Suited
+from instruct_pix2pix.settings import EditSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -37,10 +39,20 @@ def test_values_that_cannot_be_are_refused_in_a_sentence(text: str) -> None:
         values(text, "text_cfg")
 
 
+@pytest.mark.parametrize("suited", [Suited(), Suited(3.0, 1.5, 30, 768), Suited(7.0, 1.5, 20, 1024), Suited(1.0, 1.0)])
+def test_five_values_of_each_scale_lie_around_those_that_suit_a_model(suited: Suited) -> None:
+    text_cfg, image_cfg = around(suited.text_cfg, suited.image_cfg)
+    texts, images = values(text_cfg, "text_cfg"), values(image_cfg, "image_cfg")
+    assert len(texts) == len(images) == 5
+    assert texts[0] <= suited.text_cfg < texts[-1] and images[2] == pytest.approx(suited.image_cfg, abs=0.01)
+
+
 def test_every_cell_is_where_its_labels_say() -> None:
     colours = [[(10 * row, 20 * column, 200) for column in range(3)] for row in range(2)]
-    cells = [[Image.new("RGB", (60, 40), colour) for colour in row] for row in colours]
-    sheet = np.asarray(draw(cells, (3, 6, 9), (1, 2), Image.new("RGB", (60, 40), (255, 0, 0))))
+    asked = cells(EditSettings(), (3, 6, 9), (1, 2))
+    places = {3: 0, 6: 1, 9: 2}
+    pictures = [Image.new("RGB", (60, 40), colours[int(one.image_cfg) - 1][places[int(one.text_cfg)]]) for one in asked]
+    sheet = np.asarray(draw(pictures, (3, 6, 9), (1, 2), Image.new("RGB", (60, 40), (255, 0, 0))))
     lefts, tops = set(), set()
     for row in range(2):
         for column in range(3):

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
 from ..settings import EditSettings
-from ..text import number_text, printable, say
+from ..text import printable, say
 from .arguments import (
     MASK_HELP,
     Command,
@@ -78,14 +77,13 @@ def options_of(args: argparse.Namespace) -> GridOptions:
 def run(options: GridOptions) -> int:
     """Make all edits and write their matrix. Raises UserError."""
     # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
-    from ..grid import draw, values
+    from ..grid import cells, check, draw, plot_fields, values
     from ..images import open_picture, save_picture
     from .output import output_names, print_result, step_bar
 
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = options.settings.require_instruction()
-    if settings.results > 1:
-        raise UserError("A matrix shows one edit: choose one of the variations of the instruction.")
+    check(settings)
     picture = open_picture(options.image)
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
@@ -106,7 +104,7 @@ def run(options: GridOptions) -> int:
     model, hash_ = load(path, machine, options.model.folders)
 
     one = replace(settings, seed=settings.seeds()[0], result_size="model", zoom=False)
-    asked = [replace(one, text_cfg=t, image_cfg=i) for i in image_cfg for t in text_cfg]
+    asked = cells(one, text_cfg, image_cfg)
     fit = fitted(model, picture.image, one, mask and mask.mask)
     source = fit.plan.framed(picture.image)
     results: list[Edited] = []
@@ -117,17 +115,9 @@ def run(options: GridOptions) -> int:
             results.append(result)
             if options.as_json:
                 print_result(_facts(result, source), "", as_json=True)
-    columns = len(text_cfg)
-    cells = [[result.image for result in results[i : i + columns]] for i in range(0, len(results), columns)]
-    plot = {
-        "Script": "X/Y/Z plot",
-        "X Type": "CFG Scale",
-        "X Values": ", ".join(map(number_text, text_cfg)),
-        "Y Type": "Image CFG Scale",
-        "Y Values": ", ".join(map(number_text, image_cfg)),
-    }
-    text = results[0].infotext(model.name, hash_, plot)
-    written = save_picture(draw(cells, text_cfg, image_cfg, source), output, text)
+    text = results[0].infotext(model.name, hash_, plot_fields(text_cfg, image_cfg))
+    drawn = draw([result.image for result in results], text_cfg, image_cfg, source)
+    written = save_picture(drawn, output, text)
     sentence = f"{printable(str(written))}  (seed {one.seed})"
     print_result({"path": str(written), "seed": one.seed}, sentence, as_json=options.as_json)
     return 0

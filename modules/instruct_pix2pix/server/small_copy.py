@@ -12,14 +12,14 @@ LONGEST = 2048
 QUALITY = 90
 
 
-def small_size(width: int, height: int) -> tuple[int, int]:
+def small_size(width: int, height: int, longest: int = LONGEST) -> tuple[int, int]:
     """Return the size of the copy of a picture of this size, which is its own where it is no larger."""
-    return (width, height) if max(width, height) <= LONGEST else fit(width, height, LONGEST, 1).size
+    return (width, height) if max(width, height) <= longest else fit(width, height, longest, 1).size
 
 
-def small_copy(image: Image.Image, icc: bytes | None) -> bytes | None:
+def small_copy(image: Image.Image, icc: bytes | None, longest: int = LONGEST) -> bytes | None:
     """Return the copy as a WebP, or None where the picture is no larger itself."""
-    if max(image.size) <= LONGEST:
+    if max(image.size) <= longest:
         return None
-    copy = image.resize(small_size(*image.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    copy = image.resize(small_size(*image.size, longest), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return encode_picture(copy, "WEBP", icc=icc, quality=QUALITY)

@@ -43,11 +43,13 @@
         number.dispatchEvent(new Event("blur"));
     });
 
-    // --- on a narrow screen, go down to the results ---
+    // --- where the results are out of sight, go to them ---
 
     document.addEventListener("click", (event) => {
         const results = byId("img2img_results");
-        if (event.target.closest?.("#img2img_generate") && results.getBoundingClientRect().top > innerHeight * 0.8) {
+        const [makes, top] = [event.target.closest?.("#ip2p_matrix_make"), results.getBoundingClientRect().top];
+        const generates = event.target.closest?.("#img2img_generate");
+        if ((generates || makes) && top > innerHeight * 0.8 || makes && top < 0) {
             results.scrollIntoView({ behavior: "smooth" });
         }
     });
@@ -90,7 +92,7 @@
         }
     }, true);
 
-    // --- whenever the page changes: the mask, the table, and tooltips, since gr.Button has none ---
+    // --- whenever the page changes: the mask, the tables, and tooltips, since gr.Button has none ---
 
     function look() {
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
@@ -98,6 +100,7 @@
         }
         ip2pPaint();
         ip2pBatch();
+        ip2pMatrix();
     }
 
     let asked = false;

@@ -48,12 +48,18 @@
         else delete document.body.dataset[name];
     };
 
+    /** Return which tasks, the last one and the last matrix, this tab had before it was loaded again: other tabs of
+        the browser have their own. `task` is the last one of any. */
+    window.ip2pSeen = (task, matrix) =>
+        [sessionStorage.getItem("ip2p_task") ?? task, sessionStorage.getItem("ip2p_matrix") ?? matrix];
+
     /** Show the progress of a task until it has ended, and click News when there is something new to show.
         `begun`: whether the task is new; otherwise the page was opened again, and it may have ended long ago. */
     window.ip2pFollow = async (task, live, begun) => {
         if (!task || task === followed) return; // nothing was begun
         const call = ++calls;
         [followed, news, results, over] = [task, "", [], false];
+        sessionStorage.setItem("ip2p_task", task);
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();

@@ -14,10 +14,13 @@ from ...camera_files import HEIC
 from ...engine.beside.add_ons import TINY
 from ...engine.candidates import PAIRS
 from ...engine.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
+from ...grid import around
 from ...models.add_ons import VAE_FILE, AddOnFolders
+from ...models.checkpoints import Suited
 from ...settings import BEST_OF, KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_SIDE, STRENGTH, STRENGTHS
 from .batch_layout import BatchTab, build_batch_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SEARCH, SIZINGS
+from .matrix.layout import MatrixForm, build_matrix_button, build_matrix_form
 
 EXAMPLES = (
     ("house.png", "make it winter"),
@@ -218,6 +221,7 @@ class SettingsPane:
     image_cfg: gr.Slider
     by_strength: gr.Checkbox
     strength: gr.Slider
+    matrix: MatrixForm
     keep_rest: gr.Radio
     keep_amount: gr.Slider
     sampler: gr.Dropdown
@@ -265,9 +269,12 @@ def vae_choices(folders: Sequence[Path]) -> list[str]:
     return [KNOBS["vae"].default, TINY, *AddOnFolders.near(models=folders).files(VAE_FILE)]
 
 
-def build_settings(count: int, vaes: list[str]) -> SettingsPane:
-    """Make the pane; `count` is how many pictures an edit makes unless told otherwise."""
-    text_cfg, image_cfg = panel.scales()
+def build_settings(count: int, vaes: list[str], suited: Suited) -> SettingsPane:
+    """Make the pane; `count` is how many pictures an edit makes unless told otherwise, `suited` is of the model."""
+    with gr.Row(elem_id="ip2p_scaling"):
+        text_cfg, image_cfg = panel.scales()
+        build_matrix_button()
+    matrix = build_matrix_form(*around(suited.text_cfg, suited.image_cfg))
     by_strength = gr.Checkbox(
         SEARCH["by_strength"],
         label="Find the scales",
@@ -376,6 +383,7 @@ def build_settings(count: int, vaes: list[str]) -> SettingsPane:
         by_strength=by_strength,
         strength=strength,
         strength_pane=strength_pane,
+        matrix=matrix,
         keep_rest=keep_rest,
         keep_amount=keep_amount,
         look_pane=look_pane,

@@ -20,6 +20,7 @@ from .form_handlers import FormHandlers, PngInfoHandlers
 from .gradio_compat import UNREAD, no_progress, unordered
 from .handlers import EditHandlers
 from .layout import Layout, Updates
+from .matrix.handlers import MatrixHandlers
 
 Arguments = dict[str, Any]
 """Those of an event, as `gr.Button.click` takes them."""
@@ -30,6 +31,7 @@ class Handlers:
     """All handlers of a page."""
 
     edit: EditHandlers
+    matrix: MatrixHandlers
     batch: BatchHandlers
     form: FormHandlers
     png_info: PngInfoHandlers
@@ -38,7 +40,8 @@ class Handlers:
 def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> None:
     """Connect the components with the handlers, inside the page that is open; `count` is what a reset sets."""
     events = _Events(layout)
-    _task_events(page, layout, events, handlers.edit, handlers.batch)
+    _task_events(page, layout, events, handlers)
+    _matrix_events(layout, events, handlers.matrix)
     _result_events(layout, events, handlers.edit, handlers.form)
     _number_events(layout, events)
     _picture_events(layout, events, handlers.edit, handlers.batch)
@@ -98,12 +101,12 @@ class _Events:
             batch.retry,
             batch.download,
         }
+        self.matrix: set[Block] = {layout.board.table, layout.board.shown}
 
 
-def _task_events(
-    page: gr.Blocks, layout: Layout, events: _Events, edit_handlers: EditHandlers, batch_handlers: BatchHandlers
-) -> None:
-    """Begin, follow and steer a task: an edit or a folder."""
+def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Handlers) -> None:
+    """Begin, follow and steer a task: an edit, a matrix or a folder."""
+    edit_handlers, matrix_handlers, batch_handlers = handlers.edit, handlers.matrix, handlers.batch
     memory, prompts, pictures, results = layout.memory, layout.prompts, layout.pictures, layout.results
     preferences, batch, batch_results = layout.preferences, layout.batch, layout.batch_results
 
@@ -114,6 +117,12 @@ def _task_events(
             updates = batch_handlers.submit(data, batch_handlers.is_here(request))
         else:
             updates = edit_handlers.submit(data)
+        return begun_by(updates, data)
+
+    def submit_matrix(data: Mapping[Block, Any]) -> Updates:
+        return begun_by(matrix_handlers.submit(data), data)
+
+    def begun_by(updates: Updates, data: Mapping[Block, Any]) -> Updates:
         if memory.followed not in updates:
             return updates
         seed = layout.form["seed"]
@@ -127,10 +136,15 @@ def _task_events(
         folder = batch_handlers.found(task_id)
         if folder:
             return batch_handlers.show(folder, batch_handlers.is_here(request))
-        return edit_handlers.show(task_id, selected)
+        matrix = matrix_handlers.found(task_id)
+        return matrix_handlers.show(matrix, selected) if matrix else edit_handlers.show(task_id, selected)
 
-    def opened_again(remembered: object, task_id: object) -> Updates:
-        return {**edit_handlers.opened(remembered, task_id), **batch_handlers.opened(remembered, task_id)}
+    def opened_again(remembered: object, task_id: object, matrix_id: object) -> Updates:
+        return {
+            **edit_handlers.opened(remembered, task_id),
+            **matrix_handlers.opened(remembered, task_id, matrix_id),
+            **batch_handlers.opened(remembered, task_id),
+        }
 
     wanted: set[Block] = {
         *layout.form.values(),
@@ -142,6 +156,7 @@ def _task_events(
         preferences.save,
         *batch.fields.values(),
         batch.instructions,
+        *layout.settings.matrix.fields.values(),
     }
     submitted = unordered(
         memory.followed,
@@ -151,6 +166,7 @@ def _task_events(
         layout.form["seed"],
         results.selected,
         *events.board,
+        *events.matrix,
     )
     restored = unordered(
         memory.followed,
@@ -164,12 +180,21 @@ def _task_events(
         *events.form,
         results.selected,
         *events.board,
+        *events.matrix,
+        *layout.settings.matrix.fields.values(),
     )
     begun = [
         prompts.generate.click(submit, wanted, submitted, **UNREAD, **events.at_once),
+        layout.settings.matrix.make.click(submit_matrix, wanted, submitted, **UNREAD, **events.at_once),
         batch_results.retry.click(batch_handlers.retry, memory.followed, submitted, **events.queued),
     ]
-    found = page.load(opened_again, [memory.settings, memory.last_task], restored, **events.queued)
+    found = page.load(
+        opened_again,
+        [memory.settings, memory.last_task, layout.board.shown],
+        restored,
+        js="(settings, ...tasks) => [settings, ...ip2pSeen(...tasks)]",  # of this tab, where it has been opened before
+        **events.queued,
+    )
     for event, new in [*((event, "true") for event in begun), (found, "false")]:
         follow = f"(job, live) => {{ ip2pFollow(job, live, {new}); }}"
         event.then(**events.browser, js=follow, inputs=[memory.followed, preferences.live])
@@ -196,6 +221,54 @@ def _task_events(
         (batch_results.stop, batch_handlers.stop),
     ):
         button.click(handler, memory.followed, None, **events.at_once)
+    prompts.interrupt.click(matrix_handlers.interrupt, layout.board.shown, None, **events.at_once)
+
+
+def _matrix_events(layout: Layout, events: _Events, matrix_handlers: MatrixHandlers) -> None:
+    """Set up a matrix, and choose one of its cells."""
+    matrix, board, memory, pictures = layout.settings.matrix, layout.board, layout.memory, layout.pictures
+    fields = [matrix.text_cfg, matrix.image_cfg, matrix.seeds]
+    for field in fields:
+        field.change(
+            matrix_handlers.offer, fields, matrix.make, trigger_mode="always_last", **UNREAD, **events.at_once
+        )
+    suited = unordered(*fields)
+    layout.top.checkpoint.input(matrix_handlers.suit, layout.top.checkpoint, suited, **events.queued)
+    layout.models.use.click(
+        matrix_handlers.suit, layout.models.wanted, suited, js="() => ip2pWanted()", **events.queued
+    )
+    layout.preferences.reset.click(matrix_handlers.reset, None, suited, **events.queued)
+    chosen = board.choose.click(
+        matrix_handlers.choose,
+        [
+            board.wanted,
+            memory.followed,
+            pictures.picture,
+            pictures.mode,
+            pictures.mask,
+            layout.preferences.save,
+            memory.settings,
+        ],
+        unordered(
+            *events.form,
+            memory.followed,
+            memory.last_task,
+            memory.settings,
+            pictures.picture,
+            pictures.modes,
+            pictures.mode,
+            pictures.examples,
+            layout.progress,
+            layout.results.selected,
+            board.wanted,
+        ),
+        js="(_, ...values) => [ip2pWantedCell(), ...values]",
+        **UNREAD,
+        **events.at_once,
+    )
+    # Without previews: the cell is one.
+    follow = "(cell, task) => { ip2pChosenCell(cell); ip2pFollow(task, false, true); }"
+    chosen.then(**events.browser, js=follow, inputs=[board.wanted, memory.followed])
 
 
 def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers, form_handlers: FormHandlers) -> None:
@@ -349,4 +422,5 @@ def remembered(layout: Layout, data: Mapping[Block, Any]) -> dict[str, Any]:
         "live": data[layout.preferences.live],
         "save": data[layout.preferences.save],
         "batch": {name: data[control] for name, control in layout.batch.fields.items()},
+        "matrix": {name: data[control] for name, control in layout.settings.matrix.fields.items()},
     }

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from ...engine.candidates import Search
 from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
@@ -60,7 +61,7 @@ class EditHandlers:
         """Submit an edit; the page then follows its task."""
         layout, memory = self.layout, self.memory
         try:
-            with self._request(data) as request:
+            with self.request(data) as request:
                 task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
@@ -76,7 +77,7 @@ class EditHandlers:
         settings = self.layout.settings
         updates: Updates = {settings.look: gr.update(value=LOOK, interactive=True)}
         try:
-            with self._request(data) as request:
+            with self.request(data) as request:
                 amount, task = request.settings.keep_amount, self.worker.submit_map(request)
             status = task.wait(ENDED, LOOK_SECONDS)
             task.interrupt()
@@ -90,7 +91,7 @@ class EditHandlers:
         return {**updates, settings.looked: gr.update(value=shown, visible=True), self.layout.progress: ""}
 
     @contextmanager
-    def _request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:
+    def request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:
         """Give what the controls ask for; in the block the worker takes its pictures. Raises UserError."""
         layout, pictures = self.layout, self.layout.pictures
         picture = sent_path(data[pictures.picture])
@@ -100,17 +101,31 @@ class EditHandlers:
         settings, search = edit_of({name: data[control] for name, control in layout.form.items()})
         settings = settings.require_instruction()
         save_to = self.outputs if data[layout.preferences.save] else None
-        inpainting, painted = data[pictures.mode] == "inpaint", data[pictures.mask]
+        painted = str(data[pictures.mask] or "") if data[pictures.mode] == "inpaint" else None
+        with self.requested(picture, painted, entry.path, settings, save_to, search) as request:
+            yield request
+
+    @contextmanager
+    def requested(
+        self,
+        picture: str,
+        painted: str | None,
+        checkpoint: Path,
+        settings: EditSettings,
+        save_to: Path | None,
+        search: Search,
+    ) -> Iterator[EditRequest]:
+        """Give an edit of an uploaded picture; `painted` is the mask of the Inpaint tab, None outside of it."""
         sent = [SentPicture.in_file(picture, deep=True)]
-        sent += [SentPicture.in_base64(str(painted), "The mask")] if inpainting and painted else []
+        sent += [SentPicture.in_base64(painted, "The mask")] if painted else []
         with decoded(self.worker.decoding, *sent) as (opened, *masks):
             mask = masks[0].mask if masks else None
-            if inpainting and (mask is None or mask.getbbox() is None):
+            if painted is not None and (mask is None or mask.getbbox() is None):
                 raise UserError(
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-            yield EditRequest(entry.path, opened, settings, mask, save_to, search)
+            yield EditRequest(checkpoint, opened, settings, mask, save_to, search)
 
     def show(self, task_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how the edit ended."""
@@ -289,7 +304,7 @@ class EditHandlers:
 
     def opened(self, stored: object, task_id: object) -> Updates:
         """The page was opened, perhaps again: restore its settings, and find its task so that it is followed."""
-        layout, preferences = self.layout, self.layout.preferences
+        preferences = self.layout.preferences
         remembered = stored if isinstance(stored, dict) else {}
         updates = self.form.choices(remembered.get("checkpoint"))
         updates[preferences.live] = remembered.get("live") is not False
@@ -303,6 +318,8 @@ class EditHandlers:
         task, shown = self._found(task_id)
         if task is None or shown is None:
             return updates
-        if Path(shown.picture).is_file():
-            updates[layout.pictures.picture] = shown.picture
-        return {**updates, self.memory.followed: task.id, self.pane.selected: None}
+        return {**updates, **self.picture_again(shown), self.memory.followed: task.id, self.pane.selected: None}
+
+    def picture_again(self, shown: ShownEdit) -> Updates:
+        """Take the input of an edit, if it is still there."""
+        return {self.layout.pictures.picture: shown.picture} if Path(shown.picture).is_file() else {}

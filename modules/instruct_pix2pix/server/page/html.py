@@ -20,7 +20,7 @@ from ...text import escape, number_text
 from ...variations import told_apart, variations
 from ..worker.edit_task import Candidate, EditResult, EditStatus
 from ..worker.folder_task import FolderStatus, Stage
-from ..worker.task import TaskState
+from ..worker.task import TaskState, TaskStatus
 
 PREVIEW_QUALITY = 80
 MOST_WORDS = 80
@@ -63,19 +63,31 @@ def bar(share: float | None, says: str, left: str, shown: str = "") -> str:
     )
 
 
+def before_work(status: TaskStatus, model: str, waited: float) -> tuple[str, str] | None:
+    """Return what a bar says, left and right, of a task whose work has not begun; None for any other."""
+    if status.state is TaskState.QUEUED and status.position:
+        return f"Waiting for {count_of(status.position, 'other edit')}", ""
+    if status.state is not TaskState.RUNNING:
+        return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    return None
+
+
+def time_left(status: TaskStatus) -> str:
+    """Return '12 s left', or '' where that is not known."""
+    return "" if status.eta is None else f"{duration(status.eta)} left"
+
+
 def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
     if status.interrupted:
         return "Stopping after this step …", ""
-    if status.state is TaskState.QUEUED and status.position:
-        return f"Waiting for {_count(status.position, 'other edit')}", ""
-    if status.state is not TaskState.RUNNING:
-        return (f"Loading {model} …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    if said := before_work(status, model, waited):
+        return said
     says = f"Step {min(status.batch_step + 1, status.batch_steps)}/{status.batch_steps}"
     if status.candidates > 1:
         says = f"{status.candidates} candidates · {says}"
     if status.pictures > 1:
         says = f"Picture {min(status.batch + 1, status.pictures)} of {status.pictures} · {says}"
-    return says, "" if status.eta is None else f"{duration(status.eta)} left"
+    return says, time_left(status)
 
 
 def _ended(status: EditStatus) -> str:
@@ -86,8 +98,8 @@ def _ended(status: EditStatus) -> str:
     saved = f", saved in outputs/{status.saved}" if status.saved and not status.unsaved else ""
     saved = _chosen_from(status.results) + saved
     if status.state is TaskState.INTERRUPTED:
-        return f"Interrupted. {_count(done, 'picture')} finished{saved}."
-    return f"{_count(done, 'picture')} in {duration(status.seconds)}{saved}"
+        return f"Interrupted. {count_of(done, 'picture')} finished{saved}."
+    return f"{count_of(done, 'picture')} in {duration(status.seconds)}{saved}"
 
 
 def _chosen_from(results: Sequence[EditResult]) -> str:
@@ -106,7 +118,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _count(number: int, thing: str) -> str:
+def count_of(number: int, thing: str) -> str:
+    """Return '1 edit' or '3 edits'."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
@@ -147,21 +160,19 @@ def folder_progress(
 
 
 def _folder_going(status: FolderStatus, counts: Mapping[Stage, int], waited: float) -> tuple[str, str]:
-    if status.state is TaskState.QUEUED and status.position:
-        return f"Waiting for {_count(status.position, 'other edit')}", ""
-    if status.state is not TaskState.RUNNING:
-        return ("Loading the model …", f"{waited:.0f} s") if waited >= 1 else ("Starting …", "")
+    if said := before_work(status, "the model", waited):
+        return said
     if not status.planned:
         return "Looking at the pictures …", ""
     ended = status.pictures - counts.get(Stage.WAITING, 0) - counts.get(Stage.WORKING, 0)
-    how = f"{ended} of {_count(status.pictures, 'picture')}"
+    how = f"{ended} of {count_of(status.pictures, 'picture')}"
     if counts.get(Stage.FAILED):
         how += f" · {counts[Stage.FAILED]} failed"
     if status.interrupted or status.stopping:
         return f"Stopping after this picture … {how}", ""
     if status.paused:
         return f"Paused after {how}", ""
-    return how, "" if status.eta is None else f"{duration(status.eta)} left"
+    return how, time_left(status)
 
 
 def _folder_ended(status: FolderStatus, where: str) -> str:
@@ -176,7 +187,7 @@ def _folder_ended(status: FolderStatus, where: str) -> str:
         (summary.left, "left"),
     ]
     parts = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
-    text = f"{_count(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
+    text = f"{count_of(status.pictures, 'picture')}: {parts}, in {duration(status.seconds)}."
     if summary.done or summary.before:
         text += f" Saved in {where}."
     if summary.left:

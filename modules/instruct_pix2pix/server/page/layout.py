@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from ...models.checkpoints import Suited
 from .batch_layout import BatchResults, BatchTab, build_batch_results
 from .edit_layout import (
     PicturePane,
@@ -25,6 +26,7 @@ from .edit_layout import (
     tool_button,
 )
 from .form import NAMES, SEARCH
+from .matrix.layout import MatrixBoard, build_matrix_board
 from .models_tab.layout import ModelsPane, build_models
 
 THEMES = ("System", "Light", "Dark")
@@ -174,6 +176,7 @@ class Layout:
     progress: gr.HTML
     """What the page says: of a task, or of what is wrong."""
     batch_results: BatchResults
+    board: MatrixBoard
     results: ResultsPane
     png_info: PngInfoPane
     models: ModelsPane
@@ -187,9 +190,19 @@ class Layout:
 
 
 def build(
-    *, choices: list[tuple[str, str]], chosen: str, offer: str, count: int, vaes: list[str], examples: Path
+    *,
+    choices: list[tuple[str, str]],
+    chosen: str,
+    offer: str,
+    suited: Suited,
+    count: int,
+    vaes: list[str],
+    examples: Path,
 ) -> Layout:
-    """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise."""
+    """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise.
+
+    `suited` are the settings of the chosen model.
+    """
     memory = build_memory()
     top = build_top_bar(choices, chosen, offer)
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
@@ -198,10 +211,11 @@ def build(
             with gr.Row(elem_id="ip2p_work"):
                 with gr.Column(elem_id="img2img_settings", min_width=300):
                     pictures, batch = build_pictures(examples)
-                    settings = build_settings(count, vaes)
+                    settings = build_settings(count, vaes, suited)
                 with gr.Column(elem_id="img2img_results", min_width=300):
                     progress = build_progress()
                     batch_results = build_batch_results()
+                    board = build_matrix_board()
                     results = build_results()
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
             png_info = build_png_info()
@@ -219,6 +233,7 @@ def build(
         settings=settings,
         progress=progress,
         batch_results=batch_results,
+        board=board,
         results=results,
         png_info=png_info,
         models=models_pane,

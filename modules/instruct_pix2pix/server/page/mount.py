@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from ...models.catalog import Catalog
-from ...models.checkpoints import SUITED
+from ...models.checkpoints import SUITED, Suited
 from ...models.registry import DEMO
 from ...paths import DATA, PACKAGE, checkout_of
 from ...settings import KNOBS
@@ -29,12 +29,15 @@ from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .handlers import EditHandlers
 from .layout import build
+from .matrix import routes as matrix_routes
+from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
 from .results import Results
 
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
+PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -69,12 +72,13 @@ def page(
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         sheet_route.add_route(app, worker)
+        matrix_routes.add_routes(app, worker)
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
         models_routes.add_routes(app, catalog, downloads, access)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
         blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
         app.router.lifespan_context = _sweeping(space, blocks, downloads)
-        script = _text("instruct_pix2pix.js", "easel.js", "paint.js", "batch.js", "progress.js", "models.js", "page.js")
+        script = _text("instruct_pix2pix.js", *PAGE_SCRIPTS)
         served = gr.mount_gradio_app(
             app,
             blocks,
@@ -114,13 +118,16 @@ def make(
             choices=[(html.model_choice(one), one.name) for one in catalog.entries],
             chosen=catalog.default.name,
             offer=html.offer(catalog.default, [KNOBS[name].default for name in SUITED]),
+            suited=Suited() if catalog.default.checkpoint is None else catalog.default.checkpoint.suited,
             count=count,
             vaes=vae_choices(catalog.dirs),
             examples=EXAMPLES,
         )
         form = FormHandlers(catalog, layout.form, layout.settings, layout.top, layout.tabs)
+        edit = EditHandlers(worker, catalog, layout, form, results, examples=EXAMPLES, outputs=outputs)
         handlers = Handlers(
-            edit=EditHandlers(worker, catalog, layout, form, results, examples=EXAMPLES, outputs=outputs),
+            edit=edit,
+            matrix=MatrixHandlers(layout, edit, form),
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
             form=form,
             png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),

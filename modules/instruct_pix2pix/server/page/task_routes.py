@@ -12,9 +12,14 @@ from ...errors import UserError
 from ..folder_access import FolderAccess
 from ..worker.edit_task import EditTask
 from ..worker.folder_task import FolderTask
+from ..worker.matrix_task import MatrixTask
 from ..worker.worker import Worker
 from . import html, wording
+from .matrix import markup as matrix_markup
 from .results import Results
+
+ShownTask = EditTask | FolderTask | MatrixTask
+"""What the page follows."""
 
 LOOK_OFTEN, LOOK_SELDOM = 1.0, 2.0
 """Seconds between two answers: a tenth of the time that the task has run, within these bounds."""
@@ -27,7 +32,7 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
     async def progress(job_id: str, request: Request, live: bool = False, again: bool = False) -> dict[str, object]:
         """Return the status of a task; if asked `again`, only after a moment or when it has ended."""
         task = worker.queue.find(job_id)
-        if not isinstance(task, (EditTask, FolderTask)):
+        if not isinstance(task, ShownTask):
             raise HTTPException(404)
         if again:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, task.status().seconds / 10))
@@ -37,7 +42,7 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
 
 
 def _described(
-    task: EditTask | FolderTask, live: bool, places: FolderAccess, here: bool, results: Results
+    task: ShownTask, live: bool, places: FolderAccess, here: bool, results: Results
 ) -> dict[str, object]:
     """Return HTML to show; `news` changes when other buttons make sense, `results` are files for the gallery."""
     if isinstance(task, FolderTask):
@@ -45,10 +50,16 @@ def _described(
         markup = wording.folder_progress(task, places, here=here)
         news = f"{status.state.value} {status.paused} {status.stopping}"
         return {"html": markup, "news": news, "results": [], "ended": status.state.ended}
-    preview = task.preview() if live else None
-    status, model = task.status(), task.checkpoint
     waited = time.time() - task.submitted_at
-    markup = html.progress(status, model.name if model.is_dir() else model.stem, waited, preview)
+    model = task.checkpoint.name if task.checkpoint.is_dir() else task.checkpoint.stem
+    if isinstance(task, MatrixTask):
+        status = task.status()
+        markup = matrix_markup.progress(status, len(task.cells), model, waited)
+        ended = status.state.ended
+        return {"html": markup, "news": "ended" if ended else "", "results": [], "ended": ended}
+    preview = task.preview() if live else None
+    status = task.status()
+    markup = html.progress(status, model, waited, preview)
     with suppress(UserError):  # the page is told when it asks for the results
         results.write(task.id, status)
     ended, kept = status.state.ended, results.find(task.id)

@@ -23,8 +23,13 @@ LATENT_RGB = {0.18215: SD1_RGB, 0.13025: SDXL_RGB}
 LONGEST_SIDE = 512
 """Pixels of a preview's longest side."""
 
+MOST_CELL, MOST_SHEET = 128, 1 << 22
+"""Pixels of the longest side of a picture in a sheet, and of the whole sheet."""
 
-@torch.inference_mode()
+DECODED_TOGETHER = 16
+"""Pictures that go through a decoder at once."""
+
+
 def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
     """Return one RGB picture of scaled latents [B, 4, h, w]: the batch in rows, each picture in the input's framing.
 
@@ -32,30 +37,30 @@ def preview(model: EditModel, latents: Tensor, plan: Fit) -> Image.Image:
     colours by a linear map, one pixel a cell; other models have no such map and are small: their latents are shrunk too
     and go through the VAE. Raises UserError where `EditModel.decode` does, or where the file is not a tiny VAE.
     """
+    columns = math.ceil(math.sqrt(len(latents)))
+    return _in_rows(model, latents, plan, columns, min(LONGEST_SIDE, max(plan.size) * columns) / columns)
+
+
+def sheet(model: EditModel, latents: Tensor, plan: Fit, columns: int) -> Image.Image:
+    """Return the same with so many pictures a row, each of `MOST_CELL` pixels at most, all of `MOST_SHEET`."""
+    longest = min(max(plan.size), MOST_CELL, math.sqrt(MOST_SHEET / len(latents)))
+    return _in_rows(model, latents, plan, columns, longest)
+
+
+@torch.inference_mode()
+def _in_rows(model: EditModel, latents: Tensor, plan: Fit, columns: int, longest: float) -> Image.Image:
+    width, height = (max(1, int(side * longest / max(plan.size))) for side in plan.size)
+    whole = Image.new("RGB", (columns * width, math.ceil(len(latents) / columns) * height))
+    small = (picture for part in latents.split(DECODED_TOGETHER) for picture in _small(model, part))
+    for i, picture in enumerate(small):
+        shown = plan.undo(picture).resize((width, height), Image.Resampling.BILINEAR)
+        whole.paste(shown, (i % columns * width, i // columns * height))
+    return whole
+
+
+def _small(model: EditModel, latents: Tensor) -> list[Image.Image]:
     config, tiny = model.config, model.add_ons.tiny_decoder
     factors = LATENT_RGB.get(round(config.scale_factor, 5)) if config.vae == VAEConfig() else None
     if tiny is None and factors is not None:
-        pictures = to_images(torch.einsum("bchw,cr->brhw", latents, latents.new_tensor(factors)))
-    else:
-        pictures = to_images(model.decode_small(latents))
-    shown = _shown_size(plan, len(pictures))
-    return _in_rows([plan.undo(picture).resize(shown, Image.Resampling.BILINEAR) for picture in pictures])
-
-
-def _shown_size(plan: Fit, count: int) -> tuple[int, int]:
-    longest = max(plan.size) * _columns(count)
-    width, height = (max(1, side * min(LONGEST_SIDE, longest) // longest) for side in plan.size)
-    return width, height
-
-
-def _columns(count: int) -> int:
-    return math.ceil(math.sqrt(count))
-
-
-def _in_rows(pictures: list[Image.Image]) -> Image.Image:
-    width, height = pictures[0].size
-    columns = _columns(len(pictures))
-    whole = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
-    for i, picture in enumerate(pictures):
-        whole.paste(picture, (i % columns * width, i // columns * height))
-    return whole
+        return to_images(torch.einsum("bchw,cr->brhw", latents, latents.new_tensor(factors)))
+    return to_images(model.decode_small(latents))

@@ -25,6 +25,7 @@ from ...models.registry import model_hash
 from ..budget import Budget
 from .edit_task import EditRequest, EditTask
 from .map_task import MapTask
+from .matrix_task import MatrixRequest, MatrixTask
 from .queue import TaskQueue
 from .task import LoadedModel, Task
 
@@ -69,6 +70,12 @@ class Worker:
     def submit_map(self, request: EditRequest, id_: str | None = None) -> MapTask:
         """Put the question where an edit would change its picture at the end of the queue. Raises as `submit`."""
         task = MapTask(self.queue, _resolved(request), id_)
+        self.queue.enqueue(task)
+        return task
+
+    def submit_matrix(self, request: MatrixRequest, id_: str | None = None) -> MatrixTask:
+        """Put a matrix of edits at the end of the queue. Raises as `submit`, and for too many cells."""
+        task = MatrixTask(self.queue, replace(request, edit=_resolved(request.edit)), id_)
         self.queue.enqueue(task)
         return task
 
