@@ -20,7 +20,7 @@ TOO_LITTLE_MEMORY = "There is not enough memory: choose a smaller size or batch 
 WRITTEN_BEFORE = """\
 {"run": {"seed": 7, "input": "in", "model": "0123456789"}}
 {"name": "d.png", "state": "failed", "fingerprint": "7-1700000000000000000", \
-"reason": "d.png is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF."}
+"reason": "d.png is not a picture that can be read here: use PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC."}
 {"name": "c.bmp", "state": "skipped", "fingerprint": "3f264d05183136d0", \
 "reason": "c.png is there already: --overwrite replaces it."}
 {"started": [["a.bmp", 0, "6cbcd08565a8b170", true], ["b.bmp", 0, "2dbc31b960e32ad4", true]], "replacing": []}
