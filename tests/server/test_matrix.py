@@ -148,12 +148,12 @@ def test_more_cells_than_fit_are_refused_in_a_sentence(worker, monkeypatch):
 
 def test_what_cannot_be_right_is_refused_when_it_is_submitted(worker):
     for wrong, said in (
-        ({"instruction": " "}, "empty"),
-        ({"sampler": "Oiler"}, "Oiler"),
-        ({"instruction": "make it {winter|night}"}, "choose one of the variations"),
+        (request(instruction=" "), "empty"),
+        (request(sampler="Oiler"), "Oiler"),
+        (request(instruction="make it {winter|night}"), "choose one of the variations"),
     ):
         with pytest.raises(UserError, match=said):
-            worker.submit_matrix(request(**wrong))
+            worker.submit_matrix(wrong)
     alike = worker.submit_matrix(request(instruction="make it {winter|winter}", steps=1))
     assert alike.wait(END, 120).state is TaskState.FINISHED
 
