@@ -109,7 +109,7 @@ def refused(visited: Visit, sentence: str) -> None:
     """Press Generate and be told why nothing happens; a click before the page has settled would be lost."""
     visited.page.wait_for_timeout(300)
     visited.locate("#img2img_generate").click()
-    visited.locate("#img2img_progress").get_by_text(sentence).first.wait_for(timeout=60_000)
+    visited.locate("#img2img_progress").get_by_text(sentence).wait_for(timeout=60_000)
 
 
 def outputs_of(site: tuple[Any, ...], name: str) -> Path:

@@ -175,7 +175,7 @@ def test_the_results_of_a_folder_are_found_too(at_page: Visit, tmp_path: Path) -
     at_page.locate("#img2img_batch_input_dir input").fill(str(tmp_path / "in"))
     at_page.locate("#img2img_batch_output_dir input").fill(str(tmp_path / "out"))
     at_page.locate("#img2img_generate").click()
-    at_page.locate("#img2img_progress").get_by_text("1 picture: 1 done").first.wait_for(timeout=60_000)
+    at_page.locate("#img2img_progress .ip2p-said").get_by_text("1 picture: 1 done").wait_for(timeout=60_000)
     costs = [line.get("cost", 0) for line in map(json.loads, (tmp_path / "out" / "batch.jsonl").open())]
     assert max(costs) > 1
 
