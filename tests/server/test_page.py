@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +58,6 @@ def site(models: Path, outputs: Path):
     save_file(plain, models / "plain.safetensors")
     with served_page(outputs, models) as (address, worker), chromium() as browser:
         yield browser, address, worker
-
-
-@pytest.fixture
-def at_page(site) -> Iterator[Visit]:
-    """A first visit; whatever happens in it, nothing may leave the machine and no script may fail."""
-    with visit(*site) as visited:
-        yield visited
-        assert visited.elsewhere == []
-        assert visited.errors == []
 
 
 def pixels(picture: Image.Image) -> np.ndarray:

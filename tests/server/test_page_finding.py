@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
+from tools.browser import CHROMIUM, EXAMPLES, Visit, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory):
-    """A server and a browser."""
-    with served_page(tmp_path_factory.mktemp("outputs")) as (address, worker), chromium() as browser:
-        yield browser, address, worker
-
-
-@pytest.fixture
-def at_page(site) -> Iterator[Visit]:
-    """A first visit, in which no script may fail."""
-    with visit(*site) as visited:
-        yield visited
-        assert visited.elsewhere == [] and visited.errors == []
 
 
 def pixels(picture: Image.Image) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,11 @@ from PIL import Image
 
 from instruct_pix2pix.infotext import settings_from
 from instruct_pix2pix.server.worker.task import TaskState
-from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
+from tools.browser import CHROMIUM, EXAMPLES, Visit, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 NARROW: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory):
-    """A server and a browser."""
-    with served_page(tmp_path_factory.mktemp("outputs")) as (address, worker), chromium() as browser:
-        yield browser, address, worker
-
-
-@pytest.fixture
-def at_page(site) -> Iterator[Visit]:
-    """A first visit; whatever happens in it, nothing may leave the machine and no script may fail."""
-    with visit(*site) as visited:
-        yield visited
-        assert visited.elsewhere == []
-        assert visited.errors == []
 
 
 def pixels(picture: Image.Image) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from instruct_pix2pix.server.page.results import Results
-from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
+from tools.browser import CHROMIUM, EXAMPLES, Visit, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -21,21 +20,6 @@ SPOT = (190, 80)
 """The middle of the blue square in `spotted`, in pixels of the picture."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 BUTTONS = "#ip2p_paint .ip2p-"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory):
-    """A server and a browser."""
-    with served_page(tmp_path_factory.mktemp("outputs")) as (address, worker), chromium() as browser:
-        yield browser, address, worker
-
-
-@pytest.fixture
-def at_page(site) -> Iterator[Visit]:
-    """A visit in which no script fails."""
-    with visit(*site) as visited:
-        yield visited
-        assert visited.errors == []
 
 
 @pytest.fixture
