@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "modules")]
 
 if TYPE_CHECKING:
+    from instruct_pix2pix.engine.candidates import Search
     from instruct_pix2pix.engine.edit_batch import FittedPicture
     from instruct_pix2pix.engine.model import EditModel
     from instruct_pix2pix.settings import EditSettings
@@ -50,7 +51,8 @@ def main() -> None:
     parser.add_argument("--best-of", type=int, default=4)
     parser.add_argument("--kinds", nargs="+", default=KINDS)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--keep-rest", default="off")
+    about = "of all edits (default: single edits do not, searches do, as where nobody says otherwise)"
+    parser.add_argument("--keep-rest", choices=("off", "automatic", "always"), help=about)
     parser.add_argument("--model", type=Path, default=DEMO, help="of the matrix")
     parser.add_argument("--size", type=int, default=96, help="of the matrix, in pixels")
     parser.add_argument("--side", type=int, default=5, help="values of each scale in the matrix")
@@ -80,10 +82,11 @@ def measure_best_of(model: EditModel, wanted: Iterable[Case], args: argparse.Nam
     for case in wanted:
         picture, base = _begun(case, args)
         search = Search(best_of=args.best_of)
-        [found] = find_each(model, picture, base, search)
+        [found] = find_each(model, picture, _searched(search, base, args), search)
         each = [_judged(case, one.image) for one in edit_together(model, picture, next(search.begun(base)))]
         single += each
-        perfect.append(max(each, key=lambda one: (one.success, -one.outside)))
+        held = edit_together(model, picture, next(search.begun(_searched(search, base, args))))
+        perfect.append(max((_judged(case, one.image) for one in held), key=lambda one: (one.success, -one.outside)))
         best.append(_judged(case, found.edited.image))
         costs.append(found.cost)
     print(f"\nBest of {args.best_of}, {len(best)} edits, {np.mean(costs):.2f} edits in rows each\n")
@@ -97,7 +100,7 @@ def measure_best_of(model: EditModel, wanted: Iterable[Case], args: argparse.Nam
 
 def measure_strength(model: EditModel, wanted: Iterable[Case], args: argparse.Namespace) -> None:
     """Compare every fixed pair of scales with what each strength finds among them."""
-    from instruct_pix2pix.engine.candidates import strongest, with_pairs
+    from instruct_pix2pix.engine.candidates import Search, strongest, with_pairs
     from instruct_pix2pix.engine.search import edit_together, race
 
     of_pair: dict[int, list[Verdict]] = {}
@@ -106,11 +109,12 @@ def measure_strength(model: EditModel, wanted: Iterable[Case], args: argparse.Na
     for case in wanted:
         picture, base = _begun(case, args)
         pairs = with_pairs(base)
-        found = race(model, picture, pairs, lambda looks: strongest(looks, 0.5))
+        for place, one in enumerate(edit_together(model, picture, pairs)):
+            of_pair.setdefault(place, []).append(_judged(case, one.image))
+        begun = with_pairs(_searched(Search(strength=0.5), base, args))
+        found = race(model, picture, begun, lambda looks: strongest(looks, 0.5))
         costs.append(found.cost)
-        each = [_judged(case, one.image) for one in edit_together(model, picture, pairs)]
-        for place, verdict in enumerate(each):
-            of_pair.setdefault(place, []).append(verdict)
+        each = [_judged(case, one.image) for one in edit_together(model, picture, begun)]
         for value in STRENGTHS:  # the winner of a race is that edit: tests/engine/test_search.py
             of_strength.setdefault(value, []).append(each[strongest(found.looks, value)])
     print(f"\nStrength, {len(costs)} edits, {np.mean(costs):.2f} edits in rows each\n")
@@ -174,8 +178,12 @@ def _begun(case: Case, args: argparse.Namespace) -> tuple[FittedPicture, EditSet
     from tools.demo_model.scenes import SIZE
 
     picture = FittedPicture.by(fit(SIZE, SIZE, SIZE, CELL), Image.fromarray(case.before), None, CELL)
-    base = EditSettings(case.instruction, seed=case.seed, steps=args.steps, keep_rest=args.keep_rest)
+    base = EditSettings(case.instruction, seed=case.seed, steps=args.steps, keep_rest=args.keep_rest or "off")
     return picture, replace(resolved(base), result_size="model")
+
+
+def _searched(search: Search, base: EditSettings, args: argparse.Namespace) -> EditSettings:
+    return search.settled(base, {"keep_rest"} if args.keep_rest else ())
 
 
 def _judged(case: Case, image: object) -> Verdict:

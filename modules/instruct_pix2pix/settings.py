@@ -549,7 +549,7 @@ KNOBS: Mapping[str, Knob] = MappingProxyType({one.name: one.metadata["knob"] for
 BEST_OF = Knob(
     1,
     label="Best of",
-    help="How many seeds to begin for each result; the one that leaves the rest as it was is finished.",
+    help="How many seeds to begin for each result; the one that leaves the rest as it was is finished. Keeps the rest.",
     minimum=1,
     maximum=64,
     step=1,
@@ -561,7 +561,7 @@ STRENGTHS = {"subtle": 0.2, "normal": 0.5, "strong": 0.8}
 STRENGTH = Knob(
     "",
     label="How much to change",
-    help="subtle, normal, strong, or 0 to 1: finds Text CFG and Image CFG itself.",
+    help="subtle, normal, strong, or 0 to 1: finds Text CFG and Image CFG itself. Keeps the rest.",
     minimum=0.0,
     maximum=1.0,
     step=0.05,

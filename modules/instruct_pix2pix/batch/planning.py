@@ -85,6 +85,8 @@ class BatchRequest:
     """Take the instruction of an earlier edit from the picture's infotext where nothing nearer gives one."""
     search: Search = field(default_factory=Search)
     """How results are found where nothing nearer says otherwise; animations fail if they are to be searched for."""
+    asked: frozenset[str] = frozenset()
+    """The names of the settings that a person has named: see `Search.settled`."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _item_or_refusal(
             return RefusedPicture(name, PictureState.SKIPPED, problem, state)
         mask = None if masks is None else _mask_of(name, masks, request.masks)
         search = _search_of(request, row)
-        search.check(settings, row.keys())
+        settings = search.settled(settings, row.keys() | (request.asked & {"keep_rest"}))
         if header.frames > 1 and search.candidates > 1:
             raise UserError(f"{BEST_OF.label} and {STRENGTH.label} are for still pictures: edit this one without them.")
         if origin != "command" or row.keys() & {"sampler", "schedule"}:

@@ -77,6 +77,7 @@ class BatchOptions:
             contact_sheet=self.contact_sheet,
             use_infotext=self.use_infotext,
             search=self.search,
+            asked=self.asked,
         )
 
 
@@ -146,7 +147,7 @@ def run(options: BatchOptions) -> int:
 
     tune_memory()
     resolved(request.settings)
-    request.search.check(request.settings, options.asked)
+    request.search.settled(request.settings, options.asked)
     request = replace(request, settings=suited_to(path, request.settings, options.asked))
     asked, control = options.model.precision, Control()
     if options.cluster:

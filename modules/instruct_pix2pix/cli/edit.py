@@ -98,7 +98,7 @@ def run(options: EditOptions) -> int:
     from .tried_sheet import TriedSheet
 
     settings, search = options.settings, options.search
-    search.check(settings, options.asked)
+    settings = search.settled(settings, options.asked)
     picture = open_picture(options.image, deep=settings.result_size in ("auto", "own"))
     mask = open_picture(options.mask) if options.mask else None
     outputs = output_names(options.image, options.output, settings.results)

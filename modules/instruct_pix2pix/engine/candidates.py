@@ -67,10 +67,18 @@ class Search:
         """How many edits are begun for each result."""
         return self.best_of if self.strength is None else len(PAIRS)
 
-    def check(self, settings: EditSettings, asked: Collection[str]) -> None:
-        """Raise UserError where scales are to be found and others were `asked` for, by the settings' names."""
-        if self.strength is None:
-            return
+    def settled(self, settings: EditSettings, asked: Collection[str]) -> EditSettings:
+        """Return the settings of its edits: they keep the rest, unless it was `asked` for by the setting's name not to.
+
+        What the instruction means is known from all candidates, and a choice alone cannot take away the change of the
+        rest that all of them have. Raises UserError where scales are to be found and others were `asked` for.
+        """
+        if self.strength is not None:
+            self._check_strength(settings, asked)
+        held = self.candidates > 1 and settings.keep_rest == "off" and "keep_rest" not in asked
+        return replace(settings, keep_rest="automatic") if held else settings
+
+    def _check_strength(self, settings: EditSettings, asked: Collection[str]) -> None:
         if settings.randomize_cfg != "off" or {"text_cfg", "image_cfg"} & set(asked):
             raise UserError(
                 "How much to change finds both scales itself: leave out Text CFG, Image CFG and Randomize CFG."

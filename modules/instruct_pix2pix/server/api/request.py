@@ -107,8 +107,9 @@ def _search_of(body: Img2Img) -> Search:
 
 def _asked(body: Img2Img) -> frozenset[str]:
     """Return the settings that a body names."""
-    scales = {"text_cfg": body.cfg_scale, "image_cfg": body.image_cfg_scale}
-    return frozenset({*(body.override_settings or {}), *(name for name, value in scales.items() if value is not None)})
+    keep_rest = body.keep_rest or body.infotext  # one that does not name it was made without
+    named = {"text_cfg": body.cfg_scale, "image_cfg": body.image_cfg_scale, "keep_rest": keep_rest}
+    return frozenset({*(body.override_settings or {}), *(name for name, value in named.items() if value is not None)})
 
 
 def _size_of(width: int | None, height: int | None, whole: tuple[int, int]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from ..worker.task import TaskState
 from ..worker.worker import Worker
 from . import html, wording
 from .batch_layout import AS_EACH
-from .form import edit_of
+from .form import SHOWN, edit_of
 from .layout import Layout, Updates
 from .results import sent_path
 
@@ -128,6 +128,7 @@ class BatchHandlers:
             contact_sheet=bool(fields["contact_sheet"]),
             use_infotext=bool(fields["use_infotext"]),
             search=search,
+            asked=SHOWN,
         )
         wanted = str(fields["output"] or "").strip()
         output = self.folder_access.find(wanted, here=here) if wanted else self._output_for(request, named=bool(typed))
@@ -136,6 +137,7 @@ class BatchHandlers:
     def _output_for(self, request: BatchRequest, *, named: bool) -> Path:
         """Return the output folder of a request without one: the same for the same request, so that it goes on."""
         asked = asdict(replace(request, overwrite=False, contact_sheet=False, batch_size=None))
+        del asked["asked"]
         if request.search == Search():
             del asked["search"]  # so that folders from before there was one go on
         if request.instructions is not None:

@@ -380,11 +380,11 @@ def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfo
 def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
     """Show what has an effect, and count tokens."""
     prompts, settings = layout.prompts, layout.settings
-    settings.by_strength.input(
-        form_handlers.finding, settings.by_strength, unordered(*events.finding), **events.queued
-    )
-    kept = unordered(settings.keep_amount, settings.look_pane)
-    settings.keep_rest.input(form_handlers.keeping, settings.keep_rest, kept, **events.queued)
+    kept: set[Block] = {settings.keep_amount, settings.look_pane}
+    settings.keep_rest.input(form_handlers.keeping, settings.keep_rest, unordered(*kept), **events.queued)
+    search, changed = [settings.by_strength, settings.best_of, settings.keep_rest], {*events.finding, *kept}
+    for one in (settings.by_strength, settings.best_of):
+        one.input(form_handlers.searching, search, unordered(*changed, settings.keep_rest), **events.queued)
     sizing = settings.result_sizing
     sizing.input(form_handlers.result_sizing, sizing, unordered(settings.result_longest), **events.queued)
     settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)

@@ -60,6 +60,8 @@ NAMES = (
 
 SEARCH: Mapping[str, Any] = {"best_of": BEST_OF.default, "by_strength": False, "strength": STRENGTHS["normal"]}
 """The controls that say how a result is found, and their values at first."""
+SHOWN = frozenset({"keep_rest"})
+"""What is done as its control says also where results are found."""
 ONE_EDIT: Mapping[str, Any] = {"best_of": 1, "by_strength": False}
 """Of these, what makes a result of the settings as they stand."""
 

@@ -65,6 +65,13 @@ class FormHandlers:
             settings.strength_pane: gr.update(visible=by_strength),
         }
 
+    def searching(self, by_strength: bool, best_of: float | None, keep_rest: str) -> Updates:
+        """Keep the rest, in sight, as soon as results are to be found: what suits a search."""
+        shown = self.finding(by_strength)
+        if keep_rest == "off" and (by_strength or (best_of or 1) > 1):
+            shown |= self._set({"keep_rest": "automatic"}, self.keeping("automatic"))
+        return shown
+
     def take(self, one: EditSettings) -> Updates:
         """Set the seed and the scales of one edit, and make results of them as they are."""
         values = {"seed": one.seed, "text_cfg": one.text_cfg, "image_cfg": one.image_cfg, "randomize_cfg": "off"}

@@ -21,7 +21,7 @@ from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
 from .edit_layout import EXAMPLES, LOOK
-from .form import SEARCH, edit_of, search_values, values_of
+from .form import SEARCH, SHOWN, edit_of, search_values, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
 from .results import Results, ShownEdit, sent_path
@@ -125,7 +125,7 @@ class EditHandlers:
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
                     "img2img tab."
                 )
-            yield EditRequest(checkpoint, opened, settings, mask, save_to, search)
+            yield EditRequest(checkpoint, opened, settings, mask, save_to, search, SHOWN)
 
     def show(self, task_id: str, selected: int | None) -> Updates:
         """Show the results that there are, and how the edit ended."""

@@ -51,7 +51,7 @@ class EditRequest:
     search: Search = field(default_factory=Search)
     """How each result is found."""
     asked: frozenset[str] = frozenset()
-    """The settings that a person has named, by their names: see `Search.check`."""
+    """The settings that a person has named, by their names: see `Search.settled`."""
 
     @property
     def pixels(self) -> int:

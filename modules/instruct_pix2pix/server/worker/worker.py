@@ -60,8 +60,8 @@ class Worker:
     def submit(self, request: EditRequest, id_: str | None = None) -> EditTask:
         """Put a request at the end of the queue; `id_` is a name that its door may choose for the task.
 
-        Raises UserError for settings that cannot be right (no instruction, an unknown sampler), as `Search.check` does,
-        and as `TaskQueue.enqueue` does.
+        Raises UserError for settings that cannot be right (no instruction, an unknown sampler), as `Search.settled`
+        does, and as `TaskQueue.enqueue` does.
         """
         task = EditTask(self.queue, _resolved(request), id_)
         self.queue.enqueue(task)
@@ -142,7 +142,7 @@ class Worker:
 
 def _resolved(request: EditRequest) -> EditRequest:
     settings, search = resolved(request.settings.require_instruction()), request.search
-    search.check(settings, request.asked)
+    settings = search.settled(settings, request.asked)
     if search.strength is not None:  # scales are looked for around those of the model
         settings = inspect(request.checkpoint).suited.fill(settings, {"steps"})
     return replace(request, settings=settings)
