@@ -204,7 +204,7 @@ def test_how_results_are_found_follows_from_the_controls_in_sight() -> None:
     assert edit_of(UNTOUCHED) == (EditSettings(), Search())
     values = {**UNTOUCHED, "best_of": 4, "strength": 0.3, "randomize_cfg": "text"}
     assert edit_of(values) == (EditSettings(randomize_cfg="text"), Search(best_of=4))
-    assert edit_of({**values, "by_strength": True}) == (EditSettings(), Search(strength=0.3))
+    assert edit_of({**values, "text_cfg": 3, "by_strength": True}) == (EditSettings(), Search(strength=0.3))
     for wrong in ({"best_of": 65}, {"best_of": True}, {"by_strength": True, "strength": 2}):
         with pytest.raises(UserError, match="must"):
             edit_of({**UNTOUCHED, **wrong})

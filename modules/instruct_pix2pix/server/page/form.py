@@ -9,7 +9,7 @@ from typing import Any
 
 from ...engine.candidates import Search
 from ...errors import UserError
-from ...settings import BEST_OF, STRENGTH, STRENGTHS, EditSettings
+from ...settings import BEST_OF, KNOBS, STRENGTH, STRENGTHS, EditSettings
 
 AUTOMATIC, LONGEST, BY_HAND = "Automatic", "Longest side", "Width × height"
 SIZINGS = (AUTOMATIC, LONGEST, BY_HAND)
@@ -62,6 +62,8 @@ SEARCH: Mapping[str, Any] = {"best_of": BEST_OF.default, "by_strength": False, "
 """The controls that say how a result is found, and their values at first."""
 SHOWN = frozenset({"keep_rest"})
 """What is done as its control says also where results are found."""
+FOUND = ("text_cfg", "image_cfg", "randomize_cfg")
+"""Controls that are out of sight, and play no part, where scales are found."""
 ONE_EDIT: Mapping[str, Any] = {"best_of": 1, "by_strength": False}
 """Of these, what makes a result of the settings as they stand."""
 
@@ -100,8 +102,9 @@ def search_of(values: Mapping[str, Any]) -> Search:
 
 def edit_of(values: Mapping[str, Any]) -> tuple[EditSettings, Search]:
     """Return what is asked for by the controls that are in sight, of NAMES and SEARCH. Raises UserError."""
-    settings, search = settings_of(values), search_of(values)
-    return settings if search.strength is None else replace(settings, randomize_cfg="off"), search
+    search = search_of(values)
+    replaced = {} if search.strength is None else {name: KNOBS[name].default for name in FOUND}
+    return settings_of({**values, **replaced}), search
 
 
 def search_values(remembered: object) -> dict[str, Any]:
