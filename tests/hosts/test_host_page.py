@@ -61,7 +61,7 @@ class Page:
     def close(self) -> None:
         """Close it when nothing is asked of the host any more.
 
-        gradio 3 never ends the event of a page that left in the middle of it, and Reload UI then waits for that for ever.
+        gradio 3 never ends the event of a page that left in its middle, and Reload UI then waits for it for ever.
         """
         for _ in range(PATIENCE // 100):
             if all(one.is_closed() for one in self.sockets):
