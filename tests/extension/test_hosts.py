@@ -872,7 +872,27 @@ def test_nothing_is_left_on_the_hosts_unet_when_a_job_has_ended(model: EditModel
         own = p.sd_model.forge_objects.unet
         host.begin(p, picture, draw(1), Controls())
         assert own.model_options == {"conditioning_modifiers": [], "post_cfg": []}
-        assert p.sd_model.forge_objects.unet is not own  # a clone, which the host replaces before each sampling
+        assert p.sd_model.forge_objects.unet is not own
+        left = job.job_of(p)
+        assert left is not None
+        left.on_model.close()  # as at the end of a sampling
+        assert p.sd_model.forge_objects.unet is own
+
+
+def test_a_checkpoint_that_is_chosen_in_mid_job_does_not_take_the_edit_away(model: EditModel, picture: Tensor) -> None:
+    def first_step(host: Forge) -> Tensor:
+        p = host.p([[(text, 1.0)]], empty(model))
+        return host.begin(p, picture, draw(1), Controls())(draw(1), torch.ones(1), 0)
+
+    class Switched(Forge):
+        def make_sampler(self, p: P) -> Any:
+            sampler = super().make_sampler(p)
+            p.sd_model = self.sd_model()  # what a host calls the loaded one
+            return sampler
+
+    [text] = say(model, "make it winter")
+    with Forge(model).modules():
+        torch.testing.assert_close(first_step(Switched(model)), first_step(Forge(model)), rtol=1e-4, atol=1e-4)
 
 
 class Option:

@@ -338,6 +338,7 @@ class _ForgeSampler:
         self.host, self.p = host, p
         self.s_min_uncond = p.s_min_uncond
         self.model_wrap_cfg = SimpleNamespace(step=0, total_steps=p.steps)
+        self.model_wrap = SimpleNamespace(inner_model=p.sd_model)
 
     def get_sigmas(self, p: P, steps: int) -> Tensor:
         return self.host.sigmas
@@ -345,7 +346,7 @@ class _ForgeSampler:
     def begin(self, latent: Tensor, image_cond: Tensor, negative: Tensor | None) -> Callable[..., Tensor]:
         def denoise(x: Tensor, sigma: Tensor, step: int) -> Tensor:
             self.model_wrap_cfg.step = step
-            unet, p, opts = self.p.sd_model.forge_objects.unet, self.p, self.host.opts
+            unet, p, opts = self.model_wrap.inner_model.forge_objects.unet, self.p, self.host.opts
             scale = p.cfg_scale
             asked = opts.skip_early_cond > 0 or isinstance(self.host, Classic)
             if asked and step / p.steps <= opts.skip_early_cond:

@@ -69,14 +69,16 @@ class ForgeHost:
             negative = _encode_negative(p)
         if job.sdxl is not None and job.sdxl.levels is not None:
             _set_levels(p, job, job.sdxl.levels)
-        unet: UnetPatcher = p.sd_model.forge_objects.unet.clone()
+        # the model that is sampled: p.sd_model is another where a checkpoint was chosen on the page since the job began
+        parts = p.sampler.model_wrap.inner_model.forge_objects
+        unet: UnetPatcher = parts.unet.clone()
         cached = _CachedStep(p, cache) if (cache := job.cached_guidance()) else None
         unet.add_conditioning_modifier(_modifier(p, job, negative, cached))
         if cached is not None:
             unet.set_model_sampler_post_cfg_function(cached.finisher())
         if job.finisher.has_work:
             unet.set_model_sampler_post_cfg_function(_finisher(p, job.finisher, cached))
-        p.sd_model.forge_objects.unet = unet
+        job.on_model.enter_context(swapped(parts, "unet", unet))
         p.sampler.model_wrap_cfg.instruct_pix2pix = _Sizes()
 
 
