@@ -55,12 +55,12 @@ def build_scales(suited: Suited) -> ScalesPane:
             )
             gr.HTML(STRENGTH_WORDS, elem_id="ip2p_strength_words")
         with gr.Column(elem_id="ip2p_scale_tools", min_width=0):
+            build_matrix_button()
             by_strength = gr.Checkbox(
                 SEARCH["by_strength"],
                 label="Find the scales",
                 info=f"One slider, {STRENGTH.label.lower()}, in place of Text CFG and Image CFG.",
                 elem_id="ip2p_by_strength",
             )
-            build_matrix_button()
     matrix = build_matrix_form(*around(suited.text_cfg, suited.image_cfg))
     return ScalesPane(text_cfg, image_cfg, by_strength, strength, strength_pane, matrix)
