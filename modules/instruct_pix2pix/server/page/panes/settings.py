@@ -72,7 +72,7 @@ def build_settings(scales: ScalesPane, count: int, vaes: list[str]) -> SettingsP
     """Make the column; `count` is how many pictures an edit makes unless told otherwise, `vaes` as in `vae_choices`."""
     panel.instruction_templates()
     made = {
-        **_build_seeds(count),
+        **_build_counts(count),
         **_build_keeping(),
         "best_of": panel.control(BEST_OF, "ip2p_best_of"),
         **_build_negative(),
@@ -86,7 +86,7 @@ def build_settings(scales: ScalesPane, count: int, vaes: list[str]) -> SettingsP
 # Each of these makes controls of SettingsPane, by their names there.
 
 
-def _build_seeds(count: int) -> dict[str, Any]:
+def _build_counts(count: int) -> dict[str, Any]:
     with gr.Row(elem_id="img2img_seed_row"):
         seed = gr.Number(
             KNOBS["seed"].default,
@@ -98,7 +98,8 @@ def _build_seeds(count: int) -> dict[str, Any]:
         dice = tool_button("Draw a new seed each time", "dice", "img2img_random_seed")
         recycle = tool_button("Take the seed of the selected result", "recycle", "img2img_reuse_seed")
     batches = gr.Slider(1, 100, value=count, step=1, label="Batch count", elem_id="img2img_batch_count")
-    return {"seed": seed, "dice": dice, "recycle": recycle, "batches": batches}
+    steps = bare_slider("steps", "img2img_steps", label="Sampling steps")
+    return {"seed": seed, "dice": dice, "recycle": recycle, "batches": batches, "steps": steps}
 
 
 def _build_keeping() -> dict[str, Any]:
@@ -135,7 +136,6 @@ def _build_negative() -> dict[str, Any]:
 
 def _build_sampling() -> dict[str, Any]:
     return {
-        "steps": bare_slider("steps", "img2img_steps", label="Sampling steps"),
         "sampler": gr.Dropdown(
             list(SAMPLER_NAMES), value=KNOBS["sampler"].default, label="Sampling method", elem_id="img2img_sampling"
         ),
