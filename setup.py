@@ -18,7 +18,7 @@ class WithShared(build_py):
         data = Path(self.build_lib, "instruct_pix2pix", "data")
         for target, files in {
             "web": [ROOT / "style.css", *(ROOT / "javascript").glob("*.js")],
-            "examples": (ROOT / "examples").glob("*.png"),
+            "examples": [*(ROOT / "examples").glob("*.png"), *(ROOT / "examples").glob("*.webp")],
         }.items():
             (data / target).mkdir(parents=True, exist_ok=True)
             for file in files:

@@ -87,6 +87,7 @@ def main() -> None:
                 visited.set(control, value)
             visited.set("img2img_seed", 1)
             if args.size:
+                visited.unfold("Size of the edit")
                 visited.page.get_by_label("Longest side").first.check()
                 visited.locate("#img2img_longest input[type=number]").wait_for()
                 visited.set("img2img_longest", args.size)

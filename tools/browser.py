@@ -71,6 +71,10 @@ class Visit:
     def open_tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
+    def unfold(self, name: str) -> None:
+        """Open a fold of the settings."""
+        self.page.get_by_role("button", name=name).click()
+
     def drop(self, file: Path, onto: str = "#img2img_image") -> None:
         """Drop a file with the mouse, as the browser reports that."""
         self.locate(onto).dispatch_event("drop", {"dataTransfer": self.transfer(file)})

@@ -79,7 +79,7 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
     monkeypatch.setattr(edit_task, "PREVIEW_FROM", 0)  # however fast this machine is
     monkeypatch.setattr(edit_task, "PREVIEW_LEFT", 0)
     at_page.locate("#setting_sd_model_checkpoint input").click()
-    at_page.page.get_by_role("option", name="demo — instruct-pix2pix").click()
+    at_page.page.get_by_role("option", name="demo: drawn landscapes").click()
     at_page.drop(EXAMPLES / "house.png")
     at_page.locate("#ip2p_templates input").click()
     at_page.page.get_by_role("option", name="Make it {a season or time of day}").click()
@@ -351,6 +351,7 @@ def test_a_large_result_is_shown_small_and_given_whole(at_page: Visit) -> None:
     at_page.set("img2img_steps", 2)
     at_page.set("img2img_batch_count", 1)
     at_page.locate("#ip2p_keep_rest").get_by_label("always").check()
+    at_page.unfold("Size of the edit")
     at_page.locate("#ip2p_result_sizing").get_by_label("Longest side").check()
     at_page.locate("#ip2p_result_longest").wait_for()
     at_page.locate("#ip2p_result_longest input").fill("2500")
@@ -387,7 +388,7 @@ def test_a_reload_in_the_middle_finds_the_edit_again(at_page: Visit) -> None:
     tabs = at_page.locate("#mode_img2img")
     tabs.get_by_role("tab", name="Batch").click()
     at_page.locate("#img2img_batch_input_dir input").fill("photos")
-    tabs.get_by_role("tab", name="img2img").click()
+    tabs.get_by_role("tab", name="Picture").click()
     at_page.generate(wait=False)
     at_page.locate("#img2img_progress [aria-valuenow]").wait_for()
     at_page.reload()
@@ -444,7 +445,7 @@ def test_who_comes_second_waits_and_is_told(site, at_page: Visit) -> None:
 def test_a_plain_checkpoint_is_refused_with_the_reason_and_what_to_pick(at_page: Visit) -> None:
     field = at_page.locate("#setting_sd_model_checkpoint input")
     field.click()
-    at_page.page.get_by_role("option", name="plain — Stable Diffusion").click()
+    at_page.page.get_by_role("option", name="plain: cannot edit (Stable Diffusion)").click()
     sentence = at_page.locate("#ip2p_status").get_by_text("'plain' cannot edit")
     sentence.wait_for()
     assert "pick an instruct-pix2pix checkpoint" in sentence.inner_text()
@@ -464,7 +465,7 @@ def test_the_defaults_of_a_chosen_model_are_offered_and_taken(at_page: Visit, mo
     try:
         at_page.locate("#refresh_sd_model_checkpoint").click()
         at_page.locate("#setting_sd_model_checkpoint input").click()
-        at_page.page.get_by_role("option", name="large — instruct-pix2pix, SDXL").click()
+        at_page.page.get_by_role("option", name="large: photographs, 768 px").click()
     finally:
         file.unlink()
     offer.get_by_text("Use the model's defaults: Text CFG 3, Image CFG 1.5, 30 steps").wait_for()
@@ -493,6 +494,7 @@ def test_a_size_by_hand_is_the_size_of_the_result_and_comes_back_with_its_settin
     at_page.write("make it winter")
     at_page.set("img2img_steps", 2)
     at_page.set("img2img_batch_count", 1)
+    at_page.unfold("Size of the edit")
     at_page.page.get_by_label("Width × height").check()
     at_page.locate("#img2img_width input[type=number]").wait_for()
     at_page.set("img2img_width", 64)

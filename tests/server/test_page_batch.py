@@ -121,6 +121,7 @@ def outputs_of(site: tuple[Any, ...], name: str) -> Path:
 def test_a_folder_keeps_the_rest_and_has_the_size_that_was_chosen(site, at_page: Visit, tmp_path: Path) -> None:
     ask(at_page, str(few(tmp_path / "keeping", 1)))
     at_page.locate("#ip2p_keep_rest").get_by_label("always").check()
+    at_page.unfold("Size of the edit")
     at_page.locate("#ip2p_result_sizing").get_by_label("Model").check()
     at_page.generate(wait=False)
     ended(at_page)

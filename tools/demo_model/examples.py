@@ -1,6 +1,7 @@
-"""Draws the pictures in examples/, and with --readme the picture at the head of the README.
+"""Draws the pictures in examples/, with --pairs what becomes of them, with --readme the picture at the README's head.
 
     python -m tools.demo_model.examples
+    python -m tools.demo_model.examples --pairs
     python -m tools.demo_model.examples --readme
 """
 
@@ -15,6 +16,8 @@ from PIL import Image, ImageDraw
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.server.page.panes.examples import EXAMPLES as SHOWN
+from instruct_pix2pix.server.page.panes.examples import pair_of, picture_of
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
 from tools.demo_model.autoencoder import DEMO
@@ -46,6 +49,19 @@ README = [
 ]
 
 
+def write_pairs(seed: int, zoom: int = 2) -> None:
+    """Write what the page shows of its examples: each beside what the demo model makes of it."""
+    model = EditModel.load(DEMO, choose_machine())
+    side, gap = scenes.SIZE * zoom, 4
+    for name, instruction in SHOWN:
+        before = Image.open(ROOT / "examples" / picture_of(name))
+        (edited,) = edit(model, before, EditSettings(instruction=instruction, seed=seed))
+        pair = Image.new("RGBA", (2 * side + gap, side))
+        for left, picture in ((0, before), (side + gap, edited.image)):
+            pair.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left, 0))
+        pair.save(ROOT / "examples" / pair_of(name), quality=85, method=6)
+
+
 def strip(seed: int, zoom: int = 2) -> Image.Image:
     """Edit the examples with the demo model and lay the pairs out with their instructions."""
     model = EditModel.load(DEMO, choose_machine())
@@ -70,10 +86,14 @@ def main() -> None:
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=about)
     parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
+    parser.add_argument("--pairs", action="store_true", help="edit those of the page, for its first view")
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     if args.readme:
         strip(args.seed).save(ROOT / "docs" / "edits.png", optimize=True)
+        return
+    if args.pairs:
+        write_pairs(args.seed)
         return
     (ROOT / "examples").mkdir(exist_ok=True)
     for name, scene in EXAMPLES.items():

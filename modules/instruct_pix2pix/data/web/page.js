@@ -47,9 +47,10 @@
 
     document.addEventListener("click", (event) => {
         const results = byId("img2img_results");
-        const [makes, top] = [event.target.closest?.("#ip2p_matrix_make"), results.getBoundingClientRect().top];
-        const generates = event.target.closest?.("#img2img_generate");
-        if ((generates || makes) && top > innerHeight * 0.8 || makes && top < 0) {
+        const makes = event.target.closest?.("#ip2p_matrix_make");
+        if (!makes && !event.target.closest?.("#img2img_generate")) return;
+        const { top, bottom } = results.getBoundingClientRect();
+        if (top > innerHeight * 0.8 || bottom < innerHeight * 0.2 || makes && top < 0) {
             results.scrollIntoView({ behavior: "smooth" });
         }
     });

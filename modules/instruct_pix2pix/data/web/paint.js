@@ -117,7 +117,7 @@
         canvas.width = Math.max(1, Math.round(shown.naturalWidth * scale));
         canvas.height = Math.max(1, Math.round(shown.naturalHeight * scale));
         at = [canvas.width / 2, canvas.height / 2];
-        part(".ip2p-sheet").style.setProperty("--ratio", shown.naturalWidth / shown.naturalHeight);
+        part(".ip2p-easel").style.setProperty("--ratio", shown.naturalWidth / shown.naturalHeight);
         view.fit();
         draw();
         take();

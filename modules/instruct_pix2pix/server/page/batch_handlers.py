@@ -207,17 +207,9 @@ class BatchHandlers:
         return {
             **updates,
             self.layout.pictures.modes: gr.Tabs(selected="batch"),
-            **self.entered("batch"),
+            self.layout.pictures.mode: "batch",
             self.memory.followed: task.id,
             **self._table(task),
-        }
-
-    def entered(self, mode: str) -> Updates:
-        """A sub-tab was chosen: examples are for single edits."""
-        pictures = self.layout.pictures
-        return {
-            pictures.mode: mode,
-            pictures.examples: gr.update(visible=mode != "batch" and pictures.has_examples),
         }
 
 

@@ -44,7 +44,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _matrix_events(layout, events, handlers.matrix)
     _result_events(layout, events, handlers.edit, handlers.form)
     _number_events(layout, events)
-    _picture_events(layout, events, handlers.edit, handlers.batch)
+    _picture_events(layout, events, handlers.edit)
     _model_events(layout, events, handlers.form)
     _png_info_events(layout, events, handlers.png_info)
     _form_events(page, layout, events, handlers.form)
@@ -175,7 +175,6 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         pictures.picture,
         pictures.modes,
         pictures.mode,
-        pictures.examples,
         *batch.fields.values(),
         *events.form,
         results.selected,
@@ -257,7 +256,6 @@ def _matrix_events(layout: Layout, events: _Events, matrix_handlers: MatrixHandl
             pictures.picture,
             pictures.modes,
             pictures.mode,
-            pictures.examples,
             layout.progress,
             layout.results.selected,
             board.wanted,
@@ -291,7 +289,6 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
     inpainting = unordered(
         pictures.modes,
         pictures.mode,
-        pictures.examples,
         pictures.picture,
         results.sent_mask,
         layout.progress,
@@ -317,18 +314,20 @@ def _number_events(layout: Layout, events: _Events) -> None:
     settings.swap.click(**events.browser, js="(width, height) => [height, width]", inputs=sides, outputs=sides)
 
 
-def _picture_events(
-    layout: Layout, events: _Events, edit_handlers: EditHandlers, batch_handlers: BatchHandlers
-) -> None:
+def _itself(value: str) -> str:
+    return value
+
+
+def _picture_events(layout: Layout, events: _Events, edit_handlers: EditHandlers) -> None:
     """Take what is to be edited."""
     pictures = layout.pictures
     for place, handler in ((pictures.picture, edit_handlers.admit), (pictures.arrival, edit_handlers.arrive)):
         changed = unordered(pictures.picture, layout.progress, pictures.arrival)
         place.upload(handler, place, changed, **events.unread)
-    pictures.examples.select(
+    layout.examples.select(
         edit_handlers.example,
         None,
-        unordered(pictures.picture, layout.prompts.instruction, pictures.examples),
+        unordered(pictures.picture, layout.prompts.instruction, layout.examples),
         **events.queued,
     )
     for mode, tab in (
@@ -336,8 +335,7 @@ def _picture_events(
         ("img2img", pictures.img2img_tab),
         ("batch", layout.batch.tab),
     ):
-        entered = partial(batch_handlers.entered, mode)
-        tab.select(entered, None, unordered(pictures.mode, pictures.examples), **events.queued)
+        tab.select(partial(_itself, mode), None, pictures.mode, **events.queued)
 
 
 def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
@@ -391,7 +389,7 @@ def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers
     settings.from_noise.input(form_handlers.start, settings.from_noise, unordered(settings.denoise), **events.queued)
     for text, count, shown in (
         (prompts.instruction, form_handlers.instruction_tokens, prompts.instruction_tokens),
-        (prompts.negative, form_handlers.negative_tokens, prompts.negative_tokens),
+        (settings.negative, form_handlers.negative_tokens, settings.negative_tokens),
     ):
         inputs = [text, settings.steps]
         text.change(count, inputs, shown, trigger_mode="always_last", **UNREAD, **events.at_once)

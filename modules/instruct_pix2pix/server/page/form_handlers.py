@@ -19,10 +19,10 @@ from ...models.registry import ModelEntry
 from ...settings import KNOBS, EditSettings
 from ...variations import variations
 from . import html
-from .edit_layout import SettingsPane, sides_shown, vae_choices
 from .form import LONGEST, ONE_EDIT, values_of
 from .gradio_compat import inform, warn
 from .layout import PngInfoPane, TopBar, Updates
+from .panes.settings import SettingsPane, sides_shown, vae_choices
 from .results import sent_path
 
 

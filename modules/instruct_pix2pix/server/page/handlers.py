@@ -20,10 +20,11 @@ from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
 from . import html
-from .edit_layout import EXAMPLES, LOOK
 from .form import SEARCH, SHOWN, edit_of, search_values, values_of
 from .form_handlers import FormHandlers
 from .layout import Layout, Updates
+from .panes.examples import EXAMPLES, picture_of
+from .panes.settings import LOOK
 from .results import Results, ShownEdit, sent_path
 
 LOOK_SECONDS = 120.0
@@ -123,7 +124,7 @@ class EditHandlers:
             if painted is not None and (mask is None or mask.getbbox() is None):
                 raise UserError(
                     "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
-                    "img2img tab."
+                    "tab Picture."
                 )
             yield EditRequest(checkpoint, opened, settings, mask, save_to, search, SHOWN)
 
@@ -250,7 +251,6 @@ class EditHandlers:
         return {
             pictures.modes: gr.Tabs(selected="inpaint"),
             pictures.mode: "inpaint",
-            pictures.examples: gr.update(visible=pictures.has_examples),
             self.pane.sent_mask: json.dumps({"mask": mask, "picture": picture}),
         }
 
@@ -277,12 +277,11 @@ class EditHandlers:
 
     def example(self, event: gr.SelectData) -> Updates:
         """Take one of the examples: its picture and its instruction."""
-        pictures = self.layout.pictures
         name, instruction = EXAMPLES[event.index % len(EXAMPLES)]
         return {
-            pictures.picture: str(self.examples / name),
+            self.layout.pictures.picture: str(self.examples / picture_of(name)),
             self.layout.prompts.instruction: instruction,
-            pictures.examples: gr.update(selected_index=None),  # none stays marked
+            self.layout.examples: gr.update(selected_index=None),  # none stays marked
         }
 
     def _as_png(self, picture: Picture) -> str:

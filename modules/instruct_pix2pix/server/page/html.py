@@ -13,7 +13,7 @@ from ...engine.text import CHUNK, PromptEncoder
 from ...engine.tokenizer import Tokenizer
 from ...errors import UserError
 from ...models.checkpoints import SUITED
-from ...models.registry import ModelEntry
+from ...models.registry import DEMO, ModelEntry
 from ...prompts import BREAK, parse_attention, schedule, split_and
 from ...settings import EditSettings
 from ...text import escape, number_text
@@ -294,10 +294,19 @@ def _forms(text: str, steps: int) -> set[str]:
 
 
 def model_choice(entry: ModelEntry) -> str:
-    """Return the label of a model in the list to choose from."""
-    if entry.checkpoint is None:
-        return f"{entry.name} — cannot be read"
-    return f"{entry.name} — {entry.checkpoint.label}{'' if entry.checkpoint.editable else ' (cannot edit)'}"
+    """Return the label of a model in the list to choose from, in plain words; the tab Models has its facts."""
+    return f"{entry.name}: {_edits(entry)}"
+
+
+def _edits(entry: ModelEntry) -> str:
+    found = entry.checkpoint
+    if entry.path == DEMO:
+        return "drawn landscapes"
+    if found is None:
+        return "cannot be read"
+    if not found.editable:
+        return f"cannot edit ({f'without {found.missing[0]}' if found.missing else found.kind})"
+    return f"photographs, {found.suited.size} px" if found.suited.size else "edits pictures"
 
 
 def offer(entry: ModelEntry, values: Sequence[float]) -> str:

@@ -12,22 +12,16 @@ from gradio.components import Component
 
 from ...models.checkpoints import Suited
 from .batch_layout import BatchResults, BatchTab, build_batch_results
-from .edit_layout import (
-    PicturePane,
-    PromptPane,
-    ResultsPane,
-    SettingsPane,
-    build_pictures,
-    build_progress,
-    build_prompts,
-    build_results,
-    build_settings,
-    picture_input,
-    tool_button,
-)
 from .form import NAMES, SEARCH
 from .matrix.layout import MatrixBoard, build_matrix_board
 from .models_tab.layout import ModelsPane, build_models
+from .panes.examples import build_examples
+from .panes.parts import picture_input, tool_button
+from .panes.pictures import PicturePane, build_pictures
+from .panes.prompts import PromptPane, build_prompts
+from .panes.results import ResultsPane, build_progress, build_results
+from .panes.scales import build_scales
+from .panes.settings import SettingsPane, build_settings
 
 THEMES = ("System", "Light", "Dark")
 
@@ -177,6 +171,7 @@ class Layout:
     """What the page says: of a task, or of what is wrong."""
     batch_results: BatchResults
     board: MatrixBoard
+    examples: gr.Gallery
     results: ResultsPane
     png_info: PngInfoPane
     models: ModelsPane
@@ -201,22 +196,30 @@ def build(
 ) -> Layout:
     """Make everything inside the page that is open; `count` is how many pictures to make unless told otherwise.
 
-    `suited` are the settings of the chosen model.
+    `suited` are the settings of the chosen model, `examples` is the folder with the pictures of `panes.examples`.
+
+    The tab img2img has the instruction on top; below it the desk, with the scales and the picture beside its result;
+    and beside the desk the column of settings. On a phone page.css puts them below one another.
     """
     memory = build_memory()
     top = build_top_bar(choices, chosen, offer)
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
-        with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
+        with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"), gr.Column(elem_id="ip2p_edit", min_width=0):
             prompts = build_prompts()
             with gr.Row(elem_id="ip2p_work"):
-                with gr.Column(elem_id="img2img_settings", min_width=300):
-                    pictures, batch = build_pictures(examples)
-                    settings = build_settings(count, vaes, suited)
-                with gr.Column(elem_id="img2img_results", min_width=300):
-                    progress = build_progress()
-                    batch_results = build_batch_results()
-                    board = build_matrix_board()
-                    results = build_results()
+                with gr.Column(elem_id="ip2p_desk", min_width=0):
+                    scales = build_scales(suited)
+                    with gr.Row(elem_id="ip2p_pair"):
+                        with gr.Column(elem_id="ip2p_input", min_width=0):
+                            pictures, batch = build_pictures()
+                        with gr.Column(elem_id="img2img_results", min_width=0):
+                            progress = build_progress()
+                            batch_results = build_batch_results()
+                            board = build_matrix_board()
+                            shown_first = build_examples(examples)
+                            results = build_results()
+                with gr.Column(elem_id="img2img_settings", min_width=0):
+                    settings = build_settings(scales, count, vaes)
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
             png_info = build_png_info()
         with gr.Tab("Models", id="models", elem_id="tab_models") as models_tab:
@@ -234,6 +237,7 @@ def build(
         progress=progress,
         batch_results=batch_results,
         board=board,
+        examples=shown_first,
         results=results,
         png_info=png_info,
         models=models_pane,

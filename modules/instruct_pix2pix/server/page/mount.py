@@ -24,7 +24,6 @@ from ..uploads import Uploads
 from ..worker.worker import Worker
 from . import folder_routes, gradio_compat, html, sheet_route, task_routes
 from .batch_handlers import BatchHandlers
-from .edit_layout import vae_choices
 from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .handlers import EditHandlers
@@ -32,12 +31,13 @@ from .layout import build
 from .matrix import routes as matrix_routes
 from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
+from .panes.settings import vae_choices
 from .results import Results
 
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
-PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
+PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "numbers.js", "page.js")
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")

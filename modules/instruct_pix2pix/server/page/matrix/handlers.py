@@ -58,7 +58,7 @@ class MatrixHandlers:
         layout, memory, fields = self.layout, self.layout.memory, self.fields
         try:
             if data[layout.pictures.mode] == "batch":
-                raise UserError("A matrix is of one picture: open the tab img2img or Inpaint beside Batch.")
+                raise UserError("A matrix is of one picture: open the tab Picture or Inpaint beside Batch.")
             texts = values(str(data[fields.text_cfg] or ""), "text_cfg")
             images = values(str(data[fields.image_cfg] or ""), "image_cfg")
             seeds = _seeds(data[fields.seeds])
@@ -152,8 +152,7 @@ class MatrixHandlers:
     def _single(self) -> Updates:
         """Leave the tab of folders."""
         pictures = self.layout.pictures
-        shown = gr.update(visible=pictures.has_examples)
-        return {pictures.modes: gr.Tabs(selected="img2img"), pictures.mode: "img2img", pictures.examples: shown}
+        return {pictures.modes: gr.Tabs(selected="img2img"), pictures.mode: "img2img"}
 
     def _before(self, task: MatrixTask, followed: str | None) -> EditTask | None:
         """Return the edit of another cell that this page has under way. Raises UserError for any other task."""
