@@ -21,6 +21,7 @@ from ...settings import BEST_OF, KNOBS, LONGEST_RESULT, LONGEST_SIDE, SHORTEST_S
 from .batch_layout import BatchTab, build_batch_tab
 from .form import AUTOMATIC, BY_HAND, LONGEST, RESULT_SIZINGS, SEARCH, SIZINGS
 from .matrix.layout import MatrixForm, build_matrix_button, build_matrix_form
+from .strip.layout import build_more_or_less
 
 EXAMPLES = (
     ("house.png", "make it winter"),
@@ -441,8 +442,8 @@ class ResultsPane:
     """The results of an edit, and one of them in detail."""
 
     gallery: gr.Gallery
-    selected: gr.State
-    """The place of the result in detail, or None."""
+    selected: gr.Textbox
+    """Hidden: the result in detail, as `results.result_id` names it; strip.js marks it."""
     compare: gr.ImageSlider
     kept_pane: gr.Accordion
     """Around what follows, for a result with a map."""
@@ -455,7 +456,12 @@ class ResultsPane:
     """Around what follows, for a result that was found among several."""
     candidates: gr.Gallery
     infotext: gr.Textbox
+    less: gr.Button
+    more: gr.Button
     use_as_input: gr.Button
+    former: gr.State
+    """What was the picture to edit before each 'Use as input': paths, or None."""
+    give_back: gr.Button
     send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
@@ -486,13 +492,18 @@ def build_results() -> ResultsPane:
         format="png",
         type="filepath",
     )
-    selected = gr.State(None)
+    selected = gr.Textbox("", visible="hidden", elem_id="ip2p_selected", label="Result in detail")
+    former = gr.State([])
     with gr.Column(elem_id="ip2p_details"):
         compare = gr.ImageSlider(
             label="Before / after", elem_id="ip2p_compare", type="filepath", interactive=False, buttons=["fullscreen"]
         )
         with gr.Row(elem_id="ip2p_result_buttons"):
+            less, more = build_more_or_less()
             use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=110)
+            give_back = gr.Button(
+                "Undo: former picture", visible=False, elem_id="ip2p_former_input", size="sm", min_width=110
+            )
             send_to_inpaint = gr.Button(
                 "Send to inpaint", elem_id="img2img_send_to_inpaint", size="sm", min_width=110
             )
@@ -545,7 +556,11 @@ def build_results() -> ResultsPane:
         candidates_pane=candidates_pane,
         candidates=candidates,
         infotext=infotext,
+        less=less,
+        more=more,
         use_as_input=use_as_input,
+        former=former,
+        give_back=give_back,
         send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,

@@ -28,6 +28,7 @@ from .edit_layout import (
 from .form import NAMES, SEARCH
 from .matrix.layout import MatrixBoard, build_matrix_board
 from .models_tab.layout import ModelsPane, build_models
+from .strip.layout import StripPane, build_strip
 
 THEMES = ("System", "Light", "Dark")
 
@@ -178,6 +179,7 @@ class Layout:
     batch_results: BatchResults
     board: MatrixBoard
     results: ResultsPane
+    strip: StripPane
     png_info: PngInfoPane
     models: ModelsPane
     preferences: PreferencesPane
@@ -217,6 +219,7 @@ def build(
                     batch_results = build_batch_results()
                     board = build_matrix_board()
                     results = build_results()
+            strip = build_strip()
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
             png_info = build_png_info()
         with gr.Tab("Models", id="models", elem_id="tab_models") as models_tab:
@@ -235,6 +238,7 @@ def build(
         batch_results=batch_results,
         board=board,
         results=results,
+        strip=strip,
         png_info=png_info,
         models=models_pane,
         preferences=preferences,

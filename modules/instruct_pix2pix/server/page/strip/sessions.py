@@ -1,0 +1,113 @@
+"""Which results each session keeps: a tab of a browser, told by an id that nobody can guess."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ....errors import UserError
+from ..results import Results, ShownEdit, result_id
+
+MOST_SESSIONS = 256
+MOST_UNPINNED, MOST_PINNED = 100, 100
+MOST_TASKS = 300
+"""Tasks of a session whose results may still come."""
+
+
+class Keeping(str, Enum):
+    """What a visitor wants of a result."""
+
+    KEPT = "kept"
+    PINNED = "pinned"
+    """It stays when older results go."""
+    THROWN = "thrown"
+    """It is out of sight, but can come back."""
+
+
+@dataclass
+class Session:
+    """The results of one tab, the oldest first."""
+
+    entries: dict[str, Keeping] = field(default_factory=dict)
+    """By the ids of results."""
+    tasks: dict[str, int] = field(default_factory=dict)
+    """The last number of each task's results that was taken in."""
+
+
+class Sessions:
+    """All sessions, the newest of them. Every method may be called from any thread."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def has(self, session_id: str, id_: str) -> bool:
+        """Whether a session has a result, thrown away or not."""
+        with self._lock:
+            session = self._sessions.get(session_id)
+            return session is not None and id_ in session.entries
+
+    def keep(self, session_id: str, id_: str, how: Keeping) -> bool:
+        """Pin a result of a session, throw it away, or neither; return whether it has that result.
+
+        Raises UserError where as many are pinned as can be.
+        """
+        with self._lock:
+            session = self._sessions.get(session_id)
+            if session is None or id_ not in session.entries:
+                return False
+            pinned = [one for one, known in session.entries.items() if known is Keeping.PINNED and one != id_]
+            if how is Keeping.PINNED and len(pinned) >= MOST_PINNED:
+                raise UserError(f"{MOST_PINNED} results are pinned, which is the most: unpin one first.")
+            session.entries[id_] = how
+            return True
+
+    def update(self, session_id: str, task_id: str | None, stored: Session) -> tuple[Session, int]:
+        """Take in what there is of a session's tasks, `task_id` among them from now on.
+
+        `stored` is what a session began with that is not known, as after a restart of the server. Returns the session,
+        and how many results it has just lost: those that are no longer kept and were not saved either.
+        """
+        with self._lock:
+            is_new = session_id not in self._sessions
+            session = self._sessions.setdefault(session_id, stored)
+            self._sessions.move_to_end(session_id)
+            while len(self._sessions) > MOST_SESSIONS:
+                self._sessions.popitem(last=False)
+            if task_id is not None and self._results.find(task_id) is not None:
+                session.tasks.setdefault(task_id, 0)
+            unknown = {id_ for id_ in session.tasks if is_new and self._results.find(id_) is None}
+            unknown |= {id_.rpartition("-")[0] for id_ in self._missing(session)}
+            if unknown:
+                self._results.restore(unknown)
+            lost = sum(session.entries.pop(id_) is not Keeping.THROWN for id_ in self._missing(session))
+            for known in [shown for shown in map(self._results.find, session.tasks) if shown is not None]:
+                _take_in(session, known)
+            _trim(session)
+            return Session(dict(session.entries), dict(session.tasks)), lost
+
+    def _missing(self, session: Session) -> list[str]:
+        return [id_ for id_ in session.entries if self._results.one(id_) is None]
+
+
+def _take_in(session: Session, shown: ShownEdit) -> None:
+    for number in [number for number in shown.ones if number > session.tasks[shown.task_id]]:
+        session.entries[result_id(shown.task_id, number)] = Keeping.KEPT
+        session.tasks[shown.task_id] = number
+
+
+def _trim(session: Session) -> None:
+    """Let the oldest go that are beyond the limits."""
+    unpinned = [id_ for id_, how in session.entries.items() if how is not Keeping.PINNED]
+    for id_ in _oldest(unpinned, MOST_UNPINNED):
+        del session.entries[id_]
+    for task_id in _oldest(list(session.tasks), MOST_TASKS):
+        del session.tasks[task_id]
+
+
+def _oldest(ids: list[str], most: int) -> Iterable[str]:
+    return ids[: max(0, len(ids) - most)]
