@@ -32,6 +32,10 @@
         }
 
         const view = {
+            /** How much larger than the whole picture. */
+            get zoom() {
+                return zoom;
+            },
             move,
             /** Show the whole picture. */
             fit() {

@@ -60,6 +60,7 @@
         const call = ++calls;
         [followed, news, results, over] = [task, "", [], false];
         sessionStorage.setItem("ip2p_task", task);
+        ip2pStrip(task);
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
@@ -94,7 +95,8 @@
 
     /** The page shows what was new. */
     window.ip2pShown = () => {
-        mark("ip2pResults", results.length ? "yes" : "");
+        ip2pStrip(followed);
+        mark("ip2pResults", results.length || document.querySelector("#ip2p_selected textarea")?.value ? "yes" : "");
         if (over) mark("ip2pGoing", "");
     };
 })();

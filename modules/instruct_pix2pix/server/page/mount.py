@@ -109,7 +109,7 @@ def page(
             pwa=False,
             allowed_paths=[str(EXAMPLES)] if EXAMPLES.is_dir() else [],
             theme=_theme(),
-            css=_text("style.css", "page.css"),
+            css=_text("style.css", "page.css", "strip.css"),
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)

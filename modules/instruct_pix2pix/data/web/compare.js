@@ -8,7 +8,6 @@
     let strip = null; // what strip.js gave: `results()`, `address(id, side)`, `show(id)`
     let panes = []; // { id, element } of each picture
     let view = null; // of all of them, see easel.js
-    let zoomed = 1; // about how far
 
     const part = (selector) => dialog.querySelector(selector);
     const result = (id) => strip.results().find((one) => one.id === id);
@@ -40,6 +39,9 @@
         after.addEventListener("load", () => {
             sheet.style.setProperty("--ratio", after.naturalWidth / after.naturalHeight);
             view?.move(0, 0);
+        });
+        after.addEventListener("error", () => {
+            pane.element.querySelector(".ip2p-told").textContent = "This result is no longer here.";
         });
         sheet.append(after, before);
         lens.append(sheet);
@@ -95,8 +97,8 @@
 
     /** Fetch large results themselves once they are looked at closely. */
     async function sharpen() {
-        for (const pane of zoomed > SHARP ? panes : []) {
-            const { id, large } = result(pane.id);
+        for (const pane of view.zoom > SHARP ? panes : []) {
+            const { id, large } = result(pane.id) ?? {}; // it may be gone from the strip
             if (!large || pane.sharp) continue;
             pane.sharp = true;
             const whole = new Image();
@@ -107,14 +109,8 @@
     }
 
     function zoomBy(factor, at) {
-        zoomed = Math.max(1, zoomed * factor);
         view.zoomBy(factor, at);
         sharpen();
-    }
-
-    function fit() {
-        zoomed = 1;
-        view.fit();
     }
 
     // --- what was before, as long as a key or the button is held ---
@@ -171,7 +167,8 @@
             escape: () => dialog.close(),
             arrowleft: () => turn(chosen(), -1),
             arrowright: () => turn(chosen(), 1),
-            "+": () => zoomBy(Math.SQRT2), "=": () => zoomBy(Math.SQRT2), "-": () => zoomBy(Math.SQRT1_2), 0: fit,
+            "+": () => zoomBy(Math.SQRT2), "=": () => zoomBy(Math.SQRT2), "-": () => zoomBy(Math.SQRT1_2),
+            0: () => view.fit(),
             b: () => seeBefore(true),
             " ": acts ? undefined : () => seeBefore(true),
         }[key];
@@ -210,12 +207,14 @@
         });
         listen(part(".ip2p-panes"), {
             pointerdown: grasp, pointermove: drag, pointerup: ({ pointerId }) => held.delete(pointerId),
-            pointercancel: ({ pointerId }) => held.delete(pointerId), dblclick: fit,
+            pointercancel: ({ pointerId }) => held.delete(pointerId),
+            dblclick: ({ target }) => { if (target.closest(".ip2p-lens")) view.fit(); },
         });
         part(".ip2p-panes").addEventListener("wheel", wheel, { passive: false });
         listen(dialog, { close: () => { seeBefore(false); held.clear(); } });
         for (const [name, action] of Object.entries({
-            "zoom-in": () => zoomBy(Math.SQRT2), "zoom-out": () => zoomBy(Math.SQRT1_2), fit, close: () => dialog.close(),
+            "zoom-in": () => zoomBy(Math.SQRT2), "zoom-out": () => zoomBy(Math.SQRT1_2),
+            fit: () => view.fit(), close: () => dialog.close(),
         })) part(`.ip2p-${name}`).addEventListener("click", action);
     }
 
@@ -226,7 +225,6 @@
         panes = ids.map(paneOf);
         part(".ip2p-panes").replaceChildren(...panes.map((pane) => pane.element));
         dialog.showModal(); // first: what is not on the screen has no size
-        zoomed = 1;
         view = ip2pView(...panes.map((pane) => pane.element.querySelector(".ip2p-lens")));
         panes.forEach(fill);
         panes[0].element.focus();
