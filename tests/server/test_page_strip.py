@@ -88,11 +88,11 @@ def seeds(visited: Visit) -> list[int]:
 
 
 def thumb(visited: Visit, seed: int) -> Any:
-    return visited.locate(THUMB).filter(has_text=re.compile(rf"^seed {seed}\n"))
+    return visited.locate(THUMB).filter(has_text=re.compile(rf"^seed {seed}\s"))
 
 
 def item(visited: Visit, seed: int) -> Any:
-    return visited.locate(ITEMS).filter(has=thumb(visited, seed))
+    return visited.locate(ITEMS).filter(has_text=re.compile(rf"^seed {seed}\s"))
 
 
 def shown_settings(visited: Visit) -> EditSettings:
@@ -255,6 +255,10 @@ def test_two_results_side_by_side_are_zoomed_and_moved_in_step(at_page: Visit) -
     make(at_page, 7, count=3)
     opener = at_page.page.get_by_role("button", name="Compare two")
     opener.click()
+    assert opener.get_attribute("aria-pressed") == "true"
+    at_page.page.keyboard.press("Escape")
+    assert opener.get_attribute("aria-pressed") == "false"
+    opener.click()
     thumb(at_page, 7).click()
     thumb(at_page, 9).click()
     at_page.locate("#ip2p_lightbox").wait_for()
@@ -338,7 +342,7 @@ def test_the_keyboard_alone_compares_with_what_is_shown_and_takes_one(at_page: V
     thumb(at_page, 7).click(modifiers=["Shift"])
     at_page.locate("#ip2p_lightbox").wait_for()
     assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 8", "seed 7"]
-    at_page.page.get_by_role("button", name="Close").click()
+    at_page.page.get_by_role("button", name="Close", exact=True).click()
     thumb(at_page, 7).dblclick()
     at_page.locate("#ip2p_lightbox").wait_for()
     assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 7"]
@@ -389,7 +393,7 @@ def test_on_a_phone_fingers_compare_one_over_the_other(site, colours: str) -> No
         assert sees_before(visited) == [False, False]
         visited.locate("#ip2p_lightbox .ip2p-pane").first.get_by_role("button", name="to the left").tap()
         assert [one.split(" · ")[0] for one in told(visited)] == ["seed 8", "seed 8"]
-        visited.page.get_by_role("button", name="Close").tap()
+        visited.page.get_by_role("button", name="Close", exact=True).tap()
         visited.locate("#ip2p_lightbox").wait_for(state="hidden")
         assert visited.errors == [] and visited.elsewhere == []
 
@@ -407,7 +411,7 @@ def test_before_is_the_input_itself_where_the_result_has_its_size(at_page: Visit
     at_page.page.get_by_role("button", name="Large view").click()
     after = at_page.locate("#ip2p_lightbox .ip2p-after")
     at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2048")
-    at_page.page.get_by_role("button", name="Zoom in").click()
+    at_page.locate("#ip2p_lightbox .ip2p-zoom-in").click()
     at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2600")
     assert at_page.locate("#ip2p_lightbox .ip2p-before").evaluate("(one) => one.naturalWidth") == 2600
     whole = at_page.fetch(after.evaluate("(one) => one.src"))
@@ -429,8 +433,9 @@ def test_more_and_less_change_make_the_edit_again_with_its_seed_and_other_scales
         wait_for(at_page, number)
         at_page.wait_for_end()
         at_page.page.wait_for_function(
-            "(wanted) => document.querySelector('#html_info_img2img textarea').value.includes(wanted)",
-            arg=f"CFG scale: {text_cfg:g}, Image CFG scale: {image_cfg:g},",
+            "(parts) => { const text = document.querySelector('#html_info_img2img textarea').value;"
+            " return parts.every((part) => text.includes(part)); }",
+            arg=[f" CFG scale: {text_cfg:g},", f"Image CFG scale: {image_cfg:g}"],
         )
         made = shown_settings(at_page)
         assert (made.instruction, made.seed, made.steps) == ("make it winter", 7, 2)
@@ -472,7 +477,6 @@ def test_more_change_of_a_painted_part_leaves_the_rest_and_takes_the_same_input(
     at_page.page.mouse.up()
     at_page.generate()
     wait_for_shown(at_page, 7)
-    at_page.locate("#mode_img2img").get_by_role("tab", name="img2img").click()
     at_page.locate("#ip2p_use_as_input").click()
     at_page.page.wait_for_function("!document.querySelector('#img2img_image img').src.includes('house.png')")
     at_page.page.get_by_role("button", name="More change").click()
@@ -480,7 +484,7 @@ def test_more_change_of_a_painted_part_leaves_the_rest_and_takes_the_same_input(
     at_page.wait_for_end()
     house = pixels(Image.open(HOUSE))
     changed = np.abs(pixels(at_page.results()[0]) - house).max(axis=2)
-    assert changed[:50].max() == 0 and changed[64:70].max() > 8
+    assert changed[:50].max() <= 1 and changed[64:70].max() > 8
     assert (pixels(at_page.input_picture()) == house).all()
 
 

@@ -224,7 +224,7 @@
         begin();
         panes = ids.map(paneOf);
         part(".ip2p-panes").replaceChildren(...panes.map((pane) => pane.element));
-        dialog.showModal(); // first: what is not on the screen has no size
+        if (!dialog.open) dialog.showModal(); // first: what is not on the screen has no size
         view = ip2pView(...panes.map((pane) => pane.element.querySelector(".ip2p-lens")));
         panes.forEach(fill);
         panes[0].element.focus();
