@@ -152,7 +152,7 @@ def test_every_result_stays_after_the_next_edit_an_interrupt_and_a_reload(at_pag
     wait_for(at_page, 3 + finished)
     assert seeds(at_page) == [*range(29 + finished, 29, -1), 20, 8, 7]
     names = at_page.locate(THUMB).evaluate_all("(all) => all.map((one) => one.ariaLabel)")
-    assert names[-1] == "make it winter: seed 7, Text 7.5 · Image 1.5"
+    assert names[-1] == "seed 7 Text 7.5 · Image 1.5: make it winter"
 
     at_page.reload()
     wait_for(at_page, 3 + finished)
@@ -525,10 +525,13 @@ def test_another_session_gets_none_of_the_results(at_page: Visit, client: httpx.
         assert Image.open(io.BytesIO(answer.content)).size == (96, 96)
     assert client.get(f"/strip/{session}/{id_}/secret").status_code == 404
     assert client.get(f"/strip/{session}/{id_.replace('-1', '-2')}/whole").status_code == 404
+    # not even to one who knows its name, and says that it had it
     stranger = "0" * 32
     for begun in (False, True):
         if begun:
-            assert client.post(f"/strip/{stranger}", json={}).json()["results"] == []
+            had = {"entries": {id_: "kept"}, "tasks": {id_.partition("-")[0]: 0}}
+            told = client.post(f"/strip/{stranger}", json=had).json()
+            assert (told["results"], told["stored"]["entries"]) == ([], {})
         assert [client.get(f"/strip/{stranger}/{id_}/{side}").status_code for side in sides] == [404] * 4
         assert client.put(f"/strip/{stranger}/{id_}?how=thrown").status_code == 404
     assert seeds(at_page) == [7]
@@ -537,12 +540,11 @@ def test_another_session_gets_none_of_the_results(at_page: Visit, client: httpx.
 @pytest.mark.parametrize(
     "body",
     [
-        {"task": "../../etc"},
-        {"stored": {"entries": {"x": "kept"}}},
-        {"stored": {"entries": {f"{0:016x}-1": "burnt"}}},
-        {"stored": {"entries": {f"{i:016x}-1": "kept" for i in range(201)}}},
-        {"stored": {"tasks": {f"{0:016x}": -1}}},
-        {"stored": {"tasks": {f"{i:016x}": 0 for i in range(301)}}},
+        {"entries": {"../../etc": "kept"}},
+        {"entries": {f"{0:016x}-1": "burnt"}},
+        {"entries": {f"{i:016x}-1": "kept" for i in range(201)}},
+        {"tasks": {f"{0:016x}": -1}},
+        {"tasks": {f"{i:016x}": 0 for i in range(301)}},
     ],
 )
 def test_what_no_tab_remembers_is_refused(client: httpx.Client, body: dict[str, Any]) -> None:
@@ -552,7 +554,7 @@ def test_what_no_tab_remembers_is_refused(client: httpx.Client, body: dict[str, 
 
 def test_a_name_that_was_made_up_is_no_result(client: httpx.Client) -> None:
     made_up = f"{5:016x}-1"
-    answer = client.post(f"/strip/{'2' * 32}", json={"stored": {"entries": {made_up: "pinned"}, "tasks": {}}}).json()
+    answer = client.post(f"/strip/{'2' * 32}", json={"entries": {made_up: "pinned"}}).json()
     assert (answer["results"], answer["lost"]) == ([], 1)
     assert client.get(f"/strip/{'2' * 32}/{made_up}/whole").status_code == 404
 

@@ -23,6 +23,8 @@ from instruct_pix2pix.server.worker.saved_results import path_of, saved_by
 from instruct_pix2pix.settings import EditSettings
 
 TASK, OTHER = "0123456789abcdef", "fedcba9876543210"
+ANN, BEN = "a" * 32, "b" * 32
+"""Sessions."""
 SIZE = (40, 24)
 
 
@@ -49,8 +51,8 @@ def result(number: int = 1, size: tuple[int, int] = SIZE, **settings: object) ->
     return EditResult(encode_picture(picture(size), "PNG", infotext), size, made, infotext, 1.0, number=number)
 
 
-def save(outputs: Path, task_id: str, *made: EditResult, day: float = 1.7e9) -> list[Path]:
-    paths = [path_of(outputs, task_id, day, one.number, one.settings.seed) for one in made]
+def save(outputs: Path, task_id: str, *made: EditResult, owner: str = ANN, day: float = 1.7e9) -> list[Path]:
+    paths = [path_of(outputs, owner, task_id, day, one.number, one.settings.seed) for one in made]
     for path, one in zip(paths, made, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.png)
@@ -81,7 +83,7 @@ def test_the_input_itself_is_compared_with_where_browsers_show_it_as_it_was_edit
     file = image.transpose(Image.Transpose.ROTATE_90) if turned == 6 else image
     more = {"save_all": True, "append_images": [file.rotate(180)]} if name.startswith("moving") else {}
     file.convert("CMYK" if name.startswith("cmyk") else "RGB").save(tmp_path / name, exif=exif, **more)
-    results.begin(TASK, str(tmp_path / name))
+    results.begin(TASK, ANN, str(tmp_path / name))
     shown = results.write(TASK, EditStatus(results=(result(),)))
     assert shown is not None and (shown.before == str(tmp_path / name)) == own
     before = Image.open(shown.before)
@@ -92,7 +94,7 @@ def test_the_input_itself_is_compared_with_where_browsers_show_it_as_it_was_edit
 
 def test_a_result_of_another_size_is_compared_with_the_input_at_its_own(results: Results, tmp_path: Path) -> None:
     picture((80, 48)).save(tmp_path / "a.png")
-    results.begin(TASK, str(tmp_path / "a.png"))
+    results.begin(TASK, ANN, str(tmp_path / "a.png"))
     shown = results.write(TASK, EditStatus(results=(result(),)))
     assert shown is not None and Image.open(shown.before).size == SIZE
 
@@ -100,20 +102,24 @@ def test_a_result_of_another_size_is_compared_with_the_input_at_its_own(results:
 # --- what was saved ---
 
 
-def test_names_of_saved_results_are_told_by_the_task_alone(outputs: Path) -> None:
-    assert saved_by(outputs, [TASK]) == {}
+def test_names_of_saved_results_are_told_by_task_and_owner_alone(outputs: Path) -> None:
+    assert saved_by(outputs, ANN, [TASK]) == {}
     mine = save(outputs, TASK, result(1), result(3))
     save(outputs, OTHER, result(2))
+    save(outputs, TASK, result(2), owner=BEN)
     (mine[0].parent / mine[0].name.replace("-0001-", "-none-")).write_bytes(b"")
-    assert saved_by(outputs, [TASK]) == {TASK: {1: mine[0], 3: mine[1]}}
-    assert TASK not in str(mine[0]) and saved_by(outputs, [TASK[:-1], TASK[:6], ""]) == {}
+    assert saved_by(outputs, ANN, [TASK]) == {TASK: {1: mine[0], 3: mine[1]}}
+    assert TASK not in str(mine[0]) and ANN not in str(mine[0])
+    assert saved_by(outputs, "", [TASK]) == saved_by(outputs, ANN, [TASK[:-1], TASK[:6], ""]) == {}
 
 
 def test_what_was_saved_comes_back_with_its_settings(results: Results, outputs: Path) -> None:
     large = result(2, (2500, 200), text_cfg=9.5)
     paths = save(outputs, TASK, result(1), large, result(3))
     paths[2].write_bytes(b"something else")
-    results.restore([TASK, OTHER])
+    results.restore(BEN, [TASK])
+    assert results.find(TASK) is None
+    results.restore(ANN, [TASK, OTHER])
     assert results.find(OTHER) is None and results.one(result_id(TASK, 3)) is None
     found = results.one(result_id(TASK, 2))
     assert found is not None and found[0].picture == "" and results.before_of(found[0]) is None
@@ -129,7 +135,7 @@ def test_a_file_that_was_swept_away_is_taken_from_where_it_was_saved_or_said_to_
 ) -> None:
     picture().save(tmp_path / "a.png")
     for task in (TASK, OTHER):
-        results.begin(task, str(tmp_path / "a.png"))
+        results.begin(task, ANN, str(tmp_path / "a.png"))
         shown = results.write(task, EditStatus(results=(result(),)))
         assert shown is not None
         Path(shown.ones[1].file).unlink()
@@ -149,7 +155,7 @@ NONE = ("", "-", TASK, f"{TASK}-", f"{TASK}-2", f"{TASK}--1", f"{TASK}-{ARABIC}"
 @pytest.mark.parametrize("name", NONE)
 def test_no_other_name_is_a_result(results: Results, tmp_path: Path, name: object) -> None:
     picture().save(tmp_path / "a.png")
-    results.begin(TASK, str(tmp_path / "a.png"))
+    results.begin(TASK, ANN, str(tmp_path / "a.png"))
     results.write(TASK, EditStatus(results=(result(),)))
     assert results.one(f"{TASK}-1") is not None and results.one(name) is None
 
@@ -164,10 +170,10 @@ def test_the_oldest_edits_are_forgotten_beyond_the_limits(
     monkeypatch.setattr(results_module, "MOST_RESULTS", 4)
     picture().save(tmp_path / "a.png")
     for i in range(5):
-        results.begin(str(i), str(tmp_path / "a.png"))
+        results.begin(str(i), ANN, str(tmp_path / "a.png"))
     assert [bool(results.find(str(i))) for i in range(5)] == [False, False, True, True, True]
     results.write("4", EditStatus(results=(result(1), result(2), result(3), result(4), result(5))))
-    results.begin("5", "")
+    results.begin("5", ANN, "")
     assert results.find("4") is None and results.find("5") is not None
 
 
@@ -178,22 +184,22 @@ def test_a_session_holds_so_many_and_the_oldest_session_is_forgotten(
         monkeypatch.setattr(sessions_module, name, most)
     picture().save(tmp_path / "a.png")
     held = Sessions(results)
-    results.begin(TASK, str(tmp_path / "a.png"))
+    results.begin(TASK, ANN, str(tmp_path / "a.png"))
     made = tuple(map(result, range(1, 6)))
     results.write(TASK, EditStatus(results=made[:2]))
-    session, _ = held.update("one", TASK, Session())
+    session, _ = held.update(ANN, Session())
     assert list(session.entries) == [f"{TASK}-1", f"{TASK}-2"]
-    assert held.keep("one", f"{TASK}-1", Keeping.PINNED)
+    assert held.keep(ANN, f"{TASK}-1", Keeping.PINNED)
     results.write(TASK, EditStatus(results=made))
-    session, _ = held.update("one", TASK, Session())
+    session, _ = held.update(ANN, Session())
     assert list(session.entries) == [f"{TASK}-{number}" for number in (1, 3, 4, 5)]
-    assert held.keep("one", f"{TASK}-4", Keeping.PINNED) and not held.keep("one", f"{TASK}-2", Keeping.KEPT)
+    assert held.keep(ANN, f"{TASK}-4", Keeping.PINNED) and not held.keep(ANN, f"{TASK}-2", Keeping.KEPT)
     with pytest.raises(UserError, match="unpin one"):
-        held.keep("one", f"{TASK}-5", Keeping.PINNED)
-    assert held.keep("one", f"{TASK}-4", Keeping.PINNED)  # it is already
+        held.keep(ANN, f"{TASK}-5", Keeping.PINNED)
+    assert held.keep(ANN, f"{TASK}-4", Keeping.PINNED)  # it is already
     for name in ("two", "three"):
-        assert held.update(name, None, Session())[0] == Session()
-    assert not held.has("one", f"{TASK}-1")
+        assert held.update(name, Session())[0] == Session()
+    assert not held.has(ANN, f"{TASK}-1")
     # and comes back as its tab remembers it: what had gone is not there again
-    again, lost = held.update("one", TASK, session)
+    again, lost = held.update(ANN, session)
     assert (again, lost) == (session, 0)

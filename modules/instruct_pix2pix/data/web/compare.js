@@ -22,10 +22,11 @@
         return element;
     }
 
-    function button(classes, text, name, action) {
+    function button(classes, text, told, action) {
         const element = made("button", classes, text);
         element.type = "button";
-        element.title = element.ariaLabel = name;
+        element.title = told;
+        if (text.length === 1) element.ariaLabel = told; // it is a sign, which is no name
         element.addEventListener("click", action);
         return element;
     }

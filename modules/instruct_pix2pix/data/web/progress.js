@@ -60,7 +60,6 @@
         const call = ++calls;
         [followed, news, results, over] = [task, "", [], false];
         sessionStorage.setItem("ip2p_task", task);
-        ip2pStrip(task);
         title ||= document.title;
         const place = document.getElementById("ip2p_going");
         place.replaceChildren();
@@ -95,7 +94,7 @@
 
     /** The page shows what was new. */
     window.ip2pShown = () => {
-        ip2pStrip(followed);
+        ip2pStrip();
         mark("ip2pResults", results.length || document.querySelector("#ip2p_selected textarea")?.value ? "yes" : "");
         if (over) mark("ip2pGoing", "");
     };

@@ -30,17 +30,16 @@
 
     const address = (id, side) => `strip/${session()}/${id}/${side}`;
 
-    /** Tell the server which task is followed, or none, and show what the session has by now. */
-    async function update(task) {
+    /** Show what the session has by now; tell the server what it had, in case that was started again. */
+    async function update() {
         const call = ++calls;
         for (;;) {
             let answer = null;
             try {
-                const stored = JSON.parse(sessionStorage.getItem(KEPT.stored)) ?? {};
                 answer = await fetch(`strip/${session()}`, {
                     method: "POST",
                     headers: { "Content-Type": "application/json" },
-                    body: JSON.stringify({ task: task || null, stored }),
+                    body: sessionStorage.getItem(KEPT.stored) ?? "{}",
                 });
             } catch {
                 // the server is away
@@ -102,7 +101,7 @@
         const told = document.createElement("span");
         told.textContent = caption;
         thumb.append(image, told);
-        thumb.ariaLabel = `${instruction}: ${caption.replace("\n", ", ")}`;
+        thumb.ariaLabel = `${caption.replace("\n", " ")}: ${instruction}`;
         thumb.title = `${instruction}\n${caption}`;
         thumb.addEventListener("dblclick", () => compare([id]));
         const pin = button("ip2p-pin", () => pinned(id));
@@ -237,10 +236,6 @@
 
     function pressed(event) {
         const item = event.target.closest("li");
-        if (event.key === "Escape" && first !== null) {
-            event.stopPropagation();
-            choosing(false);
-        }
         if (!item || event.ctrlKey || event.metaKey || event.altKey) return;
         const { id } = item.dataset;
         const place = results.findIndex((one) => one.id === id);
@@ -260,6 +255,13 @@
         thumb.focus({ preventScroll: true });
         thumb.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
+
+    // Before all others: Escape would end an edit.
+    window.addEventListener("keydown", (event) => {
+        if (event.key !== "Escape" || first === null) return;
+        event.stopPropagation();
+        choosing(false);
+    }, true);
 
     /** The page changed: use the elements that are on it now. */
     window.ip2pStripLook = () => {
@@ -281,6 +283,7 @@
     };
 
     window.ip2pStrip = update;
+    window.ip2pSession = session;
     window.ip2pWantedResult = () => `${session()} ${wanted}`;
 
     /** A result is shown beside what it was; '' while an edit has none yet. */

@@ -45,7 +45,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _task_events(page, layout, events, handlers)
     _matrix_events(layout, events, handlers.matrix)
     _result_events(layout, events, handlers.edit, handlers.form)
-    _strip_events(layout, events, handlers.strip)
+    _strip_events(page, layout, events, handlers.strip)
     _number_events(layout, events)
     _picture_events(layout, events, handlers.edit, handlers.batch)
     _model_events(layout, events, handlers.form)
@@ -155,6 +155,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     wanted: set[Block] = {
         *layout.form.values(),
         layout.top.checkpoint,
+        layout.strip.session,
         pictures.picture,
         pictures.mask,
         pictures.mode,
@@ -319,9 +320,10 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
     )
 
 
-def _strip_events(layout: Layout, events: _Events, strip_handlers: StripHandlers) -> None:
+def _strip_events(page: gr.Blocks, layout: Layout, events: _Events, strip_handlers: StripHandlers) -> None:
     """Show a result of the strip, and mark there what is shown."""
     strip, selected = layout.strip, layout.results.selected
+    page.load(**events.browser, js="() => ip2pSession()", outputs=strip.session)
     strip.choose.click(
         strip_handlers.choose,
         strip.wanted,

@@ -74,7 +74,7 @@ class EditHandlers:
                 task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
-        self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])), mask)
+        self.results.begin(task.id, request.owner, str(sent_path(data[layout.pictures.picture])), mask)
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
 
     def kept_mask(self, data: Mapping[Block, Any], request: EditRequest) -> str:
@@ -116,13 +116,14 @@ class EditHandlers:
         settings, search = edit_of({name: data[control] for name, control in layout.form.items()})
         settings = settings.require_instruction()
         save_to = self.outputs if data[layout.preferences.save] else None
-        mask = painted(data[pictures.mode], data[pictures.mask])
-        with self.requested(picture, mask, entry.path, settings, save_to, search) as request:
+        mask, session = painted(data[pictures.mode], data[pictures.mask]), str(data[layout.strip.session] or "")
+        with self.requested(session, picture, mask, entry.path, settings, save_to, search) as request:
             yield request
 
     @contextmanager
     def requested(
         self,
+        session: str,
         picture: str,
         mask: SentPicture | None,
         checkpoint: Path,
@@ -130,13 +131,13 @@ class EditHandlers:
         save_to: Path | None,
         search: Search,
     ) -> Iterator[EditRequest]:
-        """Give an edit of an uploaded picture, of a part of it where there is a mask. Raises UserError."""
+        """Give a session's edit of an uploaded picture, of a part of it where there is a mask. Raises UserError."""
         sent = [SentPicture.in_file(picture, deep=True), *([mask] if mask else [])]
         with decoded(self.worker.decoding, *sent) as (opened, *masks):
             where = masks[0].mask if masks else None
             if mask is not None and (where is None or where.getbbox() is None):
                 raise UserError(NOTHING_PAINTED)
-            yield EditRequest(checkpoint, opened, settings, where, save_to, search)
+            yield EditRequest(checkpoint, opened, settings, where, save_to, search, owner=session)
 
     def show(self, task_id: str, selected: str | None) -> Updates:
         """Show the results that there are, and how the edit ended."""

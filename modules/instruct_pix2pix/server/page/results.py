@@ -60,6 +60,8 @@ class ShownEdit:
     """What the page keeps of a task besides the task itself: paths of files in the cache."""
 
     task_id: str
+    session: str = ""
+    """The id of the session whose it is."""
     picture: str = ""
     """The input, as it was uploaded; empty where that is not known."""
     mask: str = ""
@@ -93,10 +95,10 @@ class Results:
         self._shown: OrderedDict[str, ShownEdit] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, task_id: str, picture: str, mask: str = "") -> None:
-        """Remember a task, its input and its mask, and forget the oldest ones beyond the limits."""
+    def begin(self, task_id: str, session: str, picture: str, mask: str = "") -> None:
+        """Remember a task of a session, its input and its mask, and forget the oldest ones beyond the limits."""
         with self._lock:
-            self._shown[task_id] = ShownEdit(task_id, picture, mask)
+            self._shown[task_id] = ShownEdit(task_id, session, picture, mask)
             self._forget_old()
 
     def _forget_old(self) -> None:
@@ -107,6 +109,11 @@ class Results:
     def find(self, task_id: object) -> ShownEdit | None:
         """Return what is kept of a task that the page began."""
         return self._shown.get(task_id) if isinstance(task_id, str) else None
+
+    def of(self, session: str) -> list[ShownEdit]:
+        """Return all that is kept of a session, the oldest first."""
+        with self._lock:
+            return [shown for shown in self._shown.values() if shown.session == session]
 
     def one(self, id_: object) -> tuple[ShownEdit, int] | None:
         """Return the edit and the number of a result, as `result_id` names it."""
@@ -165,15 +172,15 @@ class Results:
 
     # --- results that were made a while ago ---
 
-    def restore(self, task_ids: Collection[str]) -> None:
-        """Remember again what these tasks have saved: after a restart of the server, or when they were forgotten."""
-        for task_id, files in saved_by(self._outputs, task_ids).items():
+    def restore(self, session: str, task_ids: Collection[str]) -> None:
+        """Remember again what tasks of a session saved: after a restart of the server, or when they were forgotten."""
+        for task_id, files in saved_by(self._outputs, session, task_ids).items():
             ones: dict[int, ShownResult] = {}
             for number, path in sorted(files.items()):
                 with suppress(UserError):  # it was moved or changed meanwhile
                     ones[number] = read_as(path, _saved_result, None)
             with self._lock:
-                known = self._shown.setdefault(task_id, ShownEdit(task_id))
+                known = self._shown.setdefault(task_id, ShownEdit(task_id, session))
                 known.ones = dict(sorted({**ones, **known.ones}.items()))
                 self._forget_old()
 
@@ -182,7 +189,7 @@ class Results:
         with self._lock:
             one = shown.ones[number]
             if not (Path(one.file).is_file() and Path(one.shown).is_file()):
-                path = saved_by(self._outputs, [shown.task_id]).get(shown.task_id, {}).get(number)
+                path = saved_by(self._outputs, shown.session, [shown.task_id]).get(shown.task_id, {}).get(number)
                 if path is None:
                     raise UserError("This result is no longer here: reuse its settings to make it again.")
                 small = None

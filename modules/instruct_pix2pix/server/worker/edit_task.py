@@ -52,6 +52,8 @@ class EditRequest:
     """How each result is found."""
     asked: frozenset[str] = frozenset()
     """The settings that a person has named, by their names: see `Search.check`."""
+    owner: str = ""
+    """A secret of who asks, by which saved results are found again: see `saved_results`."""
 
     @property
     def pixels(self) -> int:
@@ -227,12 +229,12 @@ class EditTask(Task[EditStatus]):
             try:
                 for found in find_each(model, picture, settings, self.search, on_step, together, passed):
                     result = _result(found, request, alpha, loaded, self._status.batch + 1)
-                    self._keep(result, found.edited.beside.notes, request.outputs)
+                    self._keep(result, found.edited.beside.notes, request)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
-    def _keep(self, result: EditResult, notes: tuple[str, ...], outputs: Path | None) -> None:
-        saved = {} if outputs is None else _save(result, self, outputs)
+    def _keep(self, result: EditResult, notes: tuple[str, ...], request: EditRequest) -> None:
+        saved = {} if request.outputs is None else _save(result, self, request.outputs, request.owner)
         with self._changed:
             status = self._status
             self._preview, self._of_batch = None, 0
@@ -332,9 +334,9 @@ def _bounded(grey: Image.Image | None) -> Image.Image | None:
     return grey and grey.resize(small_size(*grey.size), Image.Resampling.BILINEAR)
 
 
-def _save(result: EditResult, task: EditTask, outputs: Path) -> dict[str, str]:
+def _save(result: EditResult, task: EditTask, outputs: Path, owner: str) -> dict[str, str]:
     """Save a result in the folder of its day; return the fields of the status that say so."""
-    path = path_of(outputs, task.id, task.submitted_at, result.number, result.settings.seed)
+    path = path_of(outputs, owner, task.id, task.submitted_at, result.number, result.settings.seed)
     try:
         write_whole(path, result.png)
     except UserError as error:

@@ -70,7 +70,7 @@ class MatrixHandlers:
                 task = self.worker.submit_matrix(MatrixRequest(edit, texts, images))
         except UserError as error:
             return self._problem(str(error))
-        self.edit.results.begin(task.id, str(sent_path(data[layout.pictures.picture])), mask)
+        self.edit.results.begin(task.id, edit.owner, str(sent_path(data[layout.pictures.picture])), mask)
         return {
             memory.followed: task.id,
             memory.last_task: task.id,
@@ -123,7 +123,9 @@ class MatrixHandlers:
             one = task.ordinary(place)
             mask = painted(mode, sent_mask)
             save_to = self.edit.outputs if save else None
-            with self.edit.requested(shown.picture, mask, task.checkpoint, one, save_to, Search()) as request:
+            with self.edit.requested(
+                shown.session, shown.picture, mask, task.checkpoint, one, save_to, Search()
+            ) as request:
                 if not task.has_mask(request.mask):
                     raise UserError("Something else is painted over now than in this matrix: make it again.")
                 edit = self.worker.submit(request)
@@ -131,7 +133,7 @@ class MatrixHandlers:
             return {self.board.wanted: "", **self._problem(str(error))}
         if before is not None:
             before.interrupt()
-        self.edit.results.begin(edit.id, shown.picture, shown.mask)
+        self.edit.results.begin(edit.id, shown.session, shown.picture, shown.mask)
         names = [entry.name for entry in self.catalog.entries if entry.path == task.checkpoint]
         known = dict(stored) if isinstance(stored, dict) else {}
         searched = known["search"] if isinstance(known.get("search"), dict) else SEARCH

@@ -63,11 +63,12 @@ class StripHandlers:
             mask = SentPicture.in_file(shown.mask) if shown.mask else None
             save_to = edit.outputs if data[layout.preferences.save] else None
             search = Search(strength=values.get("strength"))
-            with edit.requested(shown.picture, mask, entry.path, settings, save_to, search) as request:
+            session = str(data[layout.strip.session] or "")
+            with edit.requested(session, shown.picture, mask, entry.path, settings, save_to, search) as request:
                 task = edit.worker.submit(request)
         except UserError as error:
             return self._problem(str(error)), data
-        edit.results.begin(task.id, shown.picture, shown.mask)
+        edit.results.begin(task.id, session, shown.picture, shown.mask)
         values = {**values_of(settings), **values}
         for name in ("batches", "batch_size"):  # how many Generate makes is as it was
             del values[name]

@@ -45,6 +45,8 @@ STRIP = """
 class StripPane:
     """How strip.js, which fills the strip, tells the server which result was clicked."""
 
+    session: gr.Textbox
+    """Hidden: the id of the session, a secret of this tab."""
     wanted: gr.Textbox
     """Hidden: the ids of the session and of the result."""
     choose: gr.Button
@@ -55,6 +57,7 @@ def build_strip() -> StripPane:
     """Make the place of the strip inside the block that is open."""
     gr.HTML(STRIP, elem_id="ip2p_strip_place")
     return StripPane(
+        session=gr.Textbox("", visible="hidden", label="Session"),
         wanted=gr.Textbox("", visible="hidden", label="Result of the strip"),
         choose=gr.Button("Show", visible="hidden", elem_id="ip2p_strip_choose"),
     )

@@ -33,13 +33,6 @@ class StoredSession(BaseModel):
     tasks: dict[TaskId, Annotated[int, Field(ge=0, lt=10**5)]] = Field({}, max_length=MOST_TASKS)
 
 
-class StripNews(BaseModel):
-    """What a tab tells: the task that it follows, and what it remembers."""
-
-    task: TaskId | None = None
-    stored: StoredSession = StoredSession()
-
-
 def add_routes(app: FastAPI, sessions: Sessions, results: Results) -> None:
     """Add the routes below /strip."""
     making = asyncio.Lock()  # those who wait for a thumbnail take no thread
@@ -51,10 +44,9 @@ def add_routes(app: FastAPI, sessions: Sessions, results: Results) -> None:
         return one
 
     @app.post("/strip/{session_id}", include_in_schema=False)
-    def update(session_id: SessionId, news: StripNews) -> dict[str, object]:
+    def update(session_id: SessionId, stored: StoredSession) -> dict[str, object]:
         """Take in new results; tell all that the session has, the newest first, and what to remember of it."""
-        stored = Session(dict(news.stored.entries), dict(news.stored.tasks))
-        session, lost = sessions.update(session_id, news.task, stored)
+        session, lost = sessions.update(session_id, Session(dict(stored.entries), dict(stored.tasks)))
         shown = [id_ for id_, how in session.entries.items() if how is not Keeping.THROWN]
         known = [(id_, session.entries[id_], results.one(id_)) for id_ in reversed(shown)]
         return {

@@ -14,7 +14,7 @@ from ..results import Results, ShownEdit, result_id
 MOST_SESSIONS = 256
 MOST_UNPINNED, MOST_PINNED = 100, 100
 MOST_TASKS = 300
-"""Tasks of a session whose results may still come."""
+"""Tasks of a session that are told apart from new ones."""
 
 
 class Keeping(str, Enum):
@@ -66,8 +66,8 @@ class Sessions:
             session.entries[id_] = how
             return True
 
-    def update(self, session_id: str, task_id: str | None, stored: Session) -> tuple[Session, int]:
-        """Take in what there is of a session's tasks, `task_id` among them from now on.
+    def update(self, session_id: str, stored: Session) -> tuple[Session, int]:
+        """Take in the results that a session has by now.
 
         `stored` is what a session began with that is not known, as after a restart of the server. Returns the session,
         and how many results it has just lost: those that are no longer kept and were not saved either.
@@ -78,24 +78,24 @@ class Sessions:
             self._sessions.move_to_end(session_id)
             while len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
-            if task_id is not None and self._results.find(task_id) is not None:
-                session.tasks.setdefault(task_id, 0)
-            unknown = {id_ for id_ in session.tasks if is_new and self._results.find(id_) is None}
-            unknown |= {id_.rpartition("-")[0] for id_ in self._missing(session)}
+            unknown = {id_.rpartition("-")[0] for id_ in self._missing(session_id, session)}
+            unknown |= set(session.tasks) if is_new else set()
             if unknown:
-                self._results.restore(unknown)
-            lost = sum(session.entries.pop(id_) is not Keeping.THROWN for id_ in self._missing(session))
-            for known in [shown for shown in map(self._results.find, session.tasks) if shown is not None]:
-                _take_in(session, known)
+                self._results.restore(session_id, unknown)
+            lost = sum(session.entries.pop(id_) is not Keeping.THROWN for id_ in self._missing(session_id, session))
+            for shown in self._results.of(session_id):
+                _take_in(session, shown)
             _trim(session)
             return Session(dict(session.entries), dict(session.tasks)), lost
 
-    def _missing(self, session: Session) -> list[str]:
-        return [id_ for id_ in session.entries if self._results.one(id_) is None]
+    def _missing(self, session_id: str, session: Session) -> list[str]:
+        known = {result_id(edit.task_id, number) for edit in self._results.of(session_id) for number in edit.ones}
+        return [id_ for id_ in session.entries if id_ not in known]
 
 
 def _take_in(session: Session, shown: ShownEdit) -> None:
-    for number in [number for number in shown.ones if number > session.tasks[shown.task_id]]:
+    last = session.tasks.setdefault(shown.task_id, 0)
+    for number in [number for number in shown.ones if number > last]:
         session.entries[result_id(shown.task_id, number)] = Keeping.KEPT
         session.tasks[shown.task_id] = number
 
