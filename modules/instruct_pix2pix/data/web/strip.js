@@ -54,8 +54,8 @@
                 if (call !== calls) return; // a later one knows more
                 sessionStorage.setItem(KEPT.stored, JSON.stringify(told.stored));
                 results = told.results;
-                if (told.lost) say(`${told.lost === 1 ? "1 result is" : `${told.lost} results are`} gone: not saved, and `
-                    + "the server was started again.");
+                if (told.lost === 1) say("1 result is gone: the server no longer has it, and it was not saved.");
+                if (told.lost > 1) say(`${told.lost} results are gone: the server no longer has them, nor were they saved.`);
                 render();
                 return;
             }
@@ -119,8 +119,9 @@
         const list = results.map((result) => known.get(result.id) ?? itemWith(result));
         const now = items();
         if (list.length !== now.length || list.some((item, i) => item !== now[i])) {
-            const focused = document.activeElement; // an element that is moved loses the focus
+            const [focused, scrolled] = [document.activeElement, part("ul").scrollLeft]; // both are lost otherwise
             part("ul").replaceChildren(...list);
+            part("ul").scrollLeft = scrolled;
             if (strip.contains(focused)) focused.focus({ preventScroll: true });
         }
         strip.hidden = !results.length && !part(".ip2p-strip-says").textContent;
