@@ -544,7 +544,7 @@ def test_another_session_gets_none_of_the_results(at_page: Visit, client: httpx.
         {"entries": {f"{0:016x}-1": "burnt"}},
         {"entries": {f"{i:016x}-1": "kept" for i in range(201)}},
         {"tasks": {f"{0:016x}": -1}},
-        {"tasks": {f"{i:016x}": 0 for i in range(301)}},
+        {"tasks": {f"{i:016x}": 0 for i in range(1001)}},
     ],
 )
 def test_what_no_tab_remembers_is_refused(client: httpx.Client, body: dict[str, Any]) -> None:

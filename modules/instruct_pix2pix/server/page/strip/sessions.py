@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ....errors import UserError
-from ..results import Results, ShownEdit, result_id
+from ..results import MOST_EDITS, Results, ShownEdit, result_id
 
 MOST_SESSIONS = 256
 MOST_UNPINNED, MOST_PINNED = 100, 100
-MOST_TASKS = 300
-"""Tasks of a session that are told apart from new ones."""
+MOST_TASKS = MOST_EDITS
+"""Tasks of a session that are told apart from new ones: as many as can be known."""
 
 
 class Keeping(str, Enum):
