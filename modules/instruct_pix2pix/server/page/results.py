@@ -78,7 +78,7 @@ class ShownEdit:
     @property
     def results(self) -> list[str]:
         """What is shown of each result."""
-        return [one.shown for one in self.ones.values()]
+        return [one.shown for one in [*self.ones.values()]]
 
 
 def result_id(task_id: str, number: int) -> str:

@@ -16,6 +16,9 @@ MOST_UNPINNED, MOST_PINNED = 100, 100
 MOST_TASKS = MOST_EDITS
 """Tasks of a session that are told apart from new ones: as many as can be known."""
 
+MOST_UNSEEN = 10
+"""Of the newest tasks of a session, which may have saved results that it had not seen when the server was stopped."""
+
 
 class Keeping(str, Enum):
     """What a visitor wants of a result."""
@@ -79,7 +82,7 @@ class Sessions:
             while len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
             unknown = {id_.rpartition("-")[0] for id_ in self._missing(session_id, session)}
-            unknown |= set(session.tasks) if is_new else set()
+            unknown |= {*list(session.tasks)[-MOST_UNSEEN:]} if is_new else set()
             if unknown:
                 self._results.restore(session_id, unknown)
             lost = sum(session.entries.pop(id_) is not Keeping.THROWN for id_ in self._missing(session_id, session))
@@ -89,13 +92,13 @@ class Sessions:
             return Session(dict(session.entries), dict(session.tasks)), lost
 
     def _missing(self, session_id: str, session: Session) -> list[str]:
-        known = {result_id(edit.task_id, number) for edit in self._results.of(session_id) for number in edit.ones}
+        known = {result_id(edit.task_id, number) for edit in self._results.of(session_id) for number in [*edit.ones]}
         return [id_ for id_ in session.entries if id_ not in known]
 
 
 def _take_in(session: Session, shown: ShownEdit) -> None:
     last = session.tasks.setdefault(shown.task_id, 0)
-    for number in [number for number in shown.ones if number > last]:
+    for number in [number for number in [*shown.ones] if number > last]:
         session.entries[result_id(shown.task_id, number)] = Keeping.KEPT
         session.tasks[shown.task_id] = number
 
