@@ -503,7 +503,13 @@ def test_two_tabs_have_a_strip_each(site, at_page: Visit) -> None:
         visited.reload()
         wait_for(visited, len(expected))
         assert seeds(visited) == expected
+    # one that is opened when they are closed goes on with the last one
     page.close()
+    again = at_page.page.context.new_page()
+    other = Visit(again, at_page.worker)
+    again.goto(site[1])
+    wait_for(other, 2)
+    assert seeds(other) == [9, 8]
 
 
 @pytest.fixture

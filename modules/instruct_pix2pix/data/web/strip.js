@@ -3,7 +3,8 @@
     "use strict";
 
     const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
-    const KEPT = { session: "ip2p_session", stored: "ip2p_strip" }; // in sessionStorage: other tabs have their own
+    const OTHER_TABS = 200; // milliseconds in which they must have answered
+    const KEPT = { session: "ip2p_session", stored: "ip2p_strip" }; // keys of the browser's two storages
     const byId = (id) => document.getElementById(id);
     const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
     const part = (selector) => document.querySelector(`#ip2p_strip ${selector}`);
@@ -17,42 +18,72 @@
     let thrown = ""; // the id of the result that was thrown away last
     let calls = 0;
 
-    /** Return the id of this tab's session, which nobody can guess: 128 random bits. */
-    function session() {
-        let id = sessionStorage.getItem(KEPT.session);
-        if (!id) {
-            const bytes = crypto.getRandomValues(new Uint8Array(16)); // not randomUUID, which http has not
-            id = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-            sessionStorage.setItem(KEPT.session, id);
-        }
-        return id;
+    // --- the session: that of this tab before it was loaded again, or of the last tab, unless another tab has it ---
+
+    let session = ""; // its id, which nobody can guess
+    const tabs = new BroadcastChannel(`ip2p strip ${location.pathname}`);
+    tabs.addEventListener("message", ({ data }) => {
+        if (data.asked && data.asked === session) tabs.postMessage({ taken: session });
+    });
+
+    const isTaken = (id) => new Promise((resolve) => {
+        const hear = ({ data }) => { if (data.taken === id) end(true); };
+        const end = (found) => {
+            tabs.removeEventListener("message", hear);
+            resolve(found);
+        };
+        tabs.addEventListener("message", hear);
+        tabs.postMessage({ asked: id });
+        setTimeout(end, OTHER_TABS, false);
+    });
+
+    function madeUp() {
+        const bytes = crypto.getRandomValues(new Uint8Array(16)); // not randomUUID, which http has not
+        return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     }
 
-    const address = (id, side) => `strip/${session()}/${id}/${side}`;
+    const begun = (async () => {
+        const before = KEPT.session in sessionStorage ? sessionStorage : localStorage;
+        const [id, stored] = [before.getItem(KEPT.session), before.getItem(KEPT.stored)];
+        const goesOn = id && !(await isTaken(id));
+        session = goesOn ? id : madeUp();
+        remember((goesOn && stored) || "{}");
+    })();
+
+    /** Keep what the server told of the session, for this tab and for the one that is opened next. */
+    function remember(stored) {
+        for (const storage of [sessionStorage, localStorage]) {
+            storage.setItem(KEPT.session, session);
+            storage.setItem(KEPT.stored, stored);
+        }
+    }
+
+    const address = (id, side) => `strip/${session}/${id}/${side}`;
 
     /** Show what the session has by now; tell the server what it had, in case that was started again. */
     async function update() {
         const call = ++calls;
+        await begun;
         for (;;) {
             let answer = null;
             try {
-                answer = await fetch(`strip/${session()}`, {
+                answer = await fetch(`strip/${session}`, {
                     method: "POST",
                     headers: { "Content-Type": "application/json" },
-                    body: sessionStorage.getItem(KEPT.stored) ?? "{}",
+                    body: sessionStorage.getItem(KEPT.stored),
                 });
             } catch {
                 // the server is away
             }
             if (answer && answer.status < 500) {
-                if (answer.status === 422 && sessionStorage.getItem(KEPT.stored)) { // of another version
-                    sessionStorage.removeItem(KEPT.stored);
+                if (answer.status === 422 && sessionStorage.getItem(KEPT.stored) !== "{}") { // of another version
+                    remember("{}");
                     continue;
                 }
                 if (!answer.ok) return;
                 const told = await answer.json();
                 if (call !== calls) return; // a later one knows more
-                sessionStorage.setItem(KEPT.stored, JSON.stringify(told.stored));
+                remember(JSON.stringify(told.stored));
                 results = told.results;
                 if (told.lost === 1) say("1 result is gone: the server no longer has it, and it was not saved.");
                 if (told.lost > 1) say(`${told.lost} results are gone: the server no longer has them, nor were they saved.`);
@@ -65,7 +96,7 @@
     }
 
     async function keep(id, how) {
-        const answer = await fetch(`strip/${session()}/${id}?how=${how}`, { method: "PUT" }).catch(() => null);
+        const answer = await fetch(`strip/${session}/${id}?how=${how}`, { method: "PUT" }).catch(() => null);
         if (!answer?.ok) say((await answer?.json().catch(() => null))?.detail ?? "The server does not answer: try again.");
         await update();
         return answer?.ok;
@@ -284,8 +315,11 @@
     };
 
     window.ip2pStrip = update;
-    window.ip2pSession = session;
-    window.ip2pWantedResult = () => `${session()} ${wanted}`;
+    window.ip2pSession = async () => {
+        await begun;
+        return session;
+    };
+    window.ip2pWantedResult = () => `${session} ${wanted}`;
 
     /** A result is shown beside what it was; '' while an edit has none yet. */
     window.ip2pShownResult = (id) => {

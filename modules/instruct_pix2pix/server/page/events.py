@@ -323,7 +323,7 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
 def _strip_events(page: gr.Blocks, layout: Layout, events: _Events, strip_handlers: StripHandlers) -> None:
     """Show a result of the strip, and mark there what is shown."""
     strip, selected = layout.strip, layout.results.selected
-    page.load(**events.browser, js="() => ip2pSession()", outputs=strip.session)
+    page.load(**events.browser, js="async () => await ip2pSession()", outputs=strip.session)
     strip.choose.click(
         strip_handlers.choose,
         strip.wanted,
