@@ -102,6 +102,7 @@
         ip2pPaint();
         ip2pBatch();
         ip2pMatrix();
+        ip2pStripLook();
     }
 
     let asked = false;

@@ -94,7 +94,8 @@
 
     /** The page shows what was new. */
     window.ip2pShown = () => {
-        mark("ip2pResults", results.length ? "yes" : "");
+        ip2pStrip();
+        mark("ip2pResults", results.length || document.querySelector("#ip2p_selected textarea")?.value ? "yes" : "");
         if (over) mark("ip2pGoing", "");
     };
 })();

@@ -21,6 +21,7 @@ from .gradio_compat import UNREAD, no_progress, unordered
 from .handlers import EditHandlers
 from .layout import Layout, Updates
 from .matrix.handlers import MatrixHandlers
+from .strip.handlers import StripHandlers
 
 Arguments = dict[str, Any]
 """Those of an event, as `gr.Button.click` takes them."""
@@ -35,6 +36,7 @@ class Handlers:
     batch: BatchHandlers
     form: FormHandlers
     png_info: PngInfoHandlers
+    strip: StripHandlers
 
 
 def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> None:
@@ -43,6 +45,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _task_events(page, layout, events, handlers)
     _matrix_events(layout, events, handlers.matrix)
     _result_events(layout, events, handlers.edit, handlers.form)
+    _strip_events(page, layout, events, handlers.strip)
     _number_events(layout, events)
     _picture_events(layout, events, handlers.edit)
     _model_events(layout, events, handlers.form)
@@ -55,7 +58,7 @@ class _Events:
     """What several events have in common: their arguments, and the components that they change together."""
 
     def __init__(self, layout: Layout) -> None:
-        common: Arguments = {**no_progress(layout.results.selected), "api_visibility": "private"}
+        common: Arguments = {**no_progress(layout.results.former), "api_visibility": "private"}
         self.queued: Arguments = {**common, "concurrency_limit": None}
         self.unread: Arguments = {**self.queued, **UNREAD}
         self.at_once: Arguments = {**common, "queue": False}
@@ -122,6 +125,9 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     def submit_matrix(data: Mapping[Block, Any]) -> Updates:
         return begun_by(matrix_handlers.submit(data), data)
 
+    def submit_varied(direction: int, data: Mapping[Block, Any]) -> Updates:
+        return begun_by(*handlers.strip.vary(direction, data))
+
     def begun_by(updates: Updates, data: Mapping[Block, Any]) -> Updates:
         if memory.followed not in updates:
             return updates
@@ -132,7 +138,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
             updates[layout.progress] = html.line(" ".join(notes))
         return {**updates, memory.settings: remembered(layout, data)}
 
-    def show(task_id: str, selected: int | None, request: gr.Request) -> Updates:
+    def show(task_id: str, selected: str | None, request: gr.Request) -> Updates:
         folder = batch_handlers.found(task_id)
         if folder:
             return batch_handlers.show(folder, batch_handlers.is_here(request))
@@ -149,6 +155,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     wanted: set[Block] = {
         *layout.form.values(),
         layout.top.checkpoint,
+        layout.strip.session,
         pictures.picture,
         pictures.mask,
         pictures.mode,
@@ -187,6 +194,10 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         layout.settings.matrix.make.click(submit_matrix, wanted, submitted, **UNREAD, **events.at_once),
         batch_results.retry.click(batch_handlers.retry, memory.followed, submitted, **events.queued),
     ]
+    varied = unordered(*submitted, *events.form, pictures.picture)
+    for button, direction in ((results.less, -1), (results.more, 1)):
+        vary = partial(submit_varied, direction)
+        begun.append(button.click(vary, wanted | {results.selected}, varied, **UNREAD, **events.at_once))
     found = page.load(
         opened_again,
         [memory.settings, memory.last_task, layout.board.shown],
@@ -273,15 +284,15 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
     """Select a result, and go on from it."""
     results, followed = layout.results, layout.memory.followed
     results.gallery.select(edit_handlers.select, followed, unordered(*events.details, layout.progress), **events.queued)
-    results.use_as_input.click(
-        edit_handlers.use_as_input,
-        [followed, results.selected],
-        unordered(layout.pictures.picture, layout.progress),
-        **events.queued,
+    input_of = [results.selected, layout.pictures.picture, results.former]
+    taken = [layout.pictures.picture, results.former, results.give_back, layout.progress]
+    results.use_as_input.click(edit_handlers.use_as_input, input_of, unordered(*taken), **events.unread)
+    results.give_back.click(edit_handlers.give_back, results.former, unordered(*taken), **events.queued).then(
+        **events.browser, js="() => { ip2pGaveBack(); }"
     )
     results.candidates.select(
         edit_handlers.take_candidate,
-        [followed, results.selected],
+        results.selected,
         unordered(*events.finding, layout.form["seed"], layout.progress),
         **events.queued,
     )
@@ -295,15 +306,30 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
     )
     use_mask: Arguments = {**events.browser, "js": "(sent) => { ip2pUseMask(sent); }", "inputs": results.sent_mask}
     results.send_to_inpaint.click(
-        edit_handlers.send_to_inpaint, [followed, results.selected], inpainting, **events.queued
+        edit_handlers.send_to_inpaint, input_of, unordered(*inpainting, *taken), **events.unread
     ).then(**use_mask)
     results.use_as_mask.click(
-        edit_handlers.use_as_mask, [followed, results.selected, pictures.picture], inpainting, **events.unread
+        edit_handlers.use_as_mask, [results.selected, pictures.picture], inpainting, **events.unread
     ).then(**use_mask)
     results.reuse.click(form_handlers.reuse, results.infotext, unordered(*events.form), **events.queued)
     layout.settings.recycle.click(
         form_handlers.recycle, results.infotext, unordered(layout.settings.seed), **events.queued
     )
+
+
+def _strip_events(page: gr.Blocks, layout: Layout, events: _Events, strip_handlers: StripHandlers) -> None:
+    """Show a result of the strip, and mark there what is shown."""
+    strip, selected = layout.strip, layout.results.selected
+    page.load(**events.browser, js="async () => await ip2pSession()", outputs=strip.session)
+    strip.choose.click(
+        strip_handlers.choose,
+        strip.wanted,
+        unordered(*events.details, layout.progress),
+        js="() => ip2pWantedResult()",
+        trigger_mode="always_last",
+        **events.at_once,
+    )
+    selected.change(**events.browser, js="(id) => { ip2pShownResult(id); }", inputs=selected)
 
 
 def _number_events(layout: Layout, events: _Events) -> None:

@@ -117,15 +117,20 @@ class FormHandlers:
             warn(sentence)
         values = {**values_of(settings), **ONE_EDIT}
         del values["batches"], values["batch_size"]  # an infotext is about one picture
-        updates = self.set(values)
+        entry = self.model_of(infotext)
+        return {**self.set(values), **(self._chosen(entry) if entry else {})}
+
+    def model_of(self, infotext: str) -> ModelEntry | None:
+        """Return the model of an infotext; None where it names none, or one that is not here, which is said."""
         name = parse(infotext).fields.get("Model")
-        if name:
-            same = [entry.name for entry in self.catalog.entries if name in (entry.name, entry.path.stem)]
-            try:
-                updates |= self._chosen(self.catalog.find(same[0] if same else name))
-            except UserError:
-                warn(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
-        return updates
+        if not name:
+            return None
+        same = [entry.name for entry in self.catalog.entries if name in (entry.name, entry.path.stem)]
+        try:
+            return self.catalog.find(same[0] if same else name)
+        except UserError:
+            warn(f"The model '{name[:60]}' of this picture is not here: another model makes another picture.")
+            return None
 
     def recycle(self, infotext: str) -> Updates:
         """Take the seed of an infotext."""

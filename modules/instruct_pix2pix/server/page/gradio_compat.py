@@ -12,6 +12,7 @@ Workarounds that act in the browser lie in data/web, each with a comment:
 | progress.js            | it fetches results only once it shows them         | old pictures stay until new ones come  |
 | progress.js, page.css  | it makes shown and hidden components anew          | `visible` keeps their elements         |
 | paint.js               | it may make the canvas anew                        | elements outlive an update             |
+| strip.js               | a gallery with new pictures forgets its mark       | `selected_index` outlives them         |
 | page.js                | it runs `head` before or after the page is read    | it says when `head` runs               |
 | page.js                | its pictures take no drop once they hold one       | `gr.Image` takes it                    |
 | page.js                | its buttons have no tooltip                        | `gr.Button` has an argument for it     |

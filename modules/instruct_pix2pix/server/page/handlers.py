@@ -16,8 +16,8 @@ from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
 from ...settings import EditSettings
-from ..pictures import SentPicture, decoded
-from ..worker.edit_task import EditRequest, EditStatus, EditTask
+from ..pictures import SentPicture, bytes_of, decoded
+from ..worker.edit_task import EditRequest, EditResult, EditTask
 from ..worker.worker import Worker
 from . import html
 from .form import SEARCH, SHOWN, edit_of, search_values, values_of
@@ -25,12 +25,20 @@ from .form_handlers import FormHandlers
 from .layout import Layout, Updates
 from .panes.examples import EXAMPLES, picture_of
 from .panes.settings import LOOK
-from .results import Results, ShownEdit, sent_path
+from .results import Results, ShownEdit, result_id, sent_path
 
 LOOK_SECONDS = 120.0
 """How long a visitor waits for a map, the tasks before it included."""
 ENDED = 10**9
 """A version that no status reaches: to wait for a task's end."""
+
+MOST_FORMER = 20
+"""Pictures that can come back, one after the other, after 'Use as input'."""
+
+LOST = "This result is no longer kept: generate again."
+NOTHING_PAINTED = (
+    "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the img2img tab."
+)
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 
@@ -63,11 +71,18 @@ class EditHandlers:
         layout, memory = self.layout, self.memory
         try:
             with self.request(data) as request:
+                mask = self.kept_mask(data, request)
                 task = self.worker.submit(request)
         except UserError as error:
             return self._problem(str(error))
-        self.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
+        self.results.begin(task.id, request.owner, str(sent_path(data[layout.pictures.picture])), mask)
         return {memory.followed: task.id, memory.last_task: task.id, layout.progress: "", self.pane.selected: None}
+
+    def kept_mask(self, data: Mapping[Block, Any], request: EditRequest) -> str:
+        """Keep what was painted over for a request; return the path, '' for none. Raises UserError."""
+        if request.mask is None:
+            return ""
+        return self.results.keep(bytes_of(str(data[self.layout.pictures.mask]), "The mask"), "mask.png")
 
     def looking(self) -> Updates:
         """Say that `look` is under way."""
@@ -102,33 +117,30 @@ class EditHandlers:
         settings, search = edit_of({name: data[control] for name, control in layout.form.items()})
         settings = settings.require_instruction()
         save_to = self.outputs if data[layout.preferences.save] else None
-        painted = str(data[pictures.mask] or "") if data[pictures.mode] == "inpaint" else None
-        with self.requested(picture, painted, entry.path, settings, save_to, search) as request:
+        mask, session = painted(data[pictures.mode], data[pictures.mask]), str(data[layout.strip.session] or "")
+        with self.requested(session, picture, mask, entry.path, settings, save_to, search) as request:
             yield request
 
     @contextmanager
     def requested(
         self,
+        session: str,
         picture: str,
-        painted: str | None,
+        mask: SentPicture | None,
         checkpoint: Path,
         settings: EditSettings,
         save_to: Path | None,
         search: Search,
     ) -> Iterator[EditRequest]:
-        """Give an edit of an uploaded picture; `painted` is the mask of the Inpaint tab, None outside of it."""
-        sent = [SentPicture.in_file(picture, deep=True)]
-        sent += [SentPicture.in_base64(painted, "The mask")] if painted else []
+        """Give a session's edit of an uploaded picture, of a part of it where there is a mask. Raises UserError."""
+        sent = [SentPicture.in_file(picture, deep=True), *([mask] if mask else [])]
         with decoded(self.worker.decoding, *sent) as (opened, *masks):
-            mask = masks[0].mask if masks else None
-            if painted is not None and (mask is None or mask.getbbox() is None):
-                raise UserError(
-                    "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the "
-                    "tab Picture."
-                )
-            yield EditRequest(checkpoint, opened, settings, mask, save_to, search, SHOWN)
+            where = masks[0].mask if masks else None
+            if mask is not None and (where is None or where.getbbox() is None):
+                raise UserError(NOTHING_PAINTED)
+            yield EditRequest(checkpoint, opened, settings, where, save_to, search, SHOWN, session)
 
-    def show(self, task_id: str, selected: int | None) -> Updates:
+    def show(self, task_id: str, selected: str | None) -> Updates:
         """Show the results that there are, and how the edit ended."""
         task, shown = self._found(task_id)
         if task is None or shown is None:
@@ -145,38 +157,48 @@ class EditHandlers:
         if status.results or status.state.ended:
             captions = html.captions(task.settings.instruction, status.results)
             # The gallery's own download would give the small copies of large results.
-            whole = shown.results == shown.files
+            whole = all(one.shown == one.file for one in shown.ones.values())
             updates[self.pane.gallery] = gr.Gallery(
                 list(zip(shown.results, captions, strict=False)), buttons=["download_all"] if whole else []
             )
             several = len(status.results) > 1 or any(result.candidates for result in status.results)
             updates[self.pane.sheet] = gr.update(value=html.sheet_link(task_id), visible=several)
-        if status.results and selected is None:
-            updates |= self._details(status, shown, 0)
+        if status.results and not selected:
+            updates |= self.details(shown, status.results[0].number)
         return {self.pane.selected: selected, **updates}
 
-    def _details(self, status: EditStatus, shown: ShownEdit, index: int) -> Updates:
-        pane, result = self.pane, status.results[index]
+    def details(self, shown: ShownEdit, number: int) -> Updates:
+        """Show one result beside what it was, with its settings and all that is known of how it came about."""
+        pane, made = self.pane, self._made(shown, number)
+        try:
+            one = self.results.there(shown, number)
+        except UserError as error:
+            return self._problem(str(error))
+        before = self.results.before_of(shown)
         updates: Updates = {
-            pane.selected: index,
-            pane.compare: (shown.before, shown.results[index]),
-            pane.infotext: result.infotext,
-            pane.download: shown.files[index],
+            pane.selected: result_id(shown.task_id, number),
+            pane.compare: (before or one.shown, one.shown),
+            pane.infotext: one.infotext,
+            pane.download: one.file,
         }
+        if before is None:
+            alone = "The input of this result is no longer here, so the result is shown alone."
+            updates[self.layout.progress] = html.line(alone)
         kept, candidates = None, []
         try:
-            kept = self.results.what_was_kept(shown, index, result)
-            candidates = self.results.candidates_of(shown, index, result)
+            if made is not None:
+                kept = self.results.what_was_kept(shown, number, made)
+                candidates = self.results.candidates_of(shown, number, made)
         except UserError as error:
             updates |= self._problem(str(error))
         updates[pane.candidates_pane] = gr.update(visible=bool(candidates))
-        if candidates:
-            pictures = [*zip(candidates, html.candidate_captions(result.candidates), strict=True)]
-            chosen = [one.chosen for one in result.candidates].index(True)
+        if made is not None and candidates:
+            pictures = [*zip(candidates, html.candidate_captions(made.candidates), strict=True)]
+            chosen = [one.chosen for one in made.candidates].index(True)
             updates[pane.candidates] = gr.update(value=pictures, selected_index=chosen)
         updates[pane.kept_pane] = gr.update(visible=kept is not None)
-        if kept is not None:
-            updates |= {pane.kept: kept, pane.kept_text: html.line(html.kept(result.kept))}
+        if made is not None and kept is not None:
+            updates |= {pane.kept: kept, pane.kept_text: html.line(html.kept(made.kept))}
         return updates
 
     def interrupt(self, task_id: str | None) -> None:
@@ -196,6 +218,12 @@ class EditHandlers:
     def _found(self, task_id: object) -> tuple[EditTask | None, ShownEdit | None]:
         return self._task(task_id), self.results.find(task_id)
 
+    def _made(self, shown: ShownEdit, number: int) -> EditResult | None:
+        """Return a result as its task made it, as long as that is known."""
+        task = self._task(shown.task_id)
+        results = () if task is None else task.status().results
+        return next((one for one in results if one.number == number), None)
+
     def _problem(self, sentence: str) -> Updates:
         return {self.layout.progress: html.line(sentence, "problem")}
 
@@ -203,45 +231,61 @@ class EditHandlers:
 
     def select(self, task_id: str | None, event: gr.SelectData) -> Updates:
         """Show one of the results beside what it was."""
-        task, shown = self._found(task_id)
-        if task is None or shown is None or not 0 <= event.index < len(shown.results):
+        shown = self.results.find(task_id)
+        if shown is None or not 0 <= event.index < len(shown.ones):
             return self._problem("These results are no longer kept: generate again.")
-        return self._details(task.status(), shown, event.index)
+        return self.details(shown, [*shown.ones][event.index])
 
-    def take_candidate(self, task_id: str | None, selected: int | None, event: gr.SelectData) -> Updates:
+    def take_candidate(self, selected: str | None, event: gr.SelectData) -> Updates:
         """Set the seed and the scales of one of those among which the selected result was found."""
-        task = self._task(task_id)
-        results = task.status().results if task is not None else ()
-        if selected is None or not 0 <= selected < len(results):
-            return self._problem("This result is no longer kept: generate again.")
-        candidates = results[selected].candidates
+        found = self.results.one(selected)
+        made = None if found is None else self._made(*found)
+        if made is None:
+            return self._problem(LOST)
+        candidates = made.candidates
         return self.form.take(candidates[event.index].settings) if 0 <= event.index < len(candidates) else {}
 
-    def use_as_input(self, task_id: str | None, selected: int | None) -> Updates:
-        """Make the selected result the picture to edit."""
-        _, shown = self._found(task_id)
-        if shown is None or selected is None or not 0 <= selected < len(shown.results):
-            return self._problem("This result is no longer kept: generate again.")
-        return {self.layout.pictures.picture: shown.files[selected]}
+    def use_as_input(self, selected: str | None, sent: object, former: list[str | None]) -> Updates:
+        """Make the selected result the picture to edit; `sent` is the picture there, `former` those before it."""
+        found = self.results.one(selected)
+        if found is None:
+            return self._problem(LOST)
+        try:
+            file = self.results.there(*found).file
+        except UserError as error:
+            return self._problem(str(error))
+        path = sent_path(sent)
+        return {self.layout.pictures.picture: file, **({} if path == file else self._formers([*former, path]))}
 
-    def send_to_inpaint(self, task_id: str | None, selected: int | None) -> Updates:
+    def give_back(self, former: list[str | None]) -> Updates:
+        """Take back the last 'Use as input'."""
+        path = former[-1] if former else None
+        if path is not None and not Path(path).is_file():
+            lost = self._problem("The former picture is no longer here: drop it again.")
+            return {**self._formers(former[:-1]), **lost}
+        return {self.layout.pictures.picture: path, **self._formers(former[:-1])}
+
+    def _formers(self, former: list[str | None]) -> Updates:
+        return {self.pane.former: former[-MOST_FORMER:], self.pane.give_back: gr.update(visible=bool(former))}
+
+    def send_to_inpaint(self, selected: str | None, sent: object, former: list[str | None]) -> Updates:
         """Make the selected result the picture to edit, in the Inpaint tab, with nothing painted over."""
-        updates = self.use_as_input(task_id, selected)
+        updates = self.use_as_input(selected, sent, former)
         return {**updates, **self._inpainting(updates.get(self.layout.pictures.picture))}
 
-    def use_as_mask(self, task_id: str | None, selected: int | None, sent: object) -> Updates:
+    def use_as_mask(self, selected: str | None, sent: object) -> Updates:
         """Lay where the selected result was edited over its input in the Inpaint tab; `sent` is the picture there."""
-        task, shown = self._found(task_id)
-        results = task.status().results if task is not None else ()
-        if shown is None or selected is None or not 0 <= selected < len(results) or not Path(shown.picture).is_file():
-            lost = self._problem("This result is no longer kept: generate again.")
-            return {**lost, **self._inpainting(None)}
+        found = self.results.one(selected)
+        made = None if found is None else self._made(*found)
+        if found is None or made is None or not Path(found[0].picture).is_file():
+            return {**self._problem(LOST), **self._inpainting(None)}
+        picture = found[0].picture
         try:
-            mask = self.results.mask_of(results[selected])
+            mask = self.results.mask_of(made)
         except UserError as error:
             return {**self._problem(str(error)), **self._inpainting(None)}
-        changed = {} if sent_path(sent) == shown.picture else {self.layout.pictures.picture: shown.picture}
-        return {**changed, **self._inpainting(shown.picture, mask)}
+        changed = {} if sent_path(sent) == picture else {self.layout.pictures.picture: picture}
+        return {**changed, **self._inpainting(picture, mask)}
 
     def _inpainting(self, picture: str | None, mask: str | None = None) -> Updates:
         """Open the Inpaint tab on a picture with a mask, or an empty one; without a picture paint.js takes nothing."""
@@ -322,3 +366,12 @@ class EditHandlers:
     def picture_again(self, shown: ShownEdit) -> Updates:
         """Take the input of an edit, if it is still there."""
         return {self.layout.pictures.picture: shown.picture} if Path(shown.picture).is_file() else {}
+
+
+def painted(mode: object, sent: object) -> SentPicture | None:
+    """Return the mask that paint.js sent, None outside of the Inpaint tab. Raises UserError where there is no paint."""
+    if mode != "inpaint":
+        return None
+    if not sent:
+        raise UserError(NOTHING_PAINTED)
+    return SentPicture.in_base64(str(sent), "The mask")

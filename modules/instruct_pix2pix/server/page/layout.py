@@ -22,6 +22,7 @@ from .panes.prompts import PromptPane, build_prompts
 from .panes.results import ResultsPane, build_progress, build_results
 from .panes.scales import build_scales
 from .panes.settings import SettingsPane, build_settings
+from .strip.layout import StripPane, build_strip
 
 THEMES = ("System", "Light", "Dark")
 
@@ -173,6 +174,7 @@ class Layout:
     board: MatrixBoard
     examples: gr.Gallery
     results: ResultsPane
+    strip: StripPane
     png_info: PngInfoPane
     models: ModelsPane
     preferences: PreferencesPane
@@ -218,6 +220,7 @@ def build(
                             board = build_matrix_board()
                             shown_first = build_examples(examples)
                             results = build_results()
+                    strip = build_strip()
                 with gr.Column(elem_id="img2img_settings", min_width=0):
                     settings = build_settings(scales, count, vaes)
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
@@ -239,6 +242,7 @@ def build(
         board=board,
         examples=shown_first,
         results=results,
+        strip=strip,
         png_info=png_info,
         models=models_pane,
         preferences=preferences,

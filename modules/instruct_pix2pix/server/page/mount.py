@@ -33,11 +33,25 @@ from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
 from .panes.settings import vae_choices
 from .results import Results
+from .strip import routes as strip_routes
+from .strip.handlers import StripHandlers
+from .strip.sessions import Sessions
 
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
-PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "numbers.js", "page.js")
+PAGE_SCRIPTS = (
+    "easel.js",
+    "paint.js",
+    "batch.js",
+    "progress.js",
+    "matrix.js",
+    "models.js",
+    "compare.js",
+    "strip.js",
+    "numbers.js",
+    "page.js",
+)
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -68,15 +82,17 @@ def page(
     def mount(app: FastAPI) -> ASGIApp:
         gradio_compat.set_environment(cache)
         space = UploadSpace(cache, in_use=worker.queue.files)
-        uploads, results = Uploads(space), Results(space, worker.decoding)
+        uploads, results = Uploads(space), Results(space, worker.decoding, outputs)
+        sessions = Sessions(results)
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         sheet_route.add_route(app, worker)
         matrix_routes.add_routes(app, worker)
+        strip_routes.add_routes(app, sessions, results)
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
         models_routes.add_routes(app, catalog, downloads, access)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
-        blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results)
+        blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results, sessions)
         app.router.lifespan_context = _sweeping(space, blocks, downloads)
         script = _text("instruct_pix2pix.js", *PAGE_SCRIPTS)
         served = gr.mount_gradio_app(
@@ -94,7 +110,7 @@ def page(
             pwa=False,
             allowed_paths=[str(EXAMPLES)] if EXAMPLES.is_dir() else [],
             theme=_theme(),
-            css=_text("style.css", "page.css"),
+            css=_text("style.css", "page.css", "strip.css"),
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
@@ -111,6 +127,7 @@ def make(
     uploads: Uploads,
     folder_access: FolderAccess,
     results: Results,
+    sessions: Sessions,
 ) -> gr.Blocks:
     """Make the page; `count` is how many pictures an edit makes unless told otherwise."""
     with gr.Blocks(title="instruct-pix2pix", analytics_enabled=False, fill_width=True) as blocks:
@@ -131,6 +148,7 @@ def make(
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
             form=form,
             png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),
+            strip=StripHandlers(layout, edit, form, sessions),
         )
         connect(blocks, layout, handlers, count)
     return blocks

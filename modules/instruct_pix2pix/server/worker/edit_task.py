@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ...images import Picture, encode_picture
 from ...settings import EditSettings
 from ..small_copy import small_copy, small_size
 from .preview import preview
+from .saved_results import path_of
 from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
 PREVIEW_PAUSE = 40
@@ -52,6 +52,8 @@ class EditRequest:
     """How each result is found."""
     asked: frozenset[str] = frozenset()
     """The settings that a person has named, by their names: see `Search.settled`."""
+    owner: str = ""
+    """A secret of who asks, by which saved results are found again: see `saved_results`."""
 
     @property
     def pixels(self) -> int:
@@ -89,6 +91,8 @@ class EditResult:
     infotext: str
     seconds: float
     """Its share of the batch's time."""
+    number: int = 1
+    """Its place, from 1, among all that were asked for: of those that were skipped there is none."""
     small: bytes | None = None
     """What `small_copy` makes of it."""
     kept: float = 0.0
@@ -224,13 +228,13 @@ class EditTask(Task[EditStatus]):
         while (passed := self._status.batch) < count:
             try:
                 for found in find_each(model, picture, settings, self.search, on_step, together, passed):
-                    result = _result(found, request, alpha, loaded)
-                    self._keep(result, found.edited.beside.notes, request.outputs)
+                    result = _result(found, request, alpha, loaded, self._status.batch + 1)
+                    self._keep(result, found.edited.beside.notes, request)
             except _Skipped:
                 continue  # the next seeds, in a new edit
 
-    def _keep(self, result: EditResult, notes: tuple[str, ...], outputs: Path | None) -> None:
-        saved = {} if outputs is None else _save(result, self, self._status.batch + 1, outputs)
+    def _keep(self, result: EditResult, notes: tuple[str, ...], request: EditRequest) -> None:
+        saved = {} if request.outputs is None else _save(result, self, request.outputs, request.owner)
         with self._changed:
             status = self._status
             self._preview, self._of_batch = None, 0
@@ -295,7 +299,9 @@ class EditTask(Task[EditStatus]):
             self._changed.notify_all()
 
 
-def _result(found: Winner, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel) -> EditResult:
+def _result(
+    found: Winner, request: EditRequest, alpha: Image.Image | None, loaded: LoadedModel, number: int
+) -> EditResult:
     """Return what is kept of an edit: a large picture takes a fraction of its memory as a PNG."""
     edited = found.edited
     text, image = edited.infotext(loaded.model.name, loaded.hash), with_transparency(edited.image, alpha)
@@ -306,6 +312,7 @@ def _result(found: Winner, request: EditRequest, alpha: Image.Image | None, load
         edited.settings,
         text,
         edited.seconds,
+        number=number,
         small=small_copy(image, icc),
         kept=edited.kept,
         relevance=_bounded(edited.relevance),
@@ -327,12 +334,11 @@ def _bounded(grey: Image.Image | None) -> Image.Image | None:
     return grey and grey.resize(small_size(*grey.size), Image.Resampling.BILINEAR)
 
 
-def _save(result: EditResult, task: EditTask, number: int, outputs: Path) -> dict[str, str]:
-    """Save the result of this number, from 1, in the folder of its day; return the fields of the status that say so."""
-    day, moment = time.strftime("%Y-%m-%d %H%M%S", time.localtime(task.submitted_at)).split()
-    mark = hashlib.sha256(task.id.encode()).hexdigest()[:6]  # a client may give several tasks ids that begin alike
+def _save(result: EditResult, task: EditTask, outputs: Path, owner: str) -> dict[str, str]:
+    """Save a result in the folder of its day; return the fields of the status that say so."""
+    path = path_of(outputs, owner, task.id, task.submitted_at, result.number, result.settings.seed)
     try:
-        write_whole(outputs / day / f"{moment}-{mark}-{number:04}-{result.settings.seed}.png", result.png)
+        write_whole(path, result.png)
     except UserError as error:
         return {"unsaved": str(error)}
-    return {"saved": day}
+    return {"saved": path.parent.name}

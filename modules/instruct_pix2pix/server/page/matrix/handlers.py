@@ -17,7 +17,7 @@ from ...worker.matrix_task import MatrixRequest, MatrixTask
 from .. import html
 from ..form import ONE_EDIT, SEARCH, values_of
 from ..form_handlers import FormHandlers
-from ..handlers import EditHandlers
+from ..handlers import EditHandlers, painted
 from ..layout import Layout, Updates
 from ..results import sent_path
 from . import markup
@@ -63,13 +63,14 @@ class MatrixHandlers:
             images = values(str(data[fields.image_cfg] or ""), "image_cfg")
             seeds = _seeds(data[fields.seeds])
             with self.edit.request(data) as request:
+                mask = self.edit.kept_mask(data, request)
                 edit = replace(
                     request, settings=replace(request.settings, count=seeds, batch_size=1), search=Search()
                 )
                 task = self.worker.submit_matrix(MatrixRequest(edit, texts, images))
         except UserError as error:
             return self._problem(str(error))
-        self.edit.results.begin(task.id, str(sent_path(data[layout.pictures.picture])))
+        self.edit.results.begin(task.id, edit.owner, str(sent_path(data[layout.pictures.picture])), mask)
         return {
             memory.followed: task.id,
             memory.last_task: task.id,
@@ -91,7 +92,7 @@ class MatrixHandlers:
         task = self.worker.queue.find(task_id) if isinstance(task_id, str) else None
         return task if isinstance(task, MatrixTask) else None
 
-    def show(self, task: MatrixTask, selected: int | None) -> Updates:
+    def show(self, task: MatrixTask, selected: str | None) -> Updates:
         """Say how a matrix ended; matrix.js shows its cells."""
         status = task.status()
         said = markup.progress(status, len(task.cells), "", 0.0) if status.state.ended else gr.skip()
@@ -105,7 +106,7 @@ class MatrixHandlers:
     # --- a cell ---
 
     def choose(
-        self, wanted: str, followed: str | None, sent: object, mode: str, painted: object, save: bool, stored: object
+        self, wanted: str, followed: str | None, sent: object, mode: str, sent_mask: object, save: bool, stored: object
     ) -> Updates:
         """Make the edit of a cell as Generate would, and set all controls to it, its picture too.
 
@@ -120,9 +121,11 @@ class MatrixHandlers:
                 raise UserError("The server no longer knows this matrix: make it again.")
             before = self._before(task, followed)
             one = task.ordinary(place)
-            mask = str(painted or "") if mode == "inpaint" else None
+            mask = painted(mode, sent_mask)
             save_to = self.edit.outputs if save else None
-            with self.edit.requested(shown.picture, mask, task.checkpoint, one, save_to, Search()) as request:
+            with self.edit.requested(
+                shown.session, shown.picture, mask, task.checkpoint, one, save_to, Search()
+            ) as request:
                 if not task.has_mask(request.mask):
                     raise UserError("Something else is painted over now than in this matrix: make it again.")
                 edit = self.worker.submit(request)
@@ -130,7 +133,7 @@ class MatrixHandlers:
             return {self.board.wanted: "", **self._problem(str(error))}
         if before is not None:
             before.interrupt()
-        self.edit.results.begin(edit.id, shown.picture)
+        self.edit.results.begin(edit.id, shown.session, shown.picture, shown.mask)
         names = [entry.name for entry in self.catalog.entries if entry.path == task.checkpoint]
         known = dict(stored) if isinstance(stored, dict) else {}
         searched = known["search"] if isinstance(known.get("search"), dict) else SEARCH

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from ..strip.layout import build_more_or_less
+
 
 @dataclass(frozen=True)
 class ResultsPane:
     """The results of an edit, and one of them in detail."""
 
     gallery: gr.Gallery
-    selected: gr.State
-    """The place of the result in detail, or None."""
+    selected: gr.Textbox
+    """Hidden: the result in detail, as `results.result_id` names it; strip.js marks it."""
     compare: gr.ImageSlider
     kept_pane: gr.Accordion
     """Around what follows, for a result with a map."""
@@ -26,7 +28,12 @@ class ResultsPane:
     """Around what follows, for a result that was found among several."""
     candidates: gr.Gallery
     infotext: gr.Textbox
+    less: gr.Button
+    more: gr.Button
     use_as_input: gr.Button
+    former: gr.State
+    """What was the picture to edit before each 'Use as input': paths, or None."""
+    give_back: gr.Button
     send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
@@ -43,13 +50,18 @@ def build_progress() -> gr.HTML:
 
 def build_results() -> ResultsPane:
     """Make the pane inside the block that is open: one result, large, what can be done with it, and the others."""
-    selected = gr.State(None)
+    selected = gr.Textbox("", visible="hidden", elem_id="ip2p_selected", label="Result in detail")
+    former = gr.State([])
     with gr.Column(elem_id="ip2p_comparison", min_width=0):
         compare = gr.ImageSlider(
             label="Before / after", elem_id="ip2p_compare", type="filepath", interactive=False, buttons=["fullscreen"]
         )
         with gr.Row(elem_id="ip2p_result_buttons"):
+            less, more = build_more_or_less()
             use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=0)
+            give_back = gr.Button(
+                "Undo: former picture", visible=False, elem_id="ip2p_former_input", size="sm", min_width=0
+            )
             send_to_inpaint = gr.Button("Send to inpaint", elem_id="img2img_send_to_inpaint", size="sm", min_width=0)
             reuse = gr.Button("Reuse settings", elem_id="ip2p_reuse_settings", size="sm", min_width=0)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=0)
@@ -114,7 +126,11 @@ def build_results() -> ResultsPane:
         candidates_pane=candidates_pane,
         candidates=candidates,
         infotext=infotext,
+        less=less,
+        more=more,
         use_as_input=use_as_input,
+        former=former,
+        give_back=give_back,
         send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,
