@@ -65,5 +65,5 @@ def build_strip() -> StripPane:
 
 def build_more_or_less() -> tuple[gr.Button, gr.Button]:
     """Make the buttons that repeat the edit of the shown result and change less, or more."""
-    less = gr.Button("Less change", elem_id="ip2p_less_change", size="sm", min_width=110)
-    return less, gr.Button("More change", elem_id="ip2p_more_change", size="sm", min_width=110)
+    less = gr.Button("Less change", elem_id="ip2p_less_change", size="sm", min_width=0)
+    return less, gr.Button("More change", elem_id="ip2p_more_change", size="sm", min_width=0)
