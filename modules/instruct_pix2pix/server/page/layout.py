@@ -204,6 +204,7 @@ def build(
     `suited` are the settings of the chosen model.
     """
     memory = build_memory()
+    gr.HTML("<h1>instruct-pix2pix</h1>", elem_id="ip2p_title")
     top = build_top_bar(choices, chosen, offer)
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
