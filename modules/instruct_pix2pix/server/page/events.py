@@ -204,7 +204,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         unordered(*wanted),
         unordered(settings.look, settings.looked, layout.progress),
         **events.unread,
-    )
+    ).failure(edit_handlers.looked, None, unordered(settings.look), **events.at_once)
     told = memory.news.click(
         show,
         [memory.followed, results.selected],
