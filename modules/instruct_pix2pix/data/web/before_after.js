@@ -9,10 +9,10 @@
 
     /** Return where the picture lies under the line: its left side and its width, in pixels from the frame's left. */
     function picture(line) {
-        const frame = line.parentElement.getBoundingClientRect();
-        const { naturalWidth, naturalHeight } = line.parentElement.querySelector("img");
-        const width = Math.min(frame.width, (frame.height * naturalWidth) / naturalHeight);
-        return { frame, left: (frame.width - width) / 2, width };
+        const image = line.parentElement.querySelector("img");
+        const [frame, box] = [line.parentElement, image.parentElement].map((one) => one.getBoundingClientRect());
+        const width = Math.min(box.width, (box.height * image.naturalWidth) / image.naturalHeight);
+        return { frame, left: (box.width - width) / 2, width };
     }
 
     /** Return how much, in percent, is shown as it was. */

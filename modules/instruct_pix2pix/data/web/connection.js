@@ -23,9 +23,14 @@
 
     /** Wait; not so long if the network comes back or somebody looks at the page again. */
     const pause = () => new Promise((resolve) => {
-        setTimeout(resolve, BETWEEN_TRIES);
-        window.addEventListener("online", resolve, { once: true });
-        document.addEventListener("visibilitychange", resolve, { once: true });
+        const over = new AbortController();
+        const end = () => {
+            over.abort();
+            resolve();
+        };
+        setTimeout(end, BETWEEN_TRIES);
+        window.addEventListener("online", end, over);
+        document.addEventListener("visibilitychange", end, over);
     });
 
     // --- what the page says ---

@@ -15,15 +15,19 @@
 
     // --- its heir ---
 
-    let held = null; // what has the focus: { element, boxes: [a box around it, its place among the focusable there][] }
+    // What has the focus: { element, boxes: [a box around it, its place among the focusable there][], opener }; the last
+    // is what had it before the dialog around the element, if there is one.
+    let held = null;
 
     document.addEventListener("focusin", ({ target }) => {
+        const outside = held?.opener ?? held?.element;
+        const opener = target.closest("dialog, [role=dialog], [role=alertdialog]") && outside;
         const boxes = [];
         for (let box = target.parentElement; box && box !== document.body; box = box.parentElement) {
             if (boxes.length === LEVELS) break;
             boxes.push([box, focusableIn(box).indexOf(target)]);
         }
-        held = { element: target, boxes };
+        held = { element: target, boxes, opener };
     });
 
     document.addEventListener("focusout", () => {
@@ -34,9 +38,9 @@
         });
     });
 
-    function heirOf({ element, boxes }) {
+    function heirOf({ element, boxes, opener }) {
         const named = [element.id, INSTEAD[element.id]].map((id) => id && document.getElementById(id));
-        const other = named.find((one) => one && isThere(one));
+        const other = [opener, ...named].find((one) => one && isThere(one));
         if (other) return other;
         for (const [box, place] of boxes) {
             const left = isThere(box) ? focusableIn(box) : [];
