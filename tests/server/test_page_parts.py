@@ -356,7 +356,7 @@ def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how:
     with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
         for sent in (file_data(path), {"path": path}, [[{"x": file_data(path)}]]):
             status, told = read_info(client, sent)
-            assert (status, json.loads(told)["detail"]) == (403, "Files are uploaded, not named.")
+            assert (status, json.loads(told)["detail"]) == (403, "The server no longer has this file: choose it again.")
 
 
 def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@
             resolve();
         };
         setTimeout(end, BETWEEN_TRIES);
-        window.addEventListener("online", end, over);
-        document.addEventListener("visibilitychange", end, over);
+        window.addEventListener("online", end, { signal: over.signal });
+        document.addEventListener("visibilitychange", end, { signal: over.signal });
     });
 
     // --- what the page says ---

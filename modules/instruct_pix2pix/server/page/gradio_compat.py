@@ -215,7 +215,7 @@ class GradioGate:
         except (ValueError, RecursionError):
             named, sound = False, False
         if named or not sound:
-            status, sentence = (403, "Files are uploaded, not named.") if named else (422, MISTAKE)
+            status, sentence = (403, "The server no longer has this file: choose it again.") if named else (422, MISTAKE)
             await error_answer(status, sentence)(scope, receive, send)
             return
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
