@@ -50,7 +50,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...text import escape
-from ..responses import error_answer
+from ..responses import Json, error_answer
 from ..security import drain
 from ..upload_space import DiskFull, UploadSpace
 
@@ -162,6 +162,7 @@ MOST_STREAMS = 128
 FILES = re.compile(r"/gradio_api/file=.+")
 
 MISTAKE = "This is not what the page sends: load it again."
+NO_FILE = "The server no longer has this file: choose it again."
 MOST_NAME = 255
 """Bytes of a part of a path; no file system has longer names."""
 
@@ -215,8 +216,9 @@ class GradioGate:
         except (ValueError, RecursionError):
             named, sound = False, False
         if named or not sound:
-            status, sentence = (403, "The server no longer has this file: choose it again.") if named else (422, MISTAKE)
-            await error_answer(status, sentence)(scope, receive, send)
+            status, sentence = (403, NO_FILE) if named else (422, MISTAKE)
+            told = {"error": sentence, "detail": sentence}  # gradio's script shows the one or the other
+            await Json(told, status)(scope, receive, send)
             return
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
