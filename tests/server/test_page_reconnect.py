@@ -129,6 +129,7 @@ def test_a_server_that_died_in_the_middle_comes_back_and_each_tab_goes_on_as_it_
         one.locate("#ip2p_look_first").get_by_text("Show what would be kept").wait_for()
 
         # all is as it was, and works
+        one.locate("#ip2p_keep_rest").get_by_label("off").check()
         one.set("img2img_steps", 3)
         one.set("img2img_batch_count", 1)
         one.generate()
