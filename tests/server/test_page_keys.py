@@ -223,7 +223,8 @@ def test_the_focus_goes_from_generate_to_interrupt_and_back(at_page: Visit) -> N
 def test_the_focus_outlives_the_picture_that_had_it(at_page: Visit) -> None:
     edit(at_page, count=4)
     at_page.generate()
-    at_page.locate("#img2img_gallery .thumbnail-item").nth(3).focus()
+    at_page.locate("#img2img_gallery .thumbnail-item").nth(0).focus()
+    press(at_page, "End")
     at_page.locate("#img2img_gallery .thumbnail-item").nth(3).evaluate("(one) => one.parentElement.remove()")
     at_page.page.wait_for_function(
         "document.activeElement === [...document.querySelectorAll('#img2img_gallery .thumbnail-item')].at(-1)"

@@ -15,8 +15,9 @@
 
     // --- its heir ---
 
-    // What has the focus: { element, boxes: [a box around it, its place among the focusable there][], opener }; the last
-    // is what had it before the dialog around the element, if there is one.
+    // What has the focus: { element, boxes: [a box around it, its place among the focusable there][], opener, byKeys }.
+    // `opener` had it before the dialog around the element, if there is one. Who has only used a mouse is not given an
+    // heir: the next Space, meant to scroll, would press it.
     let held = null;
 
     document.addEventListener("focusin", ({ target }) => {
@@ -27,8 +28,9 @@
             if (boxes.length === LEVELS) break;
             boxes.push([box, focusableIn(box).indexOf(target)]);
         }
-        held = { element: target, boxes, opener };
+        held = { element: target, boxes, opener, byKeys: target.matches(":focus-visible") };
     });
+    document.addEventListener("keydown", () => { if (held) held.byKeys = true; }, true);
 
     document.addEventListener("focusout", () => {
         const was = held;
@@ -52,7 +54,7 @@
     let asked = false;
     function look() {
         asked = false;
-        if (!held || isThere(held.element)) return;
+        if (!held?.byKeys || isThere(held.element)) return;
         const now = document.activeElement;
         if (now && now !== document.body && now !== held.element) return;
         heirOf(held)?.focus({ preventScroll: true });
