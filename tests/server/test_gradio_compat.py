@@ -281,6 +281,11 @@ def test_the_head_script_is_the_first_on_the_page(mounted: tuple[FastAPI, gr.Blo
 # --- in the browser ---
 
 
+def test_one_lost_call_ends_all_events_for_good() -> None:
+    scripts = (file.read_text(encoding="utf-8") for file in FRONTEND.glob("Blocks-*.js"))
+    assert any("if(this.connection_lost)return" in text for text in scripts), gone("what connection.js does")
+
+
 def test_components_lack_what_the_scripts_add() -> None:
     tooltips = {"title", "tooltip"} & set(inspect.signature(gr.Button).parameters)
     assert not tooltips, gone("the tooltips of page.js")

@@ -298,6 +298,12 @@ def test_of_gradios_api_only_what_the_page_uses_is_there(address: str, path: str
         assert httpx.request(method, f"{address}/gradio_api/{path}", trust_env=False).status_code == 404
 
 
+def test_the_start_of_the_server_is_told_and_stays_the_same(address: str) -> None:
+    first, again = (httpx.get(f"{address}/gradio_api/app_id", trust_env=False).json() for _ in range(2))
+    assert first == again and isinstance(first["app_id"], int)
+    assert httpx.post(f"{address}/gradio_api/app_id", trust_env=False).status_code == 404
+
+
 def test_the_page_shows_no_files_but_its_own(address: str) -> None:
     secret = Path(__file__).resolve()
     for path in (secret, "/etc/passwd", f"{EXAMPLES}/../pyproject.toml"):
@@ -356,7 +362,7 @@ def test_a_file_that_was_only_named_is_not_read(address: str, secret: Path, how:
     with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
         for sent in (file_data(path), {"path": path}, [[{"x": file_data(path)}]]):
             status, told = read_info(client, sent)
-            assert (status, json.loads(told)["detail"]) == (403, "Files are uploaded, not named.")
+            assert (status, json.loads(told)["detail"]) == (403, "The server no longer has this file: choose it again.")
 
 
 def test_gradio_itself_refuses_it_too(address: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,8 @@
 (() => {
     "use strict";
 
-    const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
     const SMALL = "?small=true";
     const byId = (id) => document.getElementById(id);
-    const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
     // --- the controls ---
 
@@ -54,11 +52,9 @@
     async function follow(element) {
         for (let again = false; element === board; again = true) {
             const live = Boolean(element.dataset.live) && !document.hidden;
-            let answer;
-            try {
-                answer = await fetch(`matrices/${element.dataset.job}?live=${live}&again=${again}`);
-            } catch {
-                await pause(AFTER_A_LOSS);
+            const answer = await ip2pAsk(`matrices/${element.dataset.job}?live=${live}&again=${again}`);
+            if (!answer) {
+                await ip2pBack();
                 continue;
             }
             if (!answer.ok || element !== board) return;

@@ -61,18 +61,18 @@
     const isPicture = (file) => file.type.startsWith("image/") || /\.(heic|heif|hif)$/i.test(file.name);
     const pictureIn = (data) => [...(data?.files ?? [])].find(isPicture);
 
-    /** Hand a file to the upload field that the server listens to. */
-    function arrive(file) {
-        const info = byId("pnginfo_image");
-        const place = shown(info) ? info : byId("ip2p_arrival");
-        const input = place?.querySelector("input[type=file]");
+    /** Hand a file to an upload field that the server listens to; return whether there is one. */
+    window.ip2pArrive = (file, id) => {
+        const input = byId(id)?.querySelector("input[type=file]");
         if (!input) return false;
         const files = new DataTransfer();
         files.items.add(file);
         input.files = files.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
         return true;
-    }
+    };
+
+    const arrive = (file) => ip2pArrive(file, shown(byId("pnginfo_image")) ? "pnginfo_image" : "ip2p_arrival");
 
     document.addEventListener("paste", (event) => {
         if (ip2pDropped(event.clipboardData)) return event.preventDefault();
@@ -93,12 +93,26 @@
         }
     }, true);
 
-    // --- whenever the page changes: the mask, the tables, and tooltips, since gr.Button has none ---
+    // --- whenever the page changes: names, the mask, the tables, and all else that gradio makes anew ---
 
-    function look() {
+    /** gr.Button has no tooltip, and gr.Gallery calls a picture "Thumbnail 1 of 4" whatever its caption says. */
+    function name() {
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
             button.title = button.textContent.trim();
         }
+        for (const gallery of document.querySelectorAll(".grid-container")) {
+            const pictures = [...gallery.querySelectorAll(".thumbnail-item")];
+            pictures.forEach((picture, i) => {
+                const caption = picture.querySelector(".caption-label")?.innerText.trim();
+                if (caption) picture.setAttribute("aria-label", `${caption}, ${i + 1} of ${pictures.length}`);
+            });
+        }
+    }
+
+    function look() {
+        name();
+        ip2pKeepPicture();
+        ip2pBeforeAfter();
         ip2pPaint();
         ip2pBatch();
         ip2pMatrix();

@@ -22,11 +22,14 @@
         if (!shown) return;
         const wanted = picture()?.getAttribute("src") ?? null;
         if (wanted !== source) {
+            const same = ip2pSamePicture(source, wanted); // on a server that was started again
             source = wanted;
-            strokes = past = future = [];
-            current = null;
-            view?.fit();
-            changed();
+            if (!same) {
+                strokes = past = future = [];
+                current = null;
+                view?.fit();
+                changed();
+            }
         }
         if (shown.getAttribute("src") !== source && source) shown.src = source;
         part(".ip2p-easel").classList.toggle("empty", !source);

@@ -2,9 +2,9 @@
 (() => {
     "use strict";
 
-    const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
     const BETWEEN_RESULTS = 5000; // milliseconds between two changes of the gallery: each takes time from the edit
-    const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+    const OTHER_TABS = 200; // milliseconds in which they must have answered
+    const UNKNOWN = '<p class="ip2p-line">How this stands cannot be told while the server does not answer.</p>';
 
     /** Show HTML in a place. If the elements are the same, change only what differs: a new layout takes time too. */
     function show(place, html) {
@@ -48,10 +48,33 @@
         else delete document.body.dataset[name];
     };
 
-    /** Return which tasks, the last one and the last matrix, this tab had before it was loaded again: other tabs of
-        the browser have their own. `task` is the last one of any. */
-    window.ip2pSeen = (task, matrix) =>
-        [sessionStorage.getItem("ip2p_task") ?? task, sessionStorage.getItem("ip2p_matrix") ?? matrix];
+    // Tabs of this page tell each other which tasks they show.
+    const tabs = new BroadcastChannel(`ip2p ${location.pathname}`);
+    tabs.addEventListener("message", ({ data }) => {
+        if (data.asked && data.asked === followed) tabs.postMessage({ shown: followed });
+    });
+
+    /** Whether another tab shows a task. */
+    const isShownElsewhere = (task) => new Promise((resolve) => {
+        const hear = ({ data }) => { if (data.shown === task) end(true); };
+        const end = (found) => {
+            tabs.removeEventListener("message", hear);
+            resolve(found);
+        };
+        tabs.addEventListener("message", hear);
+        tabs.postMessage({ asked: task });
+        setTimeout(end, OTHER_TABS, false);
+    });
+
+    /** Return the tasks of this tab, the last one and the last matrix, '' for none. `task` is the last one of any tab:
+        one that is opened goes on with it, unless another tab has it. */
+    window.ip2pSeen = async (task, matrix) => {
+        if (sessionStorage.getItem("ip2p_task") === null) {
+            const free = task && !(await isShownElsewhere(task));
+            sessionStorage.setItem("ip2p_task", free ? task : "");
+        }
+        return [sessionStorage.getItem("ip2p_task"), sessionStorage.getItem("ip2p_matrix") ?? matrix];
+    };
 
     /** Show the progress of a task until it has ended, and click News when there is something new to show.
         `begun`: whether the task is new; otherwise the page was opened again, and it may have ended long ago. */
@@ -67,14 +90,14 @@
         mark("ip2pResults", "");
         let shown = Date.now();
         for (let again = false; call === calls; again = true) {
-            let answer;
-            try {
-                answer = await fetch(`jobs/${task}?live=${live && !document.hidden}&again=${again}`);
-            } catch {
-                await pause(AFTER_A_LOSS);
+            const answer = await ip2pAsk(`jobs/${task}?live=${live && !document.hidden}&again=${again}`);
+            if (call !== calls) return;
+            if (!answer) {
+                show(place, UNKNOWN);
+                document.title = `[?] ${title}`;
+                await ip2pBack();
                 continue;
             }
-            if (call !== calls) return;
             const told = answer.ok ? await answer.json() : { html: "", news: "lost", ended: true };
             const more = told.results?.length > results.length && Date.now() - shown >= BETWEEN_RESULTS;
             if (told.news !== news || more) {

@@ -202,7 +202,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         opened_again,
         [memory.settings, memory.last_task, layout.board.shown],
         restored,
-        js="(settings, ...tasks) => [settings, ...ip2pSeen(...tasks)]",  # of this tab, where it has been opened before
+        js="async (settings, ...tasks) => [settings, ...await ip2pSeen(...tasks)]",  # those of this tab
         **events.queued,
     )
     for event, new in [*((event, "true") for event in begun), (found, "false")]:
@@ -214,7 +214,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         unordered(*wanted),
         unordered(settings.look, settings.looked, layout.progress),
         **events.unread,
-    )
+    ).failure(edit_handlers.looked, None, unordered(settings.look), **events.at_once)
     told = memory.news.click(
         show,
         [memory.followed, results.selected],

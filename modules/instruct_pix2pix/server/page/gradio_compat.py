@@ -8,6 +8,12 @@ Workarounds that act in the browser lie in data/web, each with a comment:
 | file                   | what gradio 6.31 does                              | it can go when                         |
 |------------------------|----------------------------------------------------|----------------------------------------|
 | first.js               | its loader asks for a frame for ever (a clock)     | the loader stops its clock             |
+| connection.js          | after one call without an answer it calls no more  | a call that got lost may be repeated   |
+| connection.js          | it waits for ever for an event whose stream ended  | such an event ends with an error       |
+| focus.js               | its lists open again when Tab leaves them          | `gr.Dropdown` closes                   |
+| focus.js               | its lists drop the focus after a choice            | `gr.Dropdown` keeps it                 |
+| arrows.js              | its tabs and galleries know no arrow keys          | they do                                |
+| before_after.js        | its slider of two pictures knows no keys           | `gr.ImageSlider` does                  |
 | progress.js            | its events cost the browser far more than a fetch  | streamed progress is as cheap          |
 | progress.js            | it fetches results only once it shows them         | old pictures stay until new ones come  |
 | progress.js, page.css  | it makes shown and hidden components anew          | `visible` keeps their elements         |
@@ -16,6 +22,7 @@ Workarounds that act in the browser lie in data/web, each with a comment:
 | page.js                | it runs `head` before or after the page is read    | it says when `head` runs               |
 | page.js                | its pictures take no drop once they hold one       | `gr.Image` takes it                    |
 | page.js                | its buttons have no tooltip                        | `gr.Button` has an argument for it     |
+| page.js                | its pictures are named without their captions      | the name has the caption               |
 | page.css               | widths and margins inside components are fixed     | the theme has variables for them       |
 | page.css               | the empty part of a slider is invisible in the dark| the default theme shows it             |
 
@@ -44,7 +51,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...text import escape
-from ..responses import error_answer
+from ..responses import Json, error_answer
 from ..security import drain
 from ..upload_space import DiskFull, UploadSpace
 
@@ -147,6 +154,8 @@ def forget_removed(blocks: gr.Blocks) -> None:
 CALLS = re.compile(r"/gradio_api/(queue/join|run/predict)")
 """Requests that call a handler: their bodies may hold paths."""
 CANCEL, STREAM, UPLOAD = "/gradio_api/cancel", "/gradio_api/queue/data", "/gradio_api/upload"
+START = "/gradio_api/app_id"
+"""Tells which start of the server answers; the page asks when it got no answer."""
 STREAMS = re.compile(r"/gradio_api/(queue/data|upload_progress|heartbeat/\w{1,64})")
 """Requests that are answered bit by bit, for as long as the page is open."""
 MOST_STREAMS = 128
@@ -154,6 +163,7 @@ MOST_STREAMS = 128
 FILES = re.compile(r"/gradio_api/file=.+")
 
 MISTAKE = "This is not what the page sends: load it again."
+NO_FILE = "The server no longer has this file: choose it again."
 MOST_NAME = 255
 """Bytes of a part of a path; no file system has longer names."""
 
@@ -207,8 +217,9 @@ class GradioGate:
         except (ValueError, RecursionError):
             named, sound = False, False
         if named or not sound:
-            status, sentence = (403, "Files are uploaded, not named.") if named else (422, MISTAKE)
-            await error_answer(status, sentence)(scope, receive, send)
+            status, sentence = (403, NO_FILE) if named else (422, MISTAKE)
+            told = {"error": sentence, "detail": sentence}  # gradio's script shows the one or the other
+            await Json(told, status)(scope, receive, send)
             return
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -290,7 +301,7 @@ class GradioGate:
         if path == STREAM:
             (session,) = parse_qs(query.decode("latin-1")).get("session_hash", [""])[:1]
             return session in self.blocks._queue.pending_messages_per_session
-        if STREAMS.fullmatch(path):
+        if STREAMS.fullmatch(path) or (method == "GET" and path == START):
             return True
         return method == "POST" and (path in (CANCEL, UPLOAD) or CALLS.fullmatch(path) is not None)
 

@@ -37,7 +37,7 @@ MOST_FORMER = 20
 
 LOST = "This result is no longer kept: generate again."
 NOTHING_PAINTED = (
-    "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the img2img tab."
+    "Nothing is painted over, so nothing may change: paint over a part of the picture, or go to the tab Picture."
 )
 
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
@@ -88,10 +88,14 @@ class EditHandlers:
         """Say that `look` is under way."""
         return {self.layout.settings.look: gr.update(value="Looking …", interactive=False)}
 
+    def looked(self) -> Updates:
+        """Say that `look` is over, also where it was cut short: the server may be another one by then."""
+        return {self.layout.settings.look: gr.update(value=LOOK, interactive=True)}
+
     def look(self, data: Mapping[Block, Any]) -> Updates:
         """Show what an edit would keep, before it is made."""
         settings = self.layout.settings
-        updates: Updates = {settings.look: gr.update(value=LOOK, interactive=True)}
+        updates = self.looked()
         try:
             with self.request(data) as request:
                 amount, task = request.settings.keep_amount, self.worker.submit_map(request)

@@ -204,6 +204,7 @@ def build(
     and beside the desk the column of settings. On a phone page.css puts them below one another.
     """
     memory = build_memory()
+    gr.HTML("<h1>instruct-pix2pix</h1>", elem_id="ip2p_title")
     top = build_top_bar(choices, chosen, offer)
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"), gr.Column(elem_id="ip2p_edit", min_width=0):

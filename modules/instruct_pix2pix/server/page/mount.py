@@ -41,6 +41,8 @@ ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
 PAGE_SCRIPTS = (
+    "connection.js",
+    "picture.js",
     "easel.js",
     "paint.js",
     "batch.js",
@@ -50,6 +52,11 @@ PAGE_SCRIPTS = (
     "compare.js",
     "strip.js",
     "numbers.js",
+    "blanks.js",
+    "weights.js",
+    "focus.js",
+    "arrows.js",
+    "before_after.js",
     "page.js",
 )
 
@@ -179,7 +186,10 @@ def _sweeping(
 
 
 def _theme() -> gr.themes.Base:
-    """Return the colours of the AUTOMATIC1111 web UI, with fonts that every machine has: none may be fetched."""
+    """Return the colours of the AUTOMATIC1111 web UI, with fonts that every machine has: none may be fetched.
+
+    Text is darker, or in the dark lighter, than gradio's own where that has a contrast below 4.5 : 1.
+    """
     theme = gr.themes.Default(
         primary_hue=gr.themes.colors.orange,
         neutral_hue=gr.themes.colors.gray,
@@ -188,7 +198,24 @@ def _theme() -> gr.themes.Base:
         font=SYSTEM_FONTS,
         font_mono=FIXED_FONTS,
     )
-    return theme.set(block_label_text_weight="500")
+    return theme.set(
+        block_label_text_weight="500",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_600",
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_700",  # page.css has that of the dark, for which there is no name here
+        link_text_color_dark="*secondary_400",
+        link_text_color_visited="*secondary_700",
+        link_text_color_visited_dark="*secondary_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        button_cancel_background_fill=gr.themes.colors.red.c700,
+        button_cancel_background_fill_hover=gr.themes.colors.red.c800,
+    )
 
 
 def _text(*names: str) -> str:

@@ -49,8 +49,8 @@ class PicturePane:
     """What is edited: a picture, a part of it, or a folder (see `BatchTab`)."""
 
     modes: gr.Tabs
-    mode: gr.State
-    """The sub-tab that is open: 'img2img', 'inpaint' or 'batch'."""
+    mode: gr.Textbox
+    """Hidden: the sub-tab that is open, 'img2img', 'inpaint' or 'batch'; in the browser, which outlives the server."""
     img2img_tab: gr.Tab
     inpaint_tab: gr.Tab
     picture: gr.Image
@@ -62,7 +62,7 @@ class PicturePane:
 
 def build_pictures() -> tuple[PicturePane, BatchTab]:
     """Make the pane, and inside its tabs the one for a folder."""
-    mode = gr.State("img2img")
+    mode = gr.Textbox("img2img", visible="hidden", label="Mode")
     arrival = gr.File(visible="hidden", elem_id="ip2p_arrival", label="Picture", file_types=["image", *HEIC])
     with gr.Tabs(elem_id="mode_img2img") as modes:
         with gr.Tab("Picture", id="img2img", elem_id="img2img_img2img_tab") as img2img_tab:
