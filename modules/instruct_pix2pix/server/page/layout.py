@@ -28,6 +28,7 @@ from .edit_layout import (
 from .form import NAMES, SEARCH
 from .matrix.layout import MatrixBoard, build_matrix_board
 from .models_tab.layout import ModelsPane, build_models
+from .photo_offer import PhotoOffer, build_photo_offer
 
 THEMES = ("System", "Light", "Dark")
 
@@ -76,10 +77,16 @@ class TopBar:
     """The name of the checkpoint that was chosen last and can edit."""
     defaults: gr.Button
     """Offers the scales and steps that suit it."""
+    wanted: gr.Textbox
+    """Hidden: the name of the model to use."""
+    use: gr.Button
+    """Hidden: clicked by models.js."""
 
 
 def build_top_bar(choices: list[tuple[str, str]], chosen: str, offer: str) -> TopBar:
     """Make the bar; `choices` are (label, name) of the models, `chosen` is a name, `offer` the text of the offer."""
+    wanted = gr.Textbox("", visible="hidden", label="Model")
+    use = gr.Button("Use", visible="hidden", elem_id="ip2p_use_model")
     with gr.Row(elem_id="ip2p_top"):
         return TopBar(
             checkpoint=gr.Dropdown(
@@ -89,6 +96,8 @@ def build_top_bar(choices: list[tuple[str, str]], chosen: str, offer: str) -> To
             status=gr.HTML("", elem_id="ip2p_status"),
             chosen=gr.State(chosen),
             defaults=gr.Button(offer, elem_id="ip2p_defaults", size="sm", scale=0, visible=bool(offer)),
+            wanted=wanted,
+            use=use,
         )
 
 
@@ -170,6 +179,7 @@ class Layout:
     top: TopBar
     tabs: gr.Tabs
     prompts: PromptPane
+    photo_offer: PhotoOffer
     pictures: PicturePane
     batch: BatchTab
     settings: SettingsPane
@@ -208,6 +218,7 @@ def build(
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
         with gr.Tab("img2img", id="img2img", elem_id="tab_img2img"):
             prompts = build_prompts()
+            photo_offer = build_photo_offer()
             with gr.Row(elem_id="ip2p_work"):
                 with gr.Column(elem_id="img2img_settings", min_width=300):
                     pictures, batch = build_pictures(examples)
@@ -228,6 +239,7 @@ def build(
         top=top,
         tabs=tabs,
         prompts=prompts,
+        photo_offer=photo_offer,
         pictures=pictures,
         batch=batch,
         settings=settings,

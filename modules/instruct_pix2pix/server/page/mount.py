@@ -32,12 +32,22 @@ from .layout import build
 from .matrix import routes as matrix_routes
 from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
+from .photo_offer import PhotoOfferHandler
 from .results import Results
 
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
-PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
+PAGE_SCRIPTS = (
+    "easel.js",
+    "paint.js",
+    "batch.js",
+    "progress.js",
+    "matrix.js",
+    "models.js",
+    "photo_offer.js",
+    "page.js",
+)
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -131,6 +141,7 @@ def make(
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
             form=form,
             png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),
+            photo_offer=PhotoOfferHandler(worker, catalog, uploads, folder_access),
         )
         connect(blocks, layout, handlers, count)
     return blocks
