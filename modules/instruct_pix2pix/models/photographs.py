@@ -16,37 +16,40 @@ Thing = TypeVar("Thing")
 SIDE = 96
 """Of the drawn world, in pixels: a picture is looked at in this size."""
 
-FLAT = 4
-"""Of 255: what an edit's noise and JPEG leave of a flat colour differ by less."""
+REACH, STEP = 3, 3
+"""How far apart two pixels are compared, and by how many of 255 grey levels they have to differ."""
 
-MOST_TEXTURE, MOST_COLOURS = 0.5, 100
+MOST_TEXTURE = 0.3
+"""The share of pixels with texture in a drawing."""
+
+PAPER, COLOURLESS = 155, 8
+"""Half of a pencil drawing, which is hatched, is lighter than this, of 255; its channels lie no further apart."""
 
 
 def is_photograph(image: Image.Image) -> bool:
-    """Whether a picture (RGB) is no landscape of the demo's world, but has the texture and colours of a photograph."""
-    pixels = _small(image)
-    return _texture(pixels) / MOST_TEXTURE + _colours(pixels) / MOST_COLOURS > 1
-
-
-def _small(image: Image.Image) -> np.ndarray:
+    """Whether a picture (RGB, of any size) has the texture of a photograph, as no drawing of the demo's world has."""
     scale = min(1.0, SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return np.asarray(small.filter(ImageFilter.MedianFilter(3)), dtype=np.int16)
+    small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    pixels = np.asarray(small.filter(ImageFilter.MedianFilter(3)), dtype=np.float32)  # noise and JPEG's rings go
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return _texture(grey) > MOST_TEXTURE and not _is_sketch(pixels, grey)
 
 
-def _texture(pixels: np.ndarray) -> float:
-    """Return the share of pixels that differ both from one to the right and from one above it."""
-    beside = np.abs(pixels[1:-1, 2:] - pixels[1:-1, :-2]).max(axis=2)
-    across = np.abs(pixels[2:, :-2] - pixels[:-2, 2:]).max(axis=2)
-    return float(np.mean(np.minimum(beside, across) > FLAT))
+def _texture(grey: np.ndarray) -> float:
+    """Return the share of pixels that differ both from one to the left and from one aslant.
+
+    In a drawing colours change from left to right at outlines alone.
+    """
+    beside = np.abs(grey[REACH:, REACH:] - grey[REACH:, :-REACH])
+    aslant = np.abs(grey[REACH:, :-REACH] - grey[:-REACH, REACH:])
+    differing = np.minimum(beside, aslant) > STEP
+    return float(differing.mean()) if differing.size else 0.0
 
 
-def _colours(pixels: np.ndarray) -> int:
-    """Return how many colours, of 32 shades a channel, nine tenths of the pixels have."""
-    shades = (pixels >> 3).reshape(-1, 3)
-    counts = np.sort(np.unique(shades @ np.array([1024, 32, 1]), return_counts=True)[1])[::-1]
-    return int(np.searchsorted(np.cumsum(counts), 0.9 * len(shades))) + 1
+def _is_sketch(pixels: np.ndarray, grey: np.ndarray) -> bool:
+    colour = pixels.max(axis=2) - pixels.min(axis=2)
+    return float(np.median(grey)) > PAPER and float(colour.mean()) <= COLOURLESS
 
 
 def a_few(pictures: Sequence[Thing]) -> Sequence[Thing]:

@@ -68,7 +68,7 @@
             chooses.click();
             ip2pModels(true);
         } else if (landed.length) {
-            byId("ip2p_models_refresh")?.click();
+            byId("refresh_sd_model_checkpoint").click();
         }
     }
 

@@ -21,7 +21,7 @@ from .gradio_compat import UNREAD, no_progress, unordered
 from .handlers import EditHandlers
 from .layout import Layout, Updates
 from .matrix.handlers import MatrixHandlers
-from .photo_offer import PhotoOfferHandler
+from .photo_offer import PhotoOfferHandlers
 
 Arguments = dict[str, Any]
 """Those of an event, as `gr.Button.click` takes them."""
@@ -36,7 +36,7 @@ class Handlers:
     batch: BatchHandlers
     form: FormHandlers
     png_info: PngInfoHandlers
-    photo_offer: PhotoOfferHandler
+    photo_offer: PhotoOfferHandlers
 
 
 def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> None:
@@ -364,13 +364,13 @@ def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) 
     )
 
 
-def _photo_offer_events(layout: Layout, events: _Events, handler: PhotoOfferHandler) -> None:
+def _photo_offer_events(layout: Layout, events: _Events, handlers: PhotoOfferHandlers) -> None:
     """Look whether the model knows what it is given, whenever either is another."""
     checkpoint, picture, found = layout.top.checkpoint, layout.pictures.picture, layout.photo_offer.found
     drop, folder = layout.batch.fields["drop"], layout.batch.fields["input"]
     gr.on(
         [checkpoint.change, picture.change, drop.change, folder.blur],
-        handler,
+        handlers.look,
         [checkpoint, picture, drop, folder],
         found,
         trigger_mode="always_last",

@@ -32,7 +32,7 @@ from .layout import build
 from .matrix import routes as matrix_routes
 from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
-from .photo_offer import PhotoOfferHandler
+from .photo_offer import PhotoOfferHandlers
 from .results import Results
 
 ROOT = checkout_of() or PACKAGE
@@ -141,7 +141,7 @@ def make(
             batch=BatchHandlers(worker, catalog, layout, uploads=uploads, folder_access=folder_access, outputs=outputs),
             form=form,
             png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),
-            photo_offer=PhotoOfferHandler(worker, catalog, uploads, folder_access),
+            photo_offer=PhotoOfferHandlers(worker, catalog, uploads, folder_access),
         )
         connect(blocks, layout, handlers, count)
     return blocks

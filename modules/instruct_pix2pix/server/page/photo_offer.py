@@ -32,7 +32,7 @@ class PhotoOffer:
     """The banner, and what its script is told."""
 
     found: gr.Textbox
-    """Hidden: what `PhotoOfferHandler` found."""
+    """Hidden: what `PhotoOfferHandlers.look` found."""
 
 
 def build_photo_offer() -> PhotoOffer:
@@ -41,13 +41,13 @@ def build_photo_offer() -> PhotoOffer:
     return PhotoOffer(found=gr.Textbox("", visible="hidden", label="What is edited"))
 
 
-class PhotoOfferHandler:
-    """Looks at what is to be edited."""
+class PhotoOfferHandlers:
+    """The handler of what is to be edited."""
 
     def __init__(self, worker: Worker, catalog: Catalog, uploads: Uploads, folder_access: FolderAccess) -> None:
         self.worker, self.catalog, self.uploads, self.folder_access = worker, catalog, uploads, folder_access
 
-    def __call__(self, chosen: str, picture: object, drop: str, folder: str, request: gr.Request) -> str:
+    def look(self, chosen: str, picture: object, drop: str, folder: str, request: gr.Request) -> str:
         """Return 'photograph' where the demo is chosen and is given one, 'drawn' where it is not; '' for other models.
 
         `picture` is what a picture component sends unread, `drop` the id of pictures that were dropped, `folder` a name

@@ -149,7 +149,8 @@ def photo_offer(
 
     The state is that of a download, 'here' where such a model is, or 'offered'. Arguments as for `offers`.
     """
-    offer, status, here = KNOWN[PHOTO_MODEL], downloads.status(PHOTO_MODEL), model_for_photographs(entries)
+    offer, status = KNOWN[PHOTO_MODEL], downloads.status(PHOTO_MODEL)
+    here = model_for_photographs(entry for entry in entries if entry.path.exists())
     size, going = f"{offer.size / 1e9:.1f} GB", ""
     says = "This looks like a photograph: the demo knows only drawn landscapes, such as the examples."
     hint = f"{_page_of(offer)} · Licence: {escape(offer.licence)}"
