@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.candidates import Search
+from ..errors import UserError
 from ..settings import EditSettings
 from ..text import printable, say
 from .arguments import (
@@ -26,9 +28,11 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..batch.driver import ModelFacts
     from ..batch.planning import BatchRequest
-    from ..batch.units import Control, Executor, Result, Unit
+    from ..batch.units import Control, Executor, Item, Result, Unit
     from ..engine.precision import Machine
 
 
@@ -138,12 +142,13 @@ def run(options: BatchOptions) -> int:
     check_folders(request)
     path, device = options.model.find(), options.model.device
 
-    from ..batch.driver import facts_of, precision_of, run_batch
+    from ..batch.driver import Event, Planned, facts_of, precision_of, run_batch
     from ..batch.units import Control
     from ..engine.edit import resolved
     from ..engine.precision import choose_machine
     from ..engine.process_memory import tune_memory
     from .batch_report import BatchReport, summary_lines
+    from .photo_advice import advise
 
     tune_memory()
     resolved(request.settings)
@@ -164,15 +169,31 @@ def run(options: BatchOptions) -> int:
         facts = facts_of(path, precision)
         execute = _here(path, facts, choose_machine(device, precision), control, options.model.folders)
     report = BatchReport(request, as_json=options.as_json)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Planned) and event.results:
+            advise(path, options.model.folders, _a_few_of(event.plan.items))
+        report(event)
+
     try:
         with report:
-            summary = run_batch(request, facts, execute, report=report, control=control)
+            summary = run_batch(request, facts, execute, report=tell, control=control)
     except KeyboardInterrupt:
         say(f"Stopped: {report.done} of {report.pictures} pictures are done. The same command goes on where it was.")
         return 130
     for line in summary_lines(summary, request):
         say(line)
     return 0 if summary.ok else 1
+
+
+def _a_few_of(items: Sequence[Item]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield names and pixels of some pictures, those that can be read."""
+    from ..images import open_picture
+    from ..models.photographs import a_few
+
+    for item in a_few(items):
+        with contextlib.suppress(UserError):  # told when its turn comes
+            yield item.name, open_picture(item.source).image
 
 
 def _here(

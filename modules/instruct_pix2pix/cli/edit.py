@@ -118,6 +118,7 @@ def run(options: EditOptions) -> int:
     from ..engine.result_size import framed, to_write
     from ..engine.search import find_each
     from .loading import load
+    from .photo_advice import advise
 
     tune_memory()
     settings = resolved(settings)
@@ -125,6 +126,7 @@ def run(options: EditOptions) -> int:
     settings = suited_to(path, settings, options.asked)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
+    advise(path, options.model.folders, [(options.image.name, picture.image)])
 
     model, hash_ = load(path, machine, options.model.folders)
     fit = fitted(model, picture.image, settings, mask and mask.mask, picture.deep)

@@ -94,12 +94,14 @@ def run(options: GridOptions) -> int:
     from ..engine.process_memory import tune_memory
     from ..engine.search import edit_together
     from .loading import load
+    from .photo_advice import advise
 
     tune_memory()
     settings = resolved(settings)
     machine = choose_machine(options.model.device, options.model.precision)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
+    advise(path, options.model.folders, [(options.image.name, picture.image)])
     settings = suited_to(path, settings, options.asked)
     model, hash_ = load(path, machine, options.model.folders)
 

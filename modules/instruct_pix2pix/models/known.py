@@ -147,6 +147,9 @@ KNOWN = {
     ),
 }
 
+PHOTO_MODEL = "instruct-pix2pix-fp16"
+"""The one to begin with: it edits photographs, and is the smallest that does."""
+
 
 def listed() -> Iterator[str]:
     """Yield a line about each, for a sentence: its name, what it is, its size and licence."""

@@ -48,21 +48,32 @@
     let going = []; // names
     let following = false;
 
+    const focusIn = (place, name) => place.querySelector(`[data-name="${CSS.escape(name)}"] button`)?.focus();
+
+    /** Show offers in a place; the focus stays at the one where it was, whose button may be another now. */
+    window.ip2pShowOffers = (place, html) => {
+        const held = place.contains(document.activeElement) && document.activeElement.closest("[data-name]")?.dataset.name;
+        ip2pShow(place, html);
+        if (held && !place.contains(document.activeElement)) focusIn(place, held);
+    };
+
     function showDownloads(told) {
+        if (!told.html) return;
         const place = byId("ip2p_models_more");
-        if (!place || !told.html) return;
-        const held = document.activeElement?.closest?.("#ip2p_models_more [data-name]")?.dataset.name;
-        ip2pShow(place, told.html);
-        if (held && !place.contains(document.activeElement)) {
-            place.querySelector(`[data-name="${CSS.escape(held)}"] button`)?.focus(); // its own button may be another now
-        }
-        const landed = going.some((name) => told.finished.includes(name));
+        if (place) ip2pShowOffers(place, told.html);
+        const landed = going.filter((name) => told.finished.includes(name));
         going = told.going;
-        if (landed) byId("ip2p_models_refresh")?.click();
+        const chooses = ip2pPhotoTold(told.photo, landed);
+        if (chooses) {
+            chooses.click();
+            ip2pModels(true);
+        } else if (landed.length) {
+            byId("refresh_sd_model_checkpoint").click();
+        }
     }
 
     /** Look at the downloads until none is going. */
-    async function follow() {
+    const follow = window.ip2pFollowDownloads = async () => {
         if (following) return;
         following = true;
         do {
@@ -70,10 +81,11 @@
             if (going.length) await wait();
         } while (going.length);
         following = false;
-    }
+    };
 
     /** Ask the server for something, by a button; what is wrong is told at the end of `place`. */
     async function act(button, place, action, name) {
+        const around = document.activeElement === button && button.closest("#ip2p_models_more, #ip2p_photo_offer");
         button.disabled = true;
         place.querySelector(".ip2p-refused")?.remove();
         const told = await asked(`models/downloads/${action}?name=${encodeURIComponent(name)}`, "POST");
@@ -87,6 +99,7 @@
             return;
         }
         showDownloads(told);
+        if (around && !around.contains(document.activeElement)) focusIn(around, name);
         follow();
         if (told.found) document.querySelector(`[data-name="${CSS.escape(told.found)}"] button`)?.focus();
     }
@@ -128,7 +141,7 @@
     }
 
     document.addEventListener("click", (event) => {
-        const button = event.target.closest?.("#ip2p_models button");
+        const button = event.target.closest?.("#ip2p_models button, #ip2p_photo_offer button");
         if (!button) return;
         const { action, hash, use, write: text } = button.dataset;
         const item = button.closest("[data-name]");

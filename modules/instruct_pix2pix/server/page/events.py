@@ -21,6 +21,7 @@ from .gradio_compat import UNREAD, no_progress, unordered
 from .handlers import EditHandlers
 from .layout import Layout, Updates
 from .matrix.handlers import MatrixHandlers
+from .photo_offer import PhotoOfferHandlers
 from .strip.handlers import StripHandlers
 
 Arguments = dict[str, Any]
@@ -37,6 +38,7 @@ class Handlers:
     form: FormHandlers
     png_info: PngInfoHandlers
     strip: StripHandlers
+    photo_offer: PhotoOfferHandlers
 
 
 def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> None:
@@ -49,6 +51,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _number_events(layout, events)
     _picture_events(layout, events, handlers.edit)
     _model_events(layout, events, handlers.form)
+    _photo_offer_events(layout, events, handlers.photo_offer)
     _png_info_events(layout, events, handlers.png_info)
     _form_events(page, layout, events, handlers.form)
     _preference_events(page, layout, events, handlers.edit, count)
@@ -208,6 +211,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     for event, new in [*((event, "true") for event in begun), (found, "false")]:
         follow = f"(job, live) => {{ ip2pFollow(job, live, {new}); }}"
         event.then(**events.browser, js=follow, inputs=[memory.followed, preferences.live])
+    found.then(**events.browser, js="(name) => { ip2pPhotoAgain(name); }", inputs=layout.top.checkpoint)
     settings = layout.settings
     settings.look.click(edit_handlers.looking, None, unordered(settings.look), **events.at_once).then(
         edit_handlers.look,
@@ -244,9 +248,7 @@ def _matrix_events(layout: Layout, events: _Events, matrix_handlers: MatrixHandl
         )
     suited = unordered(*fields)
     layout.top.checkpoint.input(matrix_handlers.suit, layout.top.checkpoint, suited, **events.queued)
-    layout.models.use.click(
-        matrix_handlers.suit, layout.models.wanted, suited, js="() => ip2pWanted()", **events.queued
-    )
+    layout.top.use.click(matrix_handlers.suit, layout.top.wanted, suited, js="() => ip2pWanted()", **events.queued)
     layout.preferences.reset.click(matrix_handlers.reset, None, suited, **events.queued)
     chosen = board.choose.click(
         matrix_handlers.choose,
@@ -377,13 +379,27 @@ def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) 
             **events.browser, js="() => { ip2pModels(true); }"
         )
     models.tab.select(**events.browser, js="() => { ip2pModels(); }")
-    models.use.click(
+    top.use.click(
         form_handlers.use,
-        [models.wanted, *suited],
+        [top.wanted, *suited],
         unordered(*events.model, top.defaults, layout.tabs),
         js="(_, ...values) => [ip2pWanted(), ...values]",
         **events.queued,
     )
+
+
+def _photo_offer_events(layout: Layout, events: _Events, handlers: PhotoOfferHandlers) -> None:
+    """Look whether the model knows what it is given, whenever either is another."""
+    checkpoint, picture, found = layout.top.checkpoint, layout.pictures.picture, layout.photo_offer.found
+    drop, folder = layout.batch.fields["drop"], layout.batch.fields["input"]
+    gr.on(
+        [checkpoint.change, picture.change, drop.change, folder.blur],
+        handlers.look,
+        [checkpoint, picture, drop, folder],
+        found,
+        trigger_mode="always_last",
+        **events.unread,
+    ).then(**events.browser, js="(...told) => { ip2pPhotoOffer(...told); }", inputs=[found, checkpoint])
 
 
 def _png_info_events(layout: Layout, events: _Events, png_info_handlers: PngInfoHandlers) -> None:

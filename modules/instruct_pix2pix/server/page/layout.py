@@ -22,6 +22,7 @@ from .panes.prompts import PromptPane, build_prompts
 from .panes.results import ResultsPane, build_progress, build_results
 from .panes.scales import build_scales
 from .panes.settings import SettingsPane, build_settings
+from .photo_offer import PhotoOffer, build_photo_offer
 from .strip.layout import StripPane, build_strip
 
 THEMES = ("System", "Light", "Dark")
@@ -71,10 +72,16 @@ class TopBar:
     """The name of the checkpoint that was chosen last and can edit."""
     defaults: gr.Button
     """Offers the scales and steps that suit it."""
+    wanted: gr.Textbox
+    """Hidden: the name of the model to use."""
+    use: gr.Button
+    """Hidden: clicked by models.js."""
 
 
 def build_top_bar(choices: list[tuple[str, str]], chosen: str, offer: str) -> TopBar:
     """Make the bar; `choices` are (label, name) of the models, `chosen` is a name, `offer` the text of the offer."""
+    wanted = gr.Textbox("", visible="hidden", label="Model")
+    use = gr.Button("Use", visible="hidden", elem_id="ip2p_use_model")
     with gr.Row(elem_id="ip2p_top"):
         return TopBar(
             checkpoint=gr.Dropdown(
@@ -84,6 +91,8 @@ def build_top_bar(choices: list[tuple[str, str]], chosen: str, offer: str) -> To
             status=gr.HTML("", elem_id="ip2p_status"),
             chosen=gr.State(chosen),
             defaults=gr.Button(offer, elem_id="ip2p_defaults", size="sm", scale=0, visible=bool(offer)),
+            wanted=wanted,
+            use=use,
         )
 
 
@@ -165,6 +174,7 @@ class Layout:
     top: TopBar
     tabs: gr.Tabs
     prompts: PromptPane
+    photo_offer: PhotoOffer
     pictures: PicturePane
     batch: BatchTab
     settings: SettingsPane
@@ -212,6 +222,7 @@ def build(
             with gr.Row(elem_id="ip2p_work"):
                 with gr.Column(elem_id="ip2p_desk", min_width=0):
                     scales = build_scales(suited)
+                    photo_offer = build_photo_offer()
                     with gr.Row(elem_id="ip2p_pair"):
                         with gr.Column(elem_id="ip2p_input", min_width=0):
                             pictures, batch = build_pictures()
@@ -235,6 +246,7 @@ def build(
         top=top,
         tabs=tabs,
         prompts=prompts,
+        photo_offer=photo_offer,
         pictures=pictures,
         batch=batch,
         settings=settings,

@@ -32,6 +32,7 @@ from .matrix import routes as matrix_routes
 from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
 from .panes.settings import vae_choices
+from .photo_offer import PhotoOfferHandlers
 from .results import Results
 from .strip import routes as strip_routes
 from .strip.handlers import StripHandlers
@@ -57,6 +58,7 @@ PAGE_SCRIPTS = (
     "focus.js",
     "arrows.js",
     "before_after.js",
+    "photo_offer.js",
     "page.js",
 )
 
@@ -156,6 +158,7 @@ def make(
             form=form,
             png_info=PngInfoHandlers(layout.png_info, layout.pictures.picture, layout.tabs, form),
             strip=StripHandlers(layout, edit, form, sessions),
+            photo_offer=PhotoOfferHandlers(worker, catalog, uploads, folder_access),
         )
         connect(blocks, layout, handlers, count)
     return blocks

@@ -21,19 +21,10 @@ class ModelsPane:
 
     tab: gr.Tab
     refresh: gr.Button
-    wanted: gr.Textbox
-    """Hidden: the name of the model to use."""
-    use: gr.Button
-    """Hidden: clicked by models.js."""
 
 
 def build_models(tab: gr.Tab) -> ModelsPane:
     """Make the pane inside the tab that is open."""
     refresh = gr.Button("Look again", elem_id="ip2p_models_refresh", size="md", scale=0)
     gr.HTML(PLACE, elem_id="ip2p_models")
-    return ModelsPane(
-        tab,
-        refresh,
-        wanted=gr.Textbox("", visible="hidden", label="Model"),
-        use=gr.Button("Use", visible="hidden", elem_id="ip2p_use_model"),
-    )
+    return ModelsPane(tab, refresh)

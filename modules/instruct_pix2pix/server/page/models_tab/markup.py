@@ -1,4 +1,7 @@
-"""What the tab Models shows: pieces of HTML, everything escaped; models.js acts on their `data-` attributes."""
+"""What the tab Models shows, and the banner over a photograph: pieces of HTML, everything escaped.
+
+models.js acts on their `data-` attributes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 from ....errors import UserError
 from ....models.add_on_cards import AddOnCard
 from ....models.hub import size_text
-from ....models.known import Offer
+from ....models.known import KNOWN, PHOTO_MODEL, Offer
+from ....models.photographs import model_for_photographs
 from ....models.registry import ModelEntry
 from ....text import escape
 from ...downloads import Downloads, DownloadState, DownloadStatus
@@ -22,6 +26,7 @@ NOT_ALLOWED = (
     "Downloads begin only where the server knows who asks: start it without --listen, or with --auth-file; or use the "
     "command 'download'."
 )
+NO_FOLDER = "This server has no models folder: start it with --models-dir."
 
 
 # --- what is here ---
@@ -95,7 +100,7 @@ def offers(
     items = "".join(_offer(name, offer, downloads, names, said, may) for name, offer in downloads.offers.items())
     refused = "" if may else html.line(NOT_ALLOWED)
     if downloads.folder is None:
-        refused = html.line("This server has no models folder: start it with --models-dir.")
+        refused = html.line(NO_FOLDER)
     return (
         '<h3>Get more</h3><p class="ip2p-hint">From huggingface.co, which is asked for nothing until a button is '
         f'pressed.</p>{refused}<ul class="ip2p-offers">{items}</ul>'
@@ -118,16 +123,54 @@ def _offer(
         going, buttons = "", _here_buttons(place, names) if place else _offer_buttons(may and downloads.folder)
         state = "here" if place else "offered"
     else:
-        shown = _bar(status, offer) if status.problem is None else html.line(said(status.problem), "problem")
-        going, buttons = f'<div class="ip2p-offer-going">{shown}</div>', _going_buttons(status) if may else ""
+        going, buttons = _going(status, offer, said), _going_buttons(status) if may else ""
         state = status.state.value
     notes = "".join(f"<p>{escape(note)}</p>" for note in offer.notes[1:])
-    page = f'<a href="{escape(offer.page)}" target="_blank" rel="noreferrer">{escape(offer.repo)}</a>'
     return (
         f'<li data-name="{escape(name)}" data-state="{state}"><div><b>{escape(name)}</b> {escape(offer.about)}'
-        f"<small>{size_text(offer.size)} · {page} · Licence: {escape(offer.licence)}</small>{notes}</div>"
+        f"<small>{size_text(offer.size)} · {_page_of(offer)} · Licence: {escape(offer.licence)}</small>{notes}</div>"
         f'<div class="ip2p-offer-buttons">{buttons}</div>{going}</li>'
     )
+
+
+def _going(status: DownloadStatus, offer: Offer, said: Callable[[UserError], str]) -> str:
+    shown = _bar(status, offer) if status.problem is None else html.line(said(status.problem), "problem")
+    return f'<div class="ip2p-offer-going">{shown}</div>'
+
+
+def _page_of(offer: Offer) -> str:
+    return f'<a href="{escape(offer.page)}" target="_blank" rel="noreferrer">{escape(offer.repo)}</a>'
+
+
+def photo_offer(
+    downloads: Downloads, entries: Iterable[ModelEntry], said: Callable[[UserError], str], *, may: bool
+) -> dict[str, str]:
+    """Return the model for photographs as the banner shows it: its name, its state and the banner's HTML.
+
+    The state is that of a download, 'here' where such a model is, or 'offered'. Arguments as for `offers`.
+    """
+    offer, status = KNOWN[PHOTO_MODEL], downloads.status(PHOTO_MODEL)
+    here = model_for_photographs(entry for entry in entries if entry.path.exists())
+    size, going = f"{offer.size / 1e9:.1f} GB", ""
+    says = "This looks like a photograph: the demo knows only drawn landscapes, such as the examples."
+    hint = f"{_page_of(offer)} · Licence: {escape(offer.licence)}"
+    under_way = status is not None and status.state is not DownloadState.FINISHED
+    if status is not None and under_way and (status.state.going or here is None):
+        state, buttons = status.state.value, _going_buttons(status) if may else ""
+        says = f"The photo model ({size}) is chosen here as soon as all of it has come."
+        going = _going(status, offer, said)
+    elif here is not None:
+        state, hint = "here", f"{escape(here.name)} is here, which was made for photographs."
+        buttons = _button("Choose it", f'data-use="{escape(here.name)}"', f"Choose it: {here.name}")
+    else:
+        allowed = may and downloads.folder is not None
+        state, buttons = "offered", _button(f"Get the photo model ({size})", 'data-action="start"') if allowed else ""
+        hint = hint if allowed else escape(NOT_ALLOWED if downloads.folder else NO_FOLDER)
+    shown = (
+        f'<div data-name="{PHOTO_MODEL}" data-state="{state}"><p role="status">{says}</p><small>{hint}</small>'
+        f'<div class="ip2p-offer-buttons">{buttons}</div>{going}</div>'
+    )
+    return {"name": PHOTO_MODEL, "state": state, "html": shown}
 
 
 def _offer_buttons(may: object) -> str:

@@ -40,8 +40,10 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
 
     def described(request: Request) -> dict[str, object]:
         statuses = {name: downloads.status(name) for name in downloads.offers}
+        said, allowed = words(request).said, may(request)
         return {
-            "html": markup.offers(downloads, catalog.entries, words(request).said, may=may(request)),
+            "html": markup.offers(downloads, catalog.entries, said, may=allowed),
+            "photo": markup.photo_offer(downloads, catalog.entries, said, may=allowed),
             "going": [name for name, one in statuses.items() if one and one.state.going],
             "finished": [name for name, one in statuses.items() if one and one.state is DownloadState.FINISHED],
         }
