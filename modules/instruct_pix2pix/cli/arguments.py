@@ -152,7 +152,7 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
     settings = EditSettings.from_mapping(values)
     read_sampler(settings.sampler)  # a name that is wrong is told before torch is imported
     find_schedule(settings.schedule)
-    for note in network_notes(settings.instruction):
+    for note in network_notes(settings.instruction, settings.negative):
         say(note)
     return settings
 

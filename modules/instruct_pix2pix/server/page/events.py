@@ -128,7 +128,8 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         seed = layout.form["seed"]
         if notes := seed_notes(data[seed]):
             updates[seed] = KNOBS["seed"].check(data[seed])
-        if notes := notes + network_notes(data[layout.form["instruction"]] or ""):
+        texts = (data[layout.form[name]] or "" for name in ("instruction", "negative"))
+        if notes := notes + network_notes(*texts):
             updates[layout.progress] = html.line(" ".join(notes))
         return {**updates, memory.settings: remembered(layout, data)}
 
