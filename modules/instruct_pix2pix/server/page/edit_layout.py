@@ -124,6 +124,9 @@ class PromptPane:
     generate: gr.Button
     interrupt: gr.Button
     skip: gr.Button
+    templates: gr.Dropdown
+    keep: gr.Button
+    """Puts the instruction into the list of templates, and takes it out."""
 
 
 def build_prompts() -> PromptPane:
@@ -156,8 +159,12 @@ def build_prompts() -> PromptPane:
             with gr.Row(elem_id="img2img_stopping"):
                 interrupt = gr.Button("Interrupt", variant="stop", elem_id="img2img_interrupt", min_width=80)
                 skip = gr.Button("Skip", elem_id="img2img_skip", min_width=80)
-            panel.instruction_templates()
-    return PromptPane(instruction, negative, instruction_tokens, negative_tokens, generate, interrupt, skip)
+            with gr.Row(elem_id="ip2p_templates_row"):
+                templates = panel.instruction_templates()
+                keep = tool_button("Keep this instruction in the list", "star", "ip2p_keep_instruction")
+    return PromptPane(
+        instruction, negative, instruction_tokens, negative_tokens, generate, interrupt, skip, templates, keep
+    )
 
 
 # --- picture inputs ---
@@ -459,6 +466,8 @@ class ResultsPane:
     send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
+    open_folder: gr.Button
+    """Shown to who sits at this machine's desktop."""
     sheet: gr.HTML
     """A link to one picture of all that was tried, where that is more than one."""
 
@@ -498,6 +507,9 @@ def build_results() -> ResultsPane:
             )
             reuse = gr.Button("Reuse these settings", elem_id="ip2p_reuse_settings", size="sm", min_width=110)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=110)
+            open_folder = gr.Button(
+                "Open folder", visible=False, elem_id="img2img_open_folder", size="sm", min_width=110
+            )
             sheet = gr.HTML("", visible=False, elem_id="ip2p_sheet", min_width=110)
         with gr.Column(visible=False, elem_id="ip2p_candidates_pane") as candidates_pane:
             candidates = gr.Gallery(
@@ -549,5 +561,6 @@ def build_results() -> ResultsPane:
         send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,
+        open_folder=open_folder,
         sheet=sheet,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from gradio.blocks import Block
 from ...models.checkpoints import SUITED
 from ...prompts import network_notes
 from ...settings import KNOBS, seed_notes
+from ...templates import TEMPLATES
+from ..desktop import has_desktop
 from . import html
 from .batch_handlers import BatchHandlers
 from .form import SEARCH, settings_of
@@ -48,6 +51,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _model_events(layout, events, handlers.form)
     _png_info_events(layout, events, handlers.png_info)
     _form_events(page, layout, events, handlers.form)
+    _template_events(page, layout, events)
     _preference_events(page, layout, events, handlers.edit, count)
 
 
@@ -140,12 +144,16 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         matrix = matrix_handlers.found(task_id)
         return matrix_handlers.show(matrix, selected) if matrix else edit_handlers.show(task_id, selected)
 
-    def opened_again(remembered: object, task_id: object, matrix_id: object) -> Updates:
+    def opened_again(remembered: object, task_id: object, matrix_id: object, request: gr.Request) -> Updates:
         return {
+            results.open_folder: gr.update(visible=has_desktop() and batch_handlers.is_here(request)),
             **edit_handlers.opened(remembered, task_id),
             **matrix_handlers.opened(remembered, task_id, matrix_id),
             **batch_handlers.opened(remembered, task_id),
         }
+
+    def open_folder(task_id: str | None, request: gr.Request) -> Updates:
+        return edit_handlers.open_folder(task_id) if batch_handlers.is_here(request) else {}
 
     wanted: set[Block] = {
         *layout.form.values(),
@@ -180,6 +188,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         *batch.fields.values(),
         *events.form,
         results.selected,
+        results.open_folder,
         *events.board,
         *events.matrix,
         *layout.settings.matrix.fields.values(),
@@ -214,6 +223,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         **events.at_once,
     )
     told.then(**events.browser, js="() => { ip2pShown(); }")
+    results.open_folder.click(open_folder, memory.followed, unordered(layout.progress), **events.queued)
     for button, handler in (
         (prompts.interrupt, edit_handlers.interrupt),
         (prompts.skip, edit_handlers.skip),
@@ -399,13 +409,27 @@ def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers
         page.load(count, inputs, shown, **UNREAD, **events.at_once)
 
 
+def _template_events(page: gr.Blocks, layout: Layout, events: _Events) -> None:
+    """Keep instructions in the list of templates, in the browser."""
+    prompts, own = layout.prompts, json.dumps([template.text for template in TEMPLATES])
+    page.load(**events.browser, js=f"() => ip2pTemplates({own})", outputs=prompts.templates)
+    listed = [prompts.templates, layout.progress]
+    prompts.keep.click(**events.browser, js="() => ip2pKeepInstruction()", outputs=listed)
+    marked: Arguments = {**events.browser, "js": "(text) => { ip2pMarkKept(text); }", "inputs": prompts.instruction}
+    prompts.instruction.change(**marked)
+    page.load(**marked)
+
+
 def _preference_events(
     page: gr.Blocks, layout: Layout, events: _Events, edit_handlers: EditHandlers, count: int
 ) -> None:
-    """Light or dark, and everything back to its default."""
+    """Light or dark, what happens in the end, and everything back to its default."""
     preferences = layout.preferences
     preferences.theme.input(**events.browser, js="(choice) => ip2pTheme(choice)", inputs=preferences.theme)
     page.load(**events.browser, js="() => ip2pTheme()", outputs=preferences.theme)
+    done = preferences.when_done
+    done.input(**events.browser, js="(wanted) => ip2pWhenDone(wanted)", inputs=done, outputs=done)
+    page.load(**events.browser, js="() => ip2pWhenDone()", outputs=done)
     preferences.reset.click(
         edit_handlers.reset(count),
         None,

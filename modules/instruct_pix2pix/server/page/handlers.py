@@ -16,6 +16,7 @@ from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
 from ...settings import EditSettings
+from ..desktop import show_folder
 from ..pictures import SentPicture, decoded
 from ..worker.edit_task import EditRequest, EditStatus, EditTask
 from ..worker.worker import Worker
@@ -222,6 +223,18 @@ class EditHandlers:
         if shown is None or selected is None or not 0 <= selected < len(shown.results):
             return self._problem("This result is no longer kept: generate again.")
         return {self.layout.pictures.picture: shown.files[selected]}
+
+    def open_folder(self, task_id: str | None) -> Updates:
+        """Show the folder where the results of an edit are saved on this machine's desktop."""
+        task = self._task(task_id)
+        folder = self.outputs / (task.status().saved if task is not None else "")
+        try:
+            if not folder.is_dir():
+                raise UserError("Nothing is saved yet: “Save every result” in the Settings tab does that.")
+            show_folder(folder)
+        except UserError as error:
+            return self._problem(str(error))
+        return {}
 
     def send_to_inpaint(self, task_id: str | None, selected: int | None) -> Updates:
         """Make the selected result the picture to edit, in the Inpaint tab, with nothing painted over."""

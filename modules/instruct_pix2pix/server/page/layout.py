@@ -30,6 +30,8 @@ from .matrix.layout import MatrixBoard, build_matrix_board
 from .models_tab.layout import ModelsPane, build_models
 
 THEMES = ("System", "Light", "Dark")
+WHEN_DONE = ("Play a sound", "Show a notification")
+"""What notify.js does, by these names."""
 
 Updates = dict[Block, Any]
 """What a handler returns: the new value of a component, or a `gr.update`."""
@@ -132,6 +134,7 @@ class PreferencesPane:
     theme: gr.Radio
     live: gr.Checkbox
     save: gr.Checkbox
+    when_done: gr.CheckboxGroup
     reset: gr.Button
 
 
@@ -151,12 +154,20 @@ def build_preferences() -> PreferencesPane:
             info="In the folder “outputs” of this program, under the day, each with its settings in it.",
             elem_id="ip2p_save",
         )
+        when_done = gr.CheckboxGroup(
+            list(WHEN_DONE),
+            label="When an edit is done",
+            info="Or a matrix, or a folder. The browser asks before the first notification, which comes while this page "
+            "is not in front.",
+            elem_id="ip2p_when_done",
+        )
+        gr.HTML('<p id="ip2p_when_done_said" class="ip2p-line problem" role="alert"></p>')
         gr.HTML(
             '<p class="ip2p-hint">The settings of the last edit are remembered in this browser, and come back when the '
             "page is opened again.</p>"
         )
         reset = gr.Button("Set everything to its default", elem_id="ip2p_reset", size="md", scale=0)
-    return PreferencesPane(theme, live, save, reset)
+    return PreferencesPane(theme, live, save, when_done, reset)
 
 
 # --- all of it ---

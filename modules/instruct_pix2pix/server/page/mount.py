@@ -22,7 +22,7 @@ from ..folder_access import FolderAccess
 from ..upload_space import UploadSpace
 from ..uploads import Uploads
 from ..worker.worker import Worker
-from . import folder_routes, gradio_compat, html, sheet_route, task_routes
+from . import folder_routes, gradio_compat, html, link_preview, sheet_route, task_routes
 from .batch_handlers import BatchHandlers
 from .edit_layout import vae_choices
 from .events import Handlers, connect
@@ -37,7 +37,17 @@ from .results import Results
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
-PAGE_SCRIPTS = ("easel.js", "paint.js", "batch.js", "progress.js", "matrix.js", "models.js", "page.js")
+PAGE_SCRIPTS = (
+    "easel.js",
+    "paint.js",
+    "batch.js",
+    "progress.js",
+    "notify.js",
+    "matrix.js",
+    "models.js",
+    "saved.js",
+    "page.js",
+)
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -72,6 +82,7 @@ def page(
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         sheet_route.add_route(app, worker)
+        link_preview.add_route(app)
         matrix_routes.add_routes(app, worker)
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
         models_routes.add_routes(app, catalog, downloads, access)
@@ -98,7 +109,8 @@ def page(
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
-        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, space, blocks), _text("first.js"))
+        gate = gradio_compat.GradioGate(served, space, blocks)
+        return gradio_compat.HeadScript(gate, _text("first.js"), lambda scope: link_preview.tags(scope, root_path))
 
     return mount
 

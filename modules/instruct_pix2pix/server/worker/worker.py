@@ -61,8 +61,8 @@ class Worker:
     def submit(self, request: EditRequest, id_: str | None = None) -> EditTask:
         """Put a request at the end of the queue; `id_` is a name that its door may choose for the task.
 
-        Raises UserError for settings that cannot be right (no instruction, an unknown sampler, a LoRA that is not here),
-        as `Search.check` does, and as `TaskQueue.enqueue` does.
+        Raises UserError for settings that cannot be right (no instruction, an unknown sampler or LoRA), as
+        `Search.check` does, and as `TaskQueue.enqueue` does.
         """
         task = EditTask(self.queue, self._resolved(request), id_)
         self.queue.enqueue(task)
