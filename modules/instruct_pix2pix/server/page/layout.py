@@ -157,8 +157,8 @@ def build_preferences() -> PreferencesPane:
         when_done = gr.CheckboxGroup(
             list(WHEN_DONE),
             label="When an edit is done",
-            info="Or a matrix, or a folder. The browser asks before the first notification, which comes while this page "
-            "is not in front.",
+            info="Or a matrix, or a folder. A notification comes while this page is not in front; the browser asks "
+            "whether it may show them.",
             elem_id="ip2p_when_done",
         )
         gr.HTML('<p id="ip2p_when_done_said" class="ip2p-line problem" role="alert"></p>')
