@@ -59,7 +59,7 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
         where = torch.device(device)
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"This machine has no device {device!r}: choose auto, cpu, {', '.join(GPUS[:-1])} or {GPUS[-1]}.") from error
+        raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda, xpu or mps.") from error
     if precision in DTYPES:
         return Machine(where, DTYPES[precision])
     if where.type == "cuda":
