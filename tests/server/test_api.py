@@ -393,6 +393,7 @@ def test_a_lora_acts_as_in_the_web_ui_and_what_is_missing_is_told(server):
     info = json.loads(answer.json()["info"])
     assert 'Lora hashes: "night: ' in info["infotexts"][0] and info["prompt"] == "make it winter <lora:night:1>"
     assert any("'night' 1 of 3 tensors were left out" in note for note in info["notes"])
+    assert "LoRA put on: night at 1." in info["notes"]
     answer = server.post("img2img", **quick(prompt="make it winter <lora:day:1>"))
     assert "There is no LoRA 'day': put its file into models/Lora (there are demo-lcm, night)." in answer.text
     assert str(server.outputs.parent) not in answer.text

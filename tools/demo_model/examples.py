@@ -1,4 +1,4 @@
-"""Draws the pictures in examples/, and with --readme the picture at the head of the README.
+"""Draws the pictures in examples/, and with --readme the one at the head of the README and that of a link to the page.
 
     python -m tools.demo_model.examples
     python -m tools.demo_model.examples --readme
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.server.page import link_preview
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
 from tools.demo_model.autoencoder import DEMO
@@ -44,18 +45,18 @@ README = [
     ("ball", "remove the ball"),
     ("night", "make it summer"),
 ]
+PREVIEW = [README[i] for i in (0, 1, 3, 6)]
 
 
-def strip(seed: int, zoom: int = 2) -> Image.Image:
-    """Edit the examples with the demo model and lay the pairs out with their instructions."""
+def strip(seed: int, edits: list[tuple[str, str]], across: int = 4, zoom: int = 2) -> Image.Image:
+    """Edit examples with the demo model and lay the pairs out with their instructions."""
     model = EditModel.load(DEMO, choose_machine())
     side, gap, text = scenes.SIZE * zoom, 6, 26
-    across = 4
     width, height = 2 * side + gap, side + text
-    down = -(-len(README) // across)
+    down = -(-len(edits) // across)
     page = Image.new("RGB", (across * (width + 3 * gap) - gap, down * (height + 2 * gap)), "white")
     pen = ImageDraw.Draw(page)
-    for i, (name, instruction) in enumerate(README):
+    for i, (name, instruction) in enumerate(edits):
         before = Image.fromarray(scenes.draw(EXAMPLES[name]))
         (edited,) = edit(model, before, EditSettings(instruction=instruction, seed=seed))
         left, top = i % across * (width + 3 * gap) + gap, i // across * (height + 2 * gap)
@@ -69,11 +70,12 @@ def main() -> None:
     """Write the files."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=about)
-    parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
+    parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png and the link preview")
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     if args.readme:
-        strip(args.seed).save(ROOT / "docs" / "edits.png", optimize=True)
+        strip(args.seed, README).save(ROOT / "docs" / "edits.png", optimize=True)
+        strip(args.seed, PREVIEW, across=2, zoom=3).save(link_preview.PICTURE, quality=88)
         return
     (ROOT / "examples").mkdir(exist_ok=True)
     for name, scene in EXAMPLES.items():
