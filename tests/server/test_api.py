@@ -192,7 +192,10 @@ def in_thread(function):
 def test_the_client_sees_progress_and_interrupts_keeping_what_is_finished(server, client):
     long = {"images": [Image.open(HOUSE)], "prompt": "make it winter", "width": 64, "height": 64, "seed": 1}
     thread, made = in_thread(lambda: webuiapi.WebUIApi(port=server.port).img2img(**long, steps=10, n_iter=50))
-    server.wait_until(lambda: server.worker.queue.running and server.worker.queue.running.status().batch >= 2)
+    told: list[dict] = []
+    server.wait_until(lambda: told.append(client.get_progress()) or told[-1]["state"]["job_no"] >= 2)
+    working = [one for one in told if one["state"]["sampling_step"] or one["progress"]]
+    assert working and all(one["eta_relative"] >= 1 for one in working)
     shown = client.get_progress()
     assert 0 < shown["progress"] < 1 and shown["eta_relative"] > 0
     assert shown["state"]["job_count"] == 50 and shown["state"]["job_no"] >= 2

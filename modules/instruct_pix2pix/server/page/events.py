@@ -153,7 +153,8 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         }
 
     def open_folder(task_id: str | None, request: gr.Request) -> Updates:
-        return edit_handlers.open_folder(task_id) if batch_handlers.is_here(request) else {}
+        here = batch_handlers.is_here(request)
+        return edit_handlers.open_folder(task_id) if here else {layout.progress: gr.skip()}
 
     wanted: set[Block] = {
         *layout.form.values(),

@@ -234,7 +234,7 @@ class EditHandlers:
             show_folder(folder)
         except UserError as error:
             return self._problem(str(error))
-        return {}
+        return {self.layout.progress: gr.skip()}
 
     def send_to_inpaint(self, task_id: str | None, selected: int | None) -> Updates:
         """Make the selected result the picture to edit, in the Inpaint tab, with nothing painted over."""
