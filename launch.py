@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -195,17 +196,95 @@ def _pip_install(stage: str) -> None:
 def _torch_index() -> str | None:
     """Return where to get PyTorch when PyPI's build does not fit this machine and pip may look elsewhere.
 
-    PyPI's Linux build brings gigabytes of CUDA, wasted without an NVIDIA GPU; its Windows build uses no GPU.
+    The variable TORCH_INDEX_URL, which is AUTOMATIC1111's, names another place.
     """
-    driver = [Path("/proc/driver/nvidia"), Path("/usr/lib/wsl/lib/nvidia-smi")]
-    has_nvidia = shutil.which("nvidia-smi") is not None or any(path.exists() for path in driver)
-    build = {("linux", False): "cpu", ("win32", True): "cu130"}.get((sys.platform, has_nvidia))
+    asked = os.environ.get("TORCH_INDEX_URL")
+    if asked:
+        return asked
+    build = torch_build()
     if build is None or platform.machine() not in ("x86_64", "AMD64"):
         return None
     config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE).stdout
     if any(word in config for word in (b"index-url", b"find-links", b"no-index")):
         return None  # the person has named a source of packages: use that one
     return f"https://download.pytorch.org/whl/{build}"
+
+
+# --- which build of PyTorch ---
+
+OLD_CUDA = "cu126"
+"""The last build for CUDA 12, for cards from Maxwell (GTX 9xx) to Hopper; from PyTorch 2.15 on there is none."""
+OLDEST_OF_CUDA_13, NEWEST_OF_OLD_CUDA = 7.5, 10.0
+"""Compute capabilities: Turing's (GTX 16xx, RTX 20xx), where CUDA 13 begins; Blackwell's, which 12.6 is without."""
+DRIVER_OF_CUDA_13 = 580.0
+"""The version of the driver that CUDA 13 begins with."""
+WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"
+UNKNOWN_QUESTION = 2
+"""The exit status of nvidia-smi for what it does not know."""
+AMD_BUILD = "rocm7.2"
+AMD_CARDS = {"gfx908", "gfx90a", "gfx942", "gfx950", "gfx1030", "gfx1100", "gfx1101", "gfx1102", "gfx1150", "gfx1151"}
+AMD_CARDS |= {"gfx1200", "gfx1201"}
+"""Those that the build has kernels for."""
+INTEL_CARDS = ("0x56", "0xe2", "0x0b")
+"""How the PCI ids of Intel's own cards begin: Arc A, Arc B, Data Center Max."""
+
+
+def torch_build() -> str | None:
+    """Return the build of PyTorch for this machine's graphics cards, by its name; None for PyPI's.
+
+    PyPI's Linux build is for CUDA 13 and brings gigabytes of it, wasted without an NVIDIA card; its Windows build uses
+    no card at all.
+    """
+    program = shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+    if program is not None or Path("/proc/driver/nvidia").exists():
+        newest = {"linux": None, "win32": "cu130"}.get(sys.platform)
+        return OLD_CUDA if program is not None and needs_old_cuda(nvidia_cards(program)) else newest
+    if sys.platform != "linux":
+        return None
+    if AMD_CARDS & set(amd_cards()):
+        return AMD_BUILD
+    return "xpu" if has_intel_card() else "cpu"
+
+
+def nvidia_cards(program: str) -> list[tuple[float, float]]:
+    """Return the compute capability of each card and the version of its driver; 0 where the driver is too old to say.
+
+    An empty list where there is no card that works.
+    """
+    command = [program, "--query-gpu=compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = said.stdout.decode("utf-8", "replace").splitlines()
+    cards = [re.match(r"\s*(\d+\.\d+),\s*(\d+\.\d+)", line) for line in lines]
+    known = [(float(card.group(1)), float(card.group(2))) for card in cards if card is not None]
+    return [(0.0, 0.0)] if said.returncode == UNKNOWN_QUESTION else known
+
+
+def needs_old_cuda(cards: list[tuple[float, float]]) -> bool:
+    """Whether a card or its driver is too old for CUDA 13, and none is too new for CUDA 12.6."""
+    old = any(capability < OLDEST_OF_CUDA_13 or driver < DRIVER_OF_CUDA_13 for capability, driver in cards)
+    return old and all(capability < NEWEST_OF_OLD_CUDA for capability, _ in cards)
+
+
+def amd_cards(topology: Path = Path("/sys/class/kfd/kfd/topology/nodes")) -> Iterator[str]:
+    """Yield what the driver calls this machine's AMD cards, such as 'gfx1100'."""
+    for file in sorted(topology.glob("*/properties")):
+        with contextlib.suppress(OSError):
+            found = re.search(r"^gfx_target_version (\d+)$", file.read_text(), re.MULTILINE)
+            version = int(found.group(1)) if found is not None else 0
+            yield f"gfx{version // 10000}{version // 100 % 100:x}{version % 100:x}"
+
+
+def has_intel_card(cards: Path = Path("/sys/class/drm")) -> bool:
+    """Whether there is an Intel Arc or Data Center card: those built into older processors are of no use to PyTorch."""
+    for device in cards.glob("card*/device"):
+        with contextlib.suppress(OSError):
+            is_intel = (device / "vendor").read_text().strip() == "0x8086"
+            if is_intel and (device / "device").read_text().strip()[:4] in INTEL_CARDS:
+                return True
+    return False
 
 
 def _python(*words: str) -> int:

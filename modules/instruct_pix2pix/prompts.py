@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from .errors import UserError
+from .text import number_text
 from .variations import variations
 
 BREAK = ("BREAK", -1.0)
@@ -259,7 +260,8 @@ def _show(nodes: list[Node], step: int) -> str:
 
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
-_NETWORK = re.compile(r"<(?P<kind>lora|lyco|hypernet):(?P<rest>[^<>]*)>")
+_NETWORK = re.compile(r"<(?P<kind>lora|lyco|hypernet):(?P<rest>[^<>]*)>", re.IGNORECASE)
+_UNCLOSED = re.compile(r"<(?:lora|lyco):[^<>]*", re.IGNORECASE)
 _WHOLE = re.compile(r"\d+\.?\s*$")
 
 
@@ -274,14 +276,22 @@ def split_and(text: str) -> list[tuple[str, float]]:
     return [_weighted(part) for part in parts] if len(parts) > 1 else [(text.rstrip(), 1.0)]
 
 
-def network_notes(text: str) -> list[str]:
-    """Return a sentence where an instruction asks for a hypernetwork, '<hypernet:name:1>': there are none here.
+def network_notes(text: str, negative: str = "") -> list[str]:
+    """Return a sentence for what a prompt asks for and does not get.
 
-    Raises UserError for too many variations.
+    That is a hypernetwork, '<hypernet:name:1>', for there are none here; a LoRA whose '>' is missing; and one in the
+    negative prompt, which is text there, as in the web UI. Raises UserError for too many variations of `text`.
     """
-    found = [tag[0] for one in variations(text) for tag in _NETWORK.finditer(one) if tag["kind"] == "hypernet"]
-    found = [*dict.fromkeys(found)]
-    return [f"{', '.join(found)[:200]} had no effect: there are no such networks here."] if found else []
+    texts = variations(text)
+    hypernets = [tag[0] for one in texts for tag in _NETWORK.finditer(one) if tag["kind"].lower() == "hypernet"]
+    unclosed = [tag[0] for one in texts for tag in _UNCLOSED.finditer(_NETWORK.sub("", one))]
+    negatives = [tag[0] for tag in _NETWORK.finditer(negative)]
+    told = (
+        (hypernets, "had no effect: there are no such networks here."),
+        (unclosed, "was read as words: a LoRA is written <lora:name:0.8>, with a > at its end."),
+        (negatives, "was read as words of the negative prompt: a LoRA belongs into the instruction."),
+    )
+    return [f"{', '.join(dict.fromkeys(found))[:200].rstrip()} {what}" for found, what in told if found]
 
 
 @dataclass(frozen=True)
@@ -292,17 +302,23 @@ class LoraTag:
     text: float
     unet: float
 
+    @property
+    def weights(self) -> str:
+        """Both in words: '0.8', or '0.5 (text) and 1 (UNet)'."""
+        text, unet = number_text(self.text), number_text(self.unet)
+        return unet if text == unet else f"{text} (text) and {unet} (UNet)"
+
 
 def lora_tags(text: str) -> tuple[LoraTag, ...]:
     """Return the LoRAs that a prompt asks for, each once, in order; weights of one name are added up.
 
     `<lora:name>` has weight 1, `<lora:name:0.5>` that weight, `<lora:name:0.5:1>` one for the text encoder and one for
-    the UNet, which may also be written `te=0.5` and `unet=1`; `lyco` is the same. As in AUTOMATIC1111. Raises UserError
-    for one that cannot be read so.
+    the UNet, which may also be written `te=0.5` and `unet=1`; `lyco` is the same. As in AUTOMATIC1111, but that LORA in
+    capitals is one too. Raises UserError for one that cannot be read so.
     """
     tags: dict[str, LoraTag] = {}
     for found in _NETWORK.finditer(text):
-        if found["kind"] == "hypernet":
+        if found["kind"].lower() == "hypernet":
             continue
         tag = _lora_tag(found[0], found["rest"].split(":"))
         known = tags.get(tag.name, LoraTag(tag.name, 0.0, 0.0))

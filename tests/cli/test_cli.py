@@ -1,12 +1,14 @@
 """The command line as a person meets it: files written, one sentence on stderr, an exit status to rely on."""
 
 import argparse
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,11 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from instruct_pix2pix import images
-from instruct_pix2pix.cli import edit, main
+from instruct_pix2pix.cli import batch_report, edit, main
 from instruct_pix2pix.cli.arguments import suited_to
+from instruct_pix2pix.cli.output import step_bar
+from instruct_pix2pix.engine.candidates import Search
+from instruct_pix2pix.engine.edit import Progress
 from instruct_pix2pix.images import read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
 from tests.helpers.merged import write_merged_demo
@@ -79,13 +84,54 @@ def test_a_lora_and_a_vae_are_looked_up_beside_the_models(tmp_path, capsys):
     save_file(lora, tmp_path / "models" / "Lora" / "night.safetensors")
     words = ["-o", "a.png", "--count", "2", "--models-dir", str(tmp_path / "models"), *QUICK]
     assert main.main(["edit", str(EXAMPLE), "make it winter <lora:night:0.5>", *words]) == 0
-    assert capsys.readouterr().err.count("Of the LoRA 'night' 1 of 3 tensors were left out") == 1
+    told = capsys.readouterr().err
+    assert told.count("Of the LoRA 'night' 1 of 3 tensors were left out") == 1
+    assert told.count("LoRA put on: night at 0.5.") == 1
     read = parse(read_infotext(Path("a-1.png")) or "")
     assert read.instruction == "make it winter <lora:night:0.5>"
     assert re.fullmatch("night: [0-9a-f]{12}", read.fields["Lora hashes"])
     missing = {"There is no LoRA 'day'": ["<lora:day>"], "There is no VAE 'other'": ["x", "--vae", "other"]}
     for said, asked in missing.items():
         assert said in fails(capsys, ["edit", EXAMPLE, *asked, "-o", "b.png", *words[2:]])
+
+
+def test_a_lora_that_is_not_there_is_told_before_a_model_is_loaded(capsys, monkeypatch):
+    monkeypatch.setattr("instruct_pix2pix.cli.loading.load", None)
+    for command, text in (("edit", "make it {a|b <lora:day:1>}"), ("grid", "make it red <lora:day:1>")):
+        assert "There is no LoRA 'day'" in fails(capsys, [command, EXAMPLE, text])
+
+
+class Terminal(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("search", "steps"), [(Search(), 20), (Search(best_of=4), 4 * 8 + 12)], ids=["one", "race"])
+def test_after_the_last_step_the_bar_says_finishing_and_no_time_that_is_left(monkeypatch, search, steps):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    at = Progress(0, 20, (7,), torch.zeros(1, 4, 1, 1), None)  # type: ignore[arg-type] - no bar looks at the plan
+    with step_bar(20, 1, search.steps) as show:
+        for step in range(1, 21):
+            racing = search.candidates > 1 and step <= 8
+            show(replace(at, step=step, seeds=(7,) * (search.candidates if racing else 1)))
+            last = terminal.getvalue().rsplit("\r", 1)[-1]
+            assert ("finishing" in last) == (step == 20)
+        assert f"finishing after {steps} steps" in last and "<" not in last
+        show(replace(at, step=20, enlarged=0.5))
+        assert "full size 50%" in terminal.getvalue().rsplit("\r", 1)[-1]
+
+
+def test_a_folder_tells_of_its_progress_and_never_of_no_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(batch_report, "LINE_SECONDS", -1)
+    Path("in").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(EXAMPLE, Path("in", name))
+    assert main.main(["batch", "in", "out", "make it winter", "--batch-size", "1", "--steps", "1", "--size", "64"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if " of 2 pictures" in line]
+    assert re.fullmatch(r"1 of 2 pictures, about [1-9]\d* s left\.", told[0]) and told[1] == "2 of 2 pictures."
 
 
 def test_several_results_get_numbers_and_seeds_of_their_own(capsys):

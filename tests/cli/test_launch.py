@@ -6,6 +6,7 @@ Real environments and the real pip, kept from any network: the packages are whee
 import ast
 import importlib.util
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -312,6 +313,97 @@ def test_the_quick_checks_are_those_of_the_package_and_its_core(
 def test_the_quick_checks_name_tests_that_are_there() -> None:
     named = [*launch.QUICK_TESTS, *launch.SLOW_AMONG_THEM]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# --- which build of PyTorch ---
+
+
+def nvidia_smi(folder: Path, says: str, status: int = 0) -> str:
+    """Write a program that answers as nvidia-smi, and return a PATH with it."""
+    folder.mkdir()
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\nexit {status}\n")
+    program.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the builds are Linux's")
+@pytest.mark.parametrize(
+    ("says", "status", "build"),
+    [
+        ("8.9, 580.65.06", 0, None),  # PyPI's, for CUDA 13
+        ("7.5, 580.82", 0, None),
+        ("6.1, 580.65.06", 0, "cu126"),  # GTX 10xx
+        ("7.0, 570.86.10", 0, "cu126"),  # Tesla V100
+        ("5.2, 535.183.01", 0, "cu126"),
+        ("8.6, 550.54.14", 0, "cu126"),  # a driver from before CUDA 13
+        ("6.1, 580.82\n8.6, 580.82", 0, "cu126"),
+        ("12.0, 570.86.10", 0, None),  # CUDA 12.6 has no kernels for it
+        ("6.1, 580.82\n12.0, 580.82", 0, None),
+        ('Field "compute_cap" is not a valid field to query.', 2, "cu126"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9, None),
+    ],
+)
+def test_an_old_nvidia_card_or_driver_gets_pytorch_for_cuda_12(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int, build: str | None
+) -> None:
+    monkeypatch.setenv("PATH", nvidia_smi(tmp_path / "bin", says, status))
+    assert launch.torch_build() == build
+
+
+@pytest.mark.parametrize(
+    ("versions", "cards"),
+    [([0, 110000], ["gfx000", "gfx1100"]), ([90010], ["gfx90a"]), ([100300, 120001], ["gfx1030", "gfx1201"])],
+)
+def test_amd_cards_are_known_as_the_builds_name_them(tmp_path: Path, versions: list[int], cards: list[str]) -> None:
+    for number, version in enumerate(versions):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "properties").write_text(f"simd_count 64\ngfx_target_version {version}\nx 1\n")
+    assert list(launch.amd_cards(tmp_path)) == cards
+    assert (launch.AMD_CARDS & set(cards) == set()) == (cards == ["gfx000"])
+
+
+def test_a_processors_own_graphics_is_no_card(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "properties").write_text("gfx_target_version 100306\n")  # Ryzen's, for which there is no build
+    assert not launch.AMD_CARDS & set(launch.amd_cards(tmp_path))
+    assert list(launch.amd_cards(tmp_path / "no such folder")) == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "device", "is_card"),
+    [
+        ("0x8086", "0x56a0", True),  # Arc A770
+        ("0x8086", "0xe20b", True),  # Arc B580
+        ("0x8086", "0x3e92", False),  # UHD 630
+        ("0x1002", "0x5600", False),  # AMD's
+    ],
+)
+def test_intels_own_cards_are_told_from_what_is_in_its_processors(
+    tmp_path: Path, vendor: str, device: str, is_card: bool
+) -> None:
+    (tmp_path / "card0-HDMI-A-1" / "device").mkdir(parents=True)  # a plug of the card
+    folder = tmp_path / "card0" / "device"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(vendor + "\n")
+    (folder / "device").write_text(device + "\n")
+    assert launch.has_intel_card(tmp_path) is is_card
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="the builds are Linux's")
+def test_pytorch_is_fetched_as_it_fits_the_card_or_from_where_a_person_says(
+    project: Path, python: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (project / "requirements.txt").write_text("torch==2.13.0\n")
+    log = tmp_path / "log"
+    code = f"import sys\nwith open({str(log)!r}, 'a') as log: log.write(' '.join(sys.argv[1:]) + '\\n')\n"
+    paths = {"PYTHONPATH": fake_pip(tmp_path / "pip", code), "PATH": nvidia_smi(tmp_path / "bin", "6.1, 580.82")}
+    start(python, project, {**environ, **paths})
+    assert "--index-url https://download.pytorch.org/whl/cu126 torch==2.13.0" in log.read_text()
+    stamp = python.parent.parent / stamps(python)[0]
+    stamp.unlink()
+    start(python, project, {**environ, **paths, "TORCH_INDEX_URL": "https://example.org/whl"})
+    assert "--index-url https://example.org/whl torch==2.13.0" in log.read_text()
 
 
 # --- inside a host ---

@@ -330,10 +330,24 @@ def test_what_asks_for_a_lora_is_left_out_and_told_of():
 
 
 @pytest.mark.parametrize(
+    ("text", "negative", "note"),
+    [
+        ("make it red <lora:night:0.8", "", "<lora:night:0.8 was read as words: a LoRA is written <lora:name:0.8>"),
+        ("a <lora:day <lora:night:1> cat", "", "<lora:day was read as words"),
+        ("a cat", "blurred <lora:night:1>", "<lora:night:1> was read as words of the negative prompt"),
+    ],
+)
+def test_a_lora_that_is_read_as_words_is_told_of(text, negative, note):
+    (told,) = network_notes(text, negative)
+    assert told.startswith(note) and told.endswith(".") and "\n" not in told
+
+
+@pytest.mark.parametrize(
     ("text", "tags"),
     [
         ("a <b> dog <hypernet:x:1>", []),
         ("<lora:night>", [("night", 1, 1)]),
+        ("<LoRA:night:0.5>", [("night", 0.5, 0.5)]),
         ("<lora:night:0.6> and <lyco:day.v2:-1>", [("night", 0.6, 0.6), ("day.v2", -1, -1)]),
         ("<lora:night:0.5:1>", [("night", 0.5, 1)]),
         ("<lora:night:te=0.5:unet=1>", [("night", 0.5, 1)]),

@@ -409,10 +409,24 @@ def test_what_has_no_place_is_named(model, root, picture, bluish):
     save_file({**file, "lora_te2_text_model_x.lora_up.weight": torch.ones(1), "emb.word": torch.ones(1)},
               root / "Lora" / "more.safetensors")
     (edited,) = edit(model, picture, with_lora("more"))
-    (note,) = edited.beside.notes
+    _, note = edited.beside.notes
     assert f"'more' 2 of {len(file) + 2} tensors were left out" in note and "emb.word" in note
     (edited,) = edit(model, picture, with_lora(bluish))
-    assert edited.beside.notes == ()
+    assert len(edited.beside.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ("<lora:bluish>", "LoRA put on: bluish at 1."),
+        ("<lora:BLUISH:-0.50>", "LoRA put on: bluish at -0.5."),
+        ("<lora:bluish:0.5:1>", "LoRA put on: bluish at 0.5 (text) and 1 (UNet)."),
+        ("", None),
+    ],
+)
+def test_what_was_put_on_is_told_in_a_sentence(model, picture, bluish, tag, told):
+    (edited,) = edit(model, picture, replace(QUICK, instruction=f"make it winter {tag}"))
+    assert edited.beside.notes == (() if told is None else (told,))
 
 
 @pytest.mark.parametrize(

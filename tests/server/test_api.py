@@ -192,7 +192,10 @@ def in_thread(function):
 def test_the_client_sees_progress_and_interrupts_keeping_what_is_finished(server, client):
     long = {"images": [Image.open(HOUSE)], "prompt": "make it winter", "width": 64, "height": 64, "seed": 1}
     thread, made = in_thread(lambda: webuiapi.WebUIApi(port=server.port).img2img(**long, steps=10, n_iter=50))
-    server.wait_until(lambda: server.worker.queue.running and server.worker.queue.running.status().batch >= 2)
+    told: list[dict] = []
+    server.wait_until(lambda: told.append(client.get_progress()) or told[-1]["state"]["job_no"] >= 2)
+    working = [one for one in told if one["state"]["sampling_step"] or one["progress"]]
+    assert working and all(one["eta_relative"] >= 1 for one in working)
     shown = client.get_progress()
     assert 0 < shown["progress"] < 1 and shown["eta_relative"] > 0
     assert shown["state"]["job_count"] == 50 and shown["state"]["job_no"] >= 2
@@ -393,6 +396,7 @@ def test_a_lora_acts_as_in_the_web_ui_and_what_is_missing_is_told(server):
     info = json.loads(answer.json()["info"])
     assert 'Lora hashes: "night: ' in info["infotexts"][0] and info["prompt"] == "make it winter <lora:night:1>"
     assert any("'night' 1 of 3 tensors were left out" in note for note in info["notes"])
+    assert "LoRA put on: night at 1." in info["notes"]
     answer = server.post("img2img", **quick(prompt="make it winter <lora:day:1>"))
     assert "There is no LoRA 'day': put its file into models/Lora (there are demo-lcm, night)." in answer.text
     assert str(server.outputs.parent) not in answer.text

@@ -272,10 +272,25 @@ def test_the_argument_head_is_text_for_a_script(client: TestClient) -> None:
 
 
 def test_the_head_script_is_the_first_on_the_page(mounted: tuple[FastAPI, gr.Blocks, list[object]]) -> None:
-    with TestClient(gradio_compat.HeadScript(mounted[0], "ours()")) as client:
+    with TestClient(gradio_compat.HeadScript(mounted[0], "ours()", lambda scope: "")) as client:
         page = client.get("/").text
     assert page.find("<script>ours()</script>") == page.find("<head>") + len("<head>")
     assert page.index("<script") == page.index("<script>ours()")
+
+
+def test_a_link_to_a_page_shows_gradio(client: TestClient) -> None:
+    shown = re.findall(r'<meta property="og:(?:title|image)" content="([^"]*)"', client.get("/").text)
+    assert any("gradio" in text.lower() for text in shown), gone("PREVIEW in HeadScript")
+
+
+def test_a_link_to_a_page_shows_what_we_say_and_nothing_of_gradios(
+    mounted: tuple[FastAPI, gr.Blocks, list[object]],
+) -> None:
+    ours = '<meta property="og:title" content="ours">'
+    with TestClient(gradio_compat.HeadScript(mounted[0], "", lambda scope: ours)) as client:
+        page = client.get("/").text
+    assert re.findall(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>', page) == [ours]
+    assert '<meta charset="utf-8"' in page and 'name="viewport"' in page and "</gradio-app>" in page
 
 
 # --- in the browser ---

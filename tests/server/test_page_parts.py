@@ -155,6 +155,10 @@ def test_of_several_prompts_the_longest_is_counted() -> None:
             EditStatus(state=TaskState.RUNNING, pictures=2, candidates=8, batch_step=5, batch_steps=20),
             "Picture 1 of 2 · 8 candidates · Step 6/20",
         ),
+        (
+            EditStatus(state=TaskState.RUNNING, pictures=2, batch=1, batch_step=20, batch_steps=20, eta=1.0),
+            "Picture 2 of 2 · Finishing nearly done",
+        ),
         (EditStatus(state=TaskState.RUNNING, interrupted=True), "Stopping after this step …"),
         (EditStatus(state=TaskState.INTERRUPTED), "Interrupted before a picture was done."),
         (EditStatus(state=TaskState.FAILED, problem=UserError("No <memory>.")), "No &lt;memory&gt;."),

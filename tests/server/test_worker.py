@@ -31,6 +31,7 @@ from instruct_pix2pix.models.registry import DEMO, model_hash
 from instruct_pix2pix.server.worker import edit_task
 from instruct_pix2pix.server.worker.edit_task import EditRequest, EditResult, EditStatus, EditTask
 from instruct_pix2pix.server.worker.folder_task import FolderTask
+from instruct_pix2pix.server.worker.pace import LEAST_LEFT
 from instruct_pix2pix.server.worker.preview import preview
 from instruct_pix2pix.server.worker.queue import QueueFull, TaskQueue
 from instruct_pix2pix.server.worker.task import TaskState
@@ -95,7 +96,7 @@ def test_progress_counts_the_steps_of_all_pictures_and_the_seconds_left(worker):
     assert steps == sorted(steps) and steps[-1] == 12 and {status.steps for status in seen} == {12}
     assert [status.version for status in seen] == sorted({status.version for status in seen})
     running = [status for status in seen if status.state is TaskState.RUNNING and status.step]
-    assert all(status.eta is not None and status.eta >= 0 for status in running)
+    assert all(status.eta is not None and status.eta >= LEAST_LEFT for status in running)
     assert max(status.batch_step for status in seen) == 4
     assert len(seen[-1].results) == 3 and seen[-1].seconds > 0
 
@@ -423,7 +424,7 @@ def test_progress_counts_the_steps_of_all_candidates_and_goes_on_only(worker, ch
     running = [status for status in seen if status.state is TaskState.RUNNING and status.step]
     assert {status.steps for status in running} == {steps}
     assert {status.candidates for status in running} == {1, 3} and {status.pictures for status in seen} == {2}
-    assert all(status.eta is not None and status.eta >= 0 for status in running)
+    assert all(status.eta is not None and status.eta >= LEAST_LEFT for status in running)
 
 
 def test_a_race_is_interrupted_between_two_of_its_candidates(worker):

@@ -1,4 +1,4 @@
-"""Draws the pictures in examples/, with --pairs what becomes of them, with --readme the picture at the README's head.
+"""Draws the pictures in examples/, with --pairs what becomes of them; with --readme the README's and a link's pictures.
 
     python -m tools.demo_model.examples
     python -m tools.demo_model.examples --pairs
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
+from instruct_pix2pix.server.page import link_preview
 from instruct_pix2pix.server.page.panes.examples import EXAMPLES as SHOWN
 from instruct_pix2pix.server.page.panes.examples import pair_of, picture_of
 from instruct_pix2pix.settings import EditSettings
@@ -47,6 +48,7 @@ README = [
     ("ball", "remove the ball"),
     ("night", "make it summer"),
 ]
+PREVIEW = [README[i] for i in (0, 1, 3, 6)]
 
 
 def write_pairs(seed: int, zoom: int = 2) -> None:
@@ -62,16 +64,15 @@ def write_pairs(seed: int, zoom: int = 2) -> None:
         pair.save(ROOT / "examples" / pair_of(name), quality=85, method=6)
 
 
-def strip(seed: int, zoom: int = 2) -> Image.Image:
-    """Edit the examples with the demo model and lay the pairs out with their instructions."""
+def strip(seed: int, edits: list[tuple[str, str]], across: int = 4, zoom: int = 2) -> Image.Image:
+    """Edit examples with the demo model and lay the pairs out with their instructions."""
     model = EditModel.load(DEMO, choose_machine())
     side, gap, text = scenes.SIZE * zoom, 6, 26
-    across = 4
     width, height = 2 * side + gap, side + text
-    down = -(-len(README) // across)
+    down = -(-len(edits) // across)
     page = Image.new("RGB", (across * (width + 3 * gap) - gap, down * (height + 2 * gap)), "white")
     pen = ImageDraw.Draw(page)
-    for i, (name, instruction) in enumerate(README):
+    for i, (name, instruction) in enumerate(edits):
         before = Image.fromarray(scenes.draw(EXAMPLES[name]))
         (edited,) = edit(model, before, EditSettings(instruction=instruction, seed=seed))
         left, top = i % across * (width + 3 * gap) + gap, i // across * (height + 2 * gap)
@@ -85,12 +86,13 @@ def main() -> None:
     """Write the files."""
     about = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.examples", description=about)
-    parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png")
+    parser.add_argument("--readme", action="store_true", help="edit them, for docs/edits.png and the link preview")
     parser.add_argument("--pairs", action="store_true", help="edit those of the page, for its first view")
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     if args.readme:
-        strip(args.seed).save(ROOT / "docs" / "edits.png", optimize=True)
+        strip(args.seed, README).save(ROOT / "docs" / "edits.png", optimize=True)
+        strip(args.seed, PREVIEW, across=2, zoom=3).save(link_preview.PICTURE, quality=88)
         return
     if args.pairs:
         write_pairs(args.seed)

@@ -76,7 +76,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the choice of a model, of a device and of a precision."""
     add_models_dir(parser)
     parser.add_argument("--model", metavar="NAME", help="a file, or a name that `models` shows")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, xpu or mps (default auto)")
     parser.add_argument(
         "--precision",
         default="auto",
@@ -152,7 +152,7 @@ def settings_of(namespace: argparse.Namespace, *, leave: Collection[str] = ()) -
     settings = EditSettings.from_mapping(values)
     read_sampler(settings.sampler)  # a name that is wrong is told before torch is imported
     find_schedule(settings.schedule)
-    for note in network_notes(settings.instruction):
+    for note in network_notes(settings.instruction, settings.negative):
         say(note)
     return settings
 

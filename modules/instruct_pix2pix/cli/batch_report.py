@@ -77,7 +77,7 @@ class BatchReport:
         if now - self._told > LINE_SECONDS:
             self._told = now
             left = (now - self._began) / bar.n * (bar.total - bar.n)
-            say(f"{bar.n} of {bar.total} pictures, about {_duration(left)} left.")
+            say(f"{bar.n} of {bar.total} pictures{f', about {_duration(max(left, 1))} left' if left else ''}.")
 
     def _ended(self, event: Ended) -> None:
         entry = event.entry

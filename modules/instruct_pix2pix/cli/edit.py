@@ -94,7 +94,8 @@ def run(options: EditOptions) -> int:
     use_huge_pages()
     # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
     from ..images import format_of, open_picture, save_picture
-    from .output import output_names, print_result, result_text, step_bar
+    from ..models.add_ons import AddOnFolders
+    from .output import output_names, print_result, result_text, say_new, step_bar
     from .tried_sheet import TriedSheet
 
     settings, search = options.settings, options.search
@@ -111,6 +112,7 @@ def run(options: EditOptions) -> int:
     if options.contact_sheet:
         sheet = TriedSheet(options.contact_sheet, options.image, outputs, settings, search)
     path = options.model.find()
+    AddOnFolders.near(path, options.model.folders).require_loras(settings.instruction)
 
     from ..engine.edit import fitted, map_of, resolved
     from ..engine.precision import choose_machine
@@ -137,12 +139,18 @@ def run(options: EditOptions) -> int:
         return 0
     alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
     together = settings.batch_size if "batch_size" in options.asked else None
-    with step_bar(settings.steps, settings.results * search.candidates) as show:
+    halves = 1 if mask is not None else 2  # of an edit of the region alone
+
+    notes: set[str] = set()
+
+    def each(steps: int) -> int:
+        return search.steps(steps, halves * steps if settings.zoom else 0)
+
+    with step_bar(settings.steps, settings.results, each) as show:
         results = find_each(model, fit, settings, search, show, together)
-        for number, (found, output, map_) in enumerate(zip(results, outputs, maps, strict=True)):
+        for found, output, map_ in zip(results, outputs, maps, strict=True):
             result = found.edited
-            for note in () if number else result.beside.notes:
-                say(note)
+            say_new(result.beside.notes, notes)
             own, text = result.settings, result.infotext(model.name, hash_)
             pixels = to_write(result, alpha, format_of(output))
             written = save_picture(pixels, output, text, exif=picture.exif, icc=picture.icc)

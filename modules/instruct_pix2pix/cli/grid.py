@@ -79,7 +79,8 @@ def run(options: GridOptions) -> int:
     # Imported here: `--help` need not wait for them, nor for torch who names a file that is not there.
     from ..grid import cells, check, draw, plot_fields, values
     from ..images import open_picture, save_picture
-    from .output import output_names, print_result, step_bar
+    from ..models.add_ons import AddOnFolders
+    from .output import output_names, print_result, say_new, step_bar
 
     text_cfg, image_cfg = values(options.text_cfg, "text_cfg"), values(options.image_cfg, "image_cfg")
     settings = options.settings.require_instruction()
@@ -88,6 +89,7 @@ def run(options: GridOptions) -> int:
     mask = open_picture(options.mask) if options.mask else None
     (output,) = output_names(options.image, options.output, 1, "grid")
     path = options.model.find()
+    AddOnFolders.near(path, options.model.folders).require_loras(settings.instruction)
 
     from ..engine.edit import fitted, resolved
     from ..engine.precision import choose_machine
@@ -110,10 +112,10 @@ def run(options: GridOptions) -> int:
     fit = fitted(model, picture.image, one, mask and mask.mask)
     source = fit.plan.framed(picture.image)
     results: list[Edited] = []
+    notes: set[str] = set()
     with step_bar(settings.steps, len(asked)) as show:
         for result in edit_together(model, fit, asked, show):
-            for note in () if results else result.beside.notes:
-                say(note)
+            say_new(result.beside.notes, notes)
             results.append(result)
             if options.as_json:
                 print_result(_facts(result, source), "", as_json=True)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ..engine.edit import OnStep, Progress
 
 
+FINISHING = "{desc}finishing after {n_fmt} {unit}s [{elapsed}]"
+"""What a bar says after the last step, where no time would be left: the picture is yet to be decoded and written."""
+
+
 def progress_bar(total: int, unit: str) -> tqdm:
     """Return a bar that leaves no trace, and that is not shown where stderr is not a terminal."""
     return tqdm(total=total, unit=unit, leave=False, disable=None)
@@ -62,9 +66,12 @@ def tell_model(path: Path, checkpoint: Checkpoint, notes: Iterable[str]) -> None
 
 
 @contextlib.contextmanager
-def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
-    """Show a bar over the steps of all pictures; what it yields is told of every step."""
-    with progress_bar(steps * pictures, "step") as bar:
+def step_bar(steps: int, pictures: int, each: Callable[[int], int] = int) -> Iterator[OnStep]:
+    """Show a bar over the steps of all pictures; what it yields is told of every step.
+
+    `each` says how many steps a picture takes, those of its candidates included, whose edits have so many.
+    """
+    with progress_bar(each(steps) * pictures, "step") as bar:
 
         def show(progress: Progress) -> None:
             if progress.enlarged:
@@ -72,8 +79,13 @@ def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
                 return
             if progress.within:
                 return
-            bar.total = progress.steps * pictures
+            bar.set_description(refresh=False)
+            if not bar.n:  # at a lower denoising strength there are fewer steps
+                bar.total = each(progress.steps) * pictures
             bar.update(len(progress.seeds))
+            if bar.n >= bar.total:
+                bar.bar_format = FINISHING
+                bar.refresh()
 
         yield show
 
@@ -81,6 +93,15 @@ def step_bar(steps: int, pictures: int) -> Iterator[OnStep]:
 def above_bar() -> AbstractContextManager[None]:
     """Take the bar away while something else is written."""
     return tqdm.external_write_mode(sys.stdout)
+
+
+def say_new(notes: Iterable[str], told: set[str]) -> None:
+    """Say what was not `told` before, above the bar, and add it to that."""
+    with above_bar():
+        for note in notes:
+            if note not in told:
+                say(note)
+    told.update(notes)
 
 
 def print_result(facts: Mapping[str, object], sentence: str, *, as_json: bool) -> None:

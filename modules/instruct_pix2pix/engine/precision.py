@@ -19,6 +19,8 @@ from ..models.user_cache import read_table, write_table
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AUTO, MEASURE = "auto", "measure"
 CHOICES = (AUTO, *DTYPES, MEASURE)
+GPUS = ("cuda", "xpu", "mps")
+"""torch's names for the GPUs of NVIDIA and AMD, of Intel, and of Apple."""
 
 CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 """torch's tests for instructions that multiply bf16."""
@@ -52,18 +54,18 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
     if precision not in CHOICES:
         raise UserError(f"Precision {precision!r} is not known: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = next((name for name in GPUS if torch.get_device_module(name).is_available()), "cpu")
     try:
         where = torch.device(device)
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda or mps.") from error
+        raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda, xpu or mps.") from error
     if precision in DTYPES:
         return Machine(where, DTYPES[precision])
     if where.type == "cuda":
         return Machine(where, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
-    if where.type == "mps":
-        return Machine(where, torch.float16)
+    if where.type in ("mps", "xpu"):
+        return Machine(where, torch.float16 if where.type == "mps" else torch.bfloat16)
     return Machine(where, torch.bfloat16 if cpu_multiplies_bf16(again=precision == MEASURE) else torch.float32)
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..paths import DATA
+from ..prompts import lora_tags
 from ..text import reason_of, writable
+from ..variations import variations
 from .registry import model_dirs
 from .weights_files import metadata
 
@@ -86,6 +88,12 @@ class AddOnFolders:
                 shown = ", ".join(sorted(matches)[:_SHOWN])
                 raise UserError(f"The {kind.name} '{name}' may be any of {shown}: write its folder too.")
         raise self._none(kind, name, files)
+
+    def require_loras(self, instruction: str) -> None:
+        """Raise UserError for a LoRA that an instruction asks for, in any of its variations, and that is not here."""
+        names = dict.fromkeys(tag.name for text in variations(instruction) for tag in lora_tags(text))
+        for name in names:
+            self.find(LORA, name)
 
     def _none(self, kind: AddOnKind, name: str, files: Iterable[str]) -> UserError:
         folders = self.folders(kind)

@@ -111,7 +111,10 @@
             if (!told.ended) mark("ip2pGoing", "yes");
             const share = place.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow");
             document.title = told.ended ? title : `[${share ? `${share}%` : "…"}] ${title}`;
-            if (told.ended) return;
+            if (told.ended) {
+                if (told.kind && !told.stopped && (begun || again)) ip2pDone(place);
+                return;
+            }
         }
     };
 

@@ -165,7 +165,8 @@ class AddOns:
 
     def _merged(self, key: Hashable, paths: Mapping[LoraTag, Path]) -> _MergedLoras:
         loras = [WeightedLora(read_lora(path, self._layers), tag.text, tag.unet) for tag, path in paths.items()]
-        notes = tuple(note for lora in loras for note in lora.file.notes)
+        put_on = ", ".join(f"{path.stem} at {tag.weights}" for tag, path in paths.items())
+        notes = (f"LoRA put on: {put_on}.", *(note for lora in loras for note in lora.file.notes))
         hashes = {tag.name: kohya_hash(path) for tag, path in paths.items()}
         return _MergedLoras(key, merged(loras, self._machine), notes, hashes)
 

@@ -49,7 +49,7 @@ def request_of(
     entry, settings, notes = options.with_changes(body.override_settings or {})
     settings, said = _settings_of(body, settings)
     notes += said
-    notes += network_notes(settings.instruction)
+    notes += network_notes(settings.instruction, settings.negative)
     names = ", ".join(ascii(name[:60]) for name in body.alwayson_scripts or {})
     if names:
         notes.append(f"There are no scripts here: {names} had no effect.")

@@ -67,9 +67,17 @@ def _progress(task: Task[Any] | None, preview: Image.Image | None, count: int) -
     text += [f"{count - 1} more in the queue"] if count > 1 else []
     return {
         "progress": round(status.step / status.steps, 4) if status.steps else 0.0,
-        "eta_relative": round(status.eta or 0.0, 2),
+        "eta_relative": round(_seconds_left(status), 2),
         "state": state,
         "current_image": base64.b64encode(encode_picture(preview, "PNG")).decode() if preview else None,
         "textinfo": ", ".join(text) or None,
         "current_task": task.id if task else None,
     }
+
+
+def _seconds_left(status: TaskStatus) -> float:
+    """Return the seconds until a task is finished; 0 where it has not begun.
+
+    Before its first step as the web UI has them: from the time that it has run, as if a hundredth of it were done.
+    """
+    return status.seconds * 99 if status.eta is None else status.eta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from gradio.blocks import Block
 from ...models.checkpoints import SUITED
 from ...prompts import network_notes
 from ...settings import KNOBS, seed_notes
+from ...templates import TEMPLATES
+from ..desktop import has_desktop
 from . import html
 from .batch_handlers import BatchHandlers
 from .form import SEARCH, settings_of
@@ -54,6 +57,7 @@ def connect(page: gr.Blocks, layout: Layout, handlers: Handlers, count: int) -> 
     _photo_offer_events(layout, events, handlers.photo_offer)
     _png_info_events(layout, events, handlers.png_info)
     _form_events(page, layout, events, handlers.form)
+    _template_events(page, layout, events)
     _preference_events(page, layout, events, handlers.edit, count)
 
 
@@ -137,7 +141,8 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         seed = layout.form["seed"]
         if notes := seed_notes(data[seed]):
             updates[seed] = KNOBS["seed"].check(data[seed])
-        if notes := notes + network_notes(data[layout.form["instruction"]] or ""):
+        texts = (data[layout.form[name]] or "" for name in ("instruction", "negative"))
+        if notes := notes + network_notes(*texts):
             updates[layout.progress] = html.line(" ".join(notes))
         return {**updates, memory.settings: remembered(layout, data)}
 
@@ -148,12 +153,17 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         matrix = matrix_handlers.found(task_id)
         return matrix_handlers.show(matrix, selected) if matrix else edit_handlers.show(task_id, selected)
 
-    def opened_again(remembered: object, task_id: object, matrix_id: object) -> Updates:
+    def opened_again(remembered: object, task_id: object, matrix_id: object, request: gr.Request) -> Updates:
         return {
+            results.open_folder: gr.update(visible=has_desktop() and batch_handlers.is_here(request)),
             **edit_handlers.opened(remembered, task_id),
             **matrix_handlers.opened(remembered, task_id, matrix_id),
             **batch_handlers.opened(remembered, task_id),
         }
+
+    def open_folder(task_id: str | None, request: gr.Request) -> Updates:
+        here = batch_handlers.is_here(request)
+        return edit_handlers.open_folder(task_id) if here else {layout.progress: gr.skip()}
 
     wanted: set[Block] = {
         *layout.form.values(),
@@ -188,6 +198,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         *batch.fields.values(),
         *events.form,
         results.selected,
+        results.open_folder,
         *events.board,
         *events.matrix,
         *layout.settings.matrix.fields.values(),
@@ -227,6 +238,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         **events.at_once,
     )
     told.then(**events.browser, js="() => { ip2pShown(); }")
+    results.open_folder.click(open_folder, memory.followed, unordered(layout.progress), **events.queued)
     for button, handler in (
         (prompts.interrupt, edit_handlers.interrupt),
         (prompts.skip, edit_handlers.skip),
@@ -438,13 +450,27 @@ def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers
         page.load(count, inputs, shown, **UNREAD, **events.at_once)
 
 
+def _template_events(page: gr.Blocks, layout: Layout, events: _Events) -> None:
+    """Keep instructions in the list of templates, in the browser."""
+    prompts, own = layout.prompts, json.dumps([template.text for template in TEMPLATES])
+    page.load(**events.browser, js=f"() => ip2pTemplates({own})", outputs=layout.settings.templates)
+    listed = [layout.settings.templates, layout.progress]
+    layout.settings.keep.click(**events.browser, js="() => ip2pKeepInstruction()", outputs=listed)
+    marked: Arguments = {**events.browser, "js": "(text) => { ip2pMarkKept(text); }", "inputs": prompts.instruction}
+    prompts.instruction.change(**marked)
+    page.load(**marked)
+
+
 def _preference_events(
     page: gr.Blocks, layout: Layout, events: _Events, edit_handlers: EditHandlers, count: int
 ) -> None:
-    """Light or dark, and everything back to its default."""
+    """Light or dark, what happens in the end, and everything back to its default."""
     preferences = layout.preferences
     preferences.theme.input(**events.browser, js="(choice) => ip2pTheme(choice)", inputs=preferences.theme)
     page.load(**events.browser, js="() => ip2pTheme()", outputs=preferences.theme)
+    done = preferences.when_done
+    done.input(**events.browser, js="(wanted) => ip2pWhenDone(wanted)", inputs=done, outputs=done)
+    page.load(**events.browser, js="() => ip2pWhenDone()", outputs=done)
     preferences.reset.click(
         edit_handlers.reset(count),
         None,

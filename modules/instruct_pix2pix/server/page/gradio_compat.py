@@ -36,7 +36,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -362,17 +362,21 @@ def _paths(value: object) -> Iterator[object]:
 
 
 HEAD = b"<head>"
+PREVIEW = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
+"""Tags by which others show a link to the page."""
 
 
 class HeadScript:
-    """Middleware: puts a script at the beginning of the page.
+    """Middleware: puts a script at the beginning of the page, then tags of our own in place of gradio's link preview.
 
     gradio 6.31 sends its argument `head` as text inside its configuration, and adds it to the page when its own modules
-    have long begun. This can go when `head` is part of the HTML, before the first module.
+    have long begun, and no link preview ever sees it: that shows gradio's name, and a picture from another server. This
+    can go when `head` is part of the HTML, before the first module, and such tags are arguments.
     """
 
-    def __init__(self, app: ASGIApp, script: str) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, script: str, tags: Callable[[Scope], str]) -> None:
+        """`tags` returns HTML for a request."""
+        self.app, self.tags = app, tags
         self.head = HEAD + f"<script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -396,7 +400,7 @@ class HeadScript:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            whole = body.replace(HEAD, self.head, 1)
+            whole = PREVIEW.sub(b"", body).replace(HEAD, self.head + self.tags(scope).encode(), 1)
             MutableHeaders(scope=start[0])["content-length"] = str(len(whole))
             await send(start[0])
             await send({**message, "body": whole})

@@ -16,6 +16,7 @@ from ...errors import UserError
 from ...images import Picture, encode_picture
 from ...models.catalog import Catalog
 from ...settings import EditSettings
+from ..desktop import show_folder
 from ..pictures import SentPicture, bytes_of, decoded
 from ..worker.edit_task import EditRequest, EditResult, EditTask
 from ..worker.worker import Worker
@@ -271,6 +272,18 @@ class EditHandlers:
 
     def _formers(self, former: list[str | None]) -> Updates:
         return {self.pane.former: former[-MOST_FORMER:], self.pane.give_back: gr.update(visible=bool(former))}
+
+    def open_folder(self, task_id: str | None) -> Updates:
+        """Show the folder where the results of an edit are saved on this machine's desktop."""
+        task = self._task(task_id)
+        folder = self.outputs / (task.status().saved if task is not None else "")
+        try:
+            if not folder.is_dir():
+                raise UserError("Nothing is saved yet: “Save every result” in the Settings tab does that.")
+            show_folder(folder)
+        except UserError as error:
+            return self._problem(str(error))
+        return {self.layout.progress: gr.skip()}
 
     def send_to_inpaint(self, selected: str | None, sent: object, former: list[str | None]) -> Updates:
         """Make the selected result the picture to edit, in the Inpaint tab, with nothing painted over."""

@@ -20,6 +20,7 @@ from ...text import escape, number_text
 from ...variations import told_apart, variations
 from ..worker.edit_task import Candidate, EditResult, EditStatus
 from ..worker.folder_task import FolderStatus, Stage
+from ..worker.pace import LEAST_LEFT
 from ..worker.task import TaskState, TaskStatus
 
 PREVIEW_QUALITY = 80
@@ -74,7 +75,12 @@ def before_work(status: TaskStatus, model: str, waited: float) -> tuple[str, str
 
 def time_left(status: TaskStatus) -> str:
     """Return '12 s left', or '' where that is not known."""
-    return "" if status.eta is None else f"{duration(status.eta)} left"
+    return "" if status.eta is None else seconds_left(status.eta)
+
+
+def seconds_left(seconds: float) -> str:
+    """Return '12 s left' of work that has not ended."""
+    return "nearly done" if seconds <= LEAST_LEFT else f"{duration(seconds)} left"
 
 
 def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
@@ -82,7 +88,9 @@ def _going(status: EditStatus, model: str, waited: float) -> tuple[str, str]:
         return "Stopping after this step …", ""
     if said := before_work(status, model, waited):
         return said
-    says = f"Step {min(status.batch_step + 1, status.batch_steps)}/{status.batch_steps}"
+    says = f"Step {status.batch_step + 1}/{status.batch_steps}"
+    if status.batch_step >= status.batch_steps:
+        says = "Finishing"  # decoded, enlarged, written
     if status.candidates > 1:
         says = f"{status.candidates} candidates · {says}"
     if status.pictures > 1:

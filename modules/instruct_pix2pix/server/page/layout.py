@@ -26,6 +26,8 @@ from .photo_offer import PhotoOffer, build_photo_offer
 from .strip.layout import StripPane, build_strip
 
 THEMES = ("System", "Light", "Dark")
+WHEN_DONE = ("Play a sound", "Show a notification")
+"""What notify.js does, by these names."""
 
 Updates = dict[Block, Any]
 """What a handler returns: the new value of a component, or a `gr.update`."""
@@ -136,6 +138,7 @@ class PreferencesPane:
     theme: gr.Radio
     live: gr.Checkbox
     save: gr.Checkbox
+    when_done: gr.CheckboxGroup
     reset: gr.Button
 
 
@@ -155,12 +158,20 @@ def build_preferences() -> PreferencesPane:
             info="In the folder “outputs” of this program, under the day, each with its settings in it.",
             elem_id="ip2p_save",
         )
+        when_done = gr.CheckboxGroup(
+            list(WHEN_DONE),
+            label="When an edit is done",
+            info="Or a matrix, or a folder. A notification comes while this page is not in front; the browser asks "
+            "whether it may show them.",
+            elem_id="ip2p_when_done",
+        )
+        gr.HTML('<p id="ip2p_when_done_said" class="ip2p-line problem" role="alert"></p>')
         gr.HTML(
             '<p class="ip2p-hint">The settings of the last edit are remembered in this browser, and come back when the '
             "page is opened again.</p>"
         )
         reset = gr.Button("Set everything to its default", elem_id="ip2p_reset", size="md", scale=0)
-    return PreferencesPane(theme, live, save, reset)
+    return PreferencesPane(theme, live, save, when_done, reset)
 
 
 # --- all of it ---

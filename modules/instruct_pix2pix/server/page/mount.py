@@ -22,7 +22,7 @@ from ..folder_access import FolderAccess
 from ..upload_space import UploadSpace
 from ..uploads import Uploads
 from ..worker.worker import Worker
-from . import folder_routes, gradio_compat, html, sheet_route, task_routes
+from . import folder_routes, gradio_compat, html, link_preview, sheet_route, task_routes
 from .batch_handlers import BatchHandlers
 from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
@@ -48,8 +48,10 @@ PAGE_SCRIPTS = (
     "paint.js",
     "batch.js",
     "progress.js",
+    "notify.js",
     "matrix.js",
     "models.js",
+    "saved.js",
     "compare.js",
     "strip.js",
     "numbers.js",
@@ -96,6 +98,7 @@ def page(
         folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         sheet_route.add_route(app, worker)
+        link_preview.add_route(app)
         matrix_routes.add_routes(app, worker)
         strip_routes.add_routes(app, sessions, results)
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
@@ -123,7 +126,8 @@ def page(
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
-        return gradio_compat.HeadScript(gradio_compat.GradioGate(served, space, blocks), _text("first.js"))
+        gate = gradio_compat.GradioGate(served, space, blocks)
+        return gradio_compat.HeadScript(gate, _text("first.js"), lambda scope: link_preview.tags(scope, root_path))
 
     return mount
 

@@ -13,6 +13,7 @@ from ..folder_access import FolderAccess
 from ..worker.edit_task import EditTask
 from ..worker.folder_task import FolderTask
 from ..worker.matrix_task import MatrixTask
+from ..worker.task import TaskState
 from ..worker.worker import Worker
 from . import html, wording
 from .matrix import markup as matrix_markup
@@ -38,7 +39,8 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, task.status().seconds / 10))
             await asyncio.wait([asyncio.wrap_future(task.last_status)], timeout=pause)
         here = places.is_here(request.client.host if request.client else None, request.headers)
-        return {"kind": task.kind, **await asyncio.to_thread(_described, task, live, places, here, results)}
+        described = await asyncio.to_thread(_described, task, live, places, here, results)
+        return {"kind": task.kind, **described, "stopped": task.status().state is TaskState.INTERRUPTED}
 
 
 def _described(

@@ -20,6 +20,7 @@ from ...files import write_whole
 from ...images import Picture, encode_picture
 from ...settings import EditSettings
 from ..small_copy import small_copy, small_size
+from .pace import Pace
 from .preview import preview
 from .saved_results import path_of
 from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskState, TaskStatus
@@ -152,7 +153,7 @@ class EditTask(Task[EditStatus]):
         status = EditStatus(steps=count * self.search.steps(steps), batch_steps=steps, pictures=count)
         super().__init__(queue, request.checkpoint, status, id_)
         self._request: EditRequest | None = request
-        self._stepped = 0.0  # time.monotonic()
+        self._pace = Pace()
         self._computed = 0  # steps of pictures, without those that were skipped
         self._of_batch = 0  # steps of pictures in the present batch
         self._each = 0  # steps that a picture takes
@@ -181,7 +182,7 @@ class EditTask(Task[EditStatus]):
         """
         with self._changed:
             left = self._left() if self._status.state is TaskState.RUNNING else None
-            if time.monotonic() >= self._preview_due and left is not None and left >= PREVIEW_LEFT:
+            if time.monotonic() >= self._preview_due and left is not None and left > PREVIEW_LEFT:
                 self._preview_wanted = True
                 self._changed.wait_for(lambda: not self._preview_wanted, PREVIEW_PATIENCE)
             return self._preview
@@ -193,10 +194,7 @@ class EditTask(Task[EditStatus]):
                 self._skip = self._status.batch
 
     def _left(self) -> float | None:
-        if not self._computed:
-            return None
-        each = (self._stepped - self._began) / self._computed
-        return max(0.0, each * (self._status.steps - self._status.step) - (time.monotonic() - self._stepped))
+        return self._pace.left(self._status.steps - self._status.step, time.monotonic())
 
     def _forget(self) -> None:
         self._request = self._preview = None  # pictures are large
@@ -217,6 +215,7 @@ class EditTask(Task[EditStatus]):
             raise UserError(f"{shown} are too many at once: make {most} at most.")
         alpha = request.picture.alpha and framed(request.picture.alpha, plan, settings)
         self._begin(loaded)
+        self._pace.reach(0, self._began)
         self._preview_due = self._began + PREVIEW_FROM
         factor = model.config.vae.factor
         picture = FittedPicture.by(plan, request.picture.image, request.mask, factor, deep)
@@ -266,8 +265,9 @@ class EditTask(Task[EditStatus]):
                 self._of_batch += size
             begun = self._of_batch + int(size * progress.within)
             step = max(status.step, status.batch * self._each + begun)
-            self._computed += step - status.step
-            self._stepped = time.monotonic()
+            if step > status.step:
+                self._computed += step - status.step
+                self._pace.reach(self._computed, time.monotonic())
             self._change(
                 step=step,
                 steps=status.pictures * self._each,

@@ -16,6 +16,7 @@ from ...batch.local_executor import Admit, UnitRunner, local_executor
 from ...batch.planning import BatchRequest
 from ...batch.units import Control, Item
 from ...errors import Interrupted, UserError
+from .pace import Pace
 from .task import LoadedModel, OwnQueue, Task, TaskState, TaskStatus
 
 MOST_ROWS = 200
@@ -130,10 +131,8 @@ class FolderTask(Task[FolderStatus]):
         self._table = FolderTable()
         self._places: dict[str, int] = {}  # of the pictures that have not ended, by name
         self._wrote: Counter[str] = Counter()  # results of pictures that have not ended
-        # time.monotonic() of these events; the first two are moved on by pauses
-        self._work_began = 0.0
-        self._last_step = 0.0
-        self._paused_at = 0.0
+        self._pace = Pace()
+        self._paused_at = 0.0  # time.monotonic()
         self._timer: threading.Timer | None = None
 
     @property
@@ -199,9 +198,7 @@ class FolderTask(Task[FolderStatus]):
             self._timer.cancel()
             self._timer = None
         if self._status.paused:
-            now = time.monotonic()
-            self._work_began += now - self._paused_at
-            self._last_step += now - self._paused_at
+            self._pace.pause(time.monotonic() - self._paused_at)
             self._change(paused=False)
 
     def _stop(self) -> None:
@@ -216,10 +213,7 @@ class FolderTask(Task[FolderStatus]):
 
     def _left(self) -> float | None:
         status = self._status
-        if not status.step or status.paused:
-            return None
-        each = (self._last_step - self._work_began) / status.step
-        return max(0.0, each * (status.steps - status.step) - (time.monotonic() - self._last_step))
+        return None if status.paused else self._pace.left(status.steps - status.step, time.monotonic())
 
     # --- the table ---
 
@@ -243,7 +237,6 @@ class FolderTask(Task[FolderStatus]):
         config = loaded.model.config
         facts = ModelFacts(config.size, config.vae.factor, loaded.hash, loaded.model.machine.precision)
         self._begin(loaded)
-        self._work_began = self._last_step = time.monotonic()
         execute = local_executor(UnitRunner(loaded.model, loaded.hash, self._admit), self._control)
         summary = run_batch(self.request, facts, execute, report=self._on_event, control=self._control)
         summary.reasons = {}  # the rows and the journal have them
@@ -274,7 +267,8 @@ class FolderTask(Task[FolderStatus]):
                 self._table.put(TableRow(place, name, Stage.WAITING, 0, source=sources.get(name)), None)
         else:
             self._table.counts[Stage.WAITING] += len(names)
-        self._work_began = self._last_step = self._paused_at = time.monotonic()
+        self._paused_at = time.monotonic()
+        self._pace.reach(0, self._paused_at)
         origins = tuple(sorted(plan.origins.items()))
         notes = (*self._status.notes, *plan.notes)
         self._change(planned=True, pictures=len(names), steps=event.results, origins=origins, notes=notes)
@@ -314,7 +308,7 @@ class FolderTask(Task[FolderStatus]):
 
     def _step(self, by: int) -> None:
         if by:
-            self._last_step = time.monotonic()
+            self._pace.reach(self._status.step + by, time.monotonic())
         self._change(step=self._status.step + by)
 
 

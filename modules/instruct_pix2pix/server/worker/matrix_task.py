@@ -18,6 +18,7 @@ from ...images import encode_picture
 from ...settings import EditSettings
 from ..small_copy import small_copy
 from .edit_task import PREVIEW_PAUSE, EditRequest
+from .pace import Pace
 from .preview import sheet
 from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskStatus
 
@@ -106,8 +107,7 @@ class MatrixTask(Task[MatrixStatus]):
         self._mask = _digest(edit.mask)
         self._request: EditRequest | None = edit
         self._done = 0.0  # steps of cells
-        self._stepped = 0.0  # time.monotonic()
-        self._first: tuple[float, float] | None = None  # both after the first step, which cells of a seed share
+        self._pace = Pace()  # from the second step on: cells of a seed share the first
         self._coarse_wanted = True
         self._coarse_due = 0.0  # time.monotonic()
 
@@ -165,9 +165,9 @@ class MatrixTask(Task[MatrixStatus]):
         with self._changed:
             if self._status.interrupted:
                 raise Interrupted
-            self._stepped, self._done = time.monotonic(), (progress.step + progress.within) * count
-            if self._first is None and progress.step:
-                self._first = self._stepped, self._done
+            self._done = (progress.step + progress.within) * count
+            if progress.step:
+                self._pace.reach(self._done, time.monotonic())
             self._change(step=int(self._done), steps=progress.steps * count)
             wanted = self._coarse_wanted and not progress.within
         if wanted:
@@ -200,11 +200,7 @@ class MatrixTask(Task[MatrixStatus]):
             self._change(results=(*status.results, cell), sheets=sheets, notes=notes)
 
     def _left(self) -> float | None:
-        if self._first is None or self._done <= self._first[1]:
-            return None
-        began, done = self._first
-        each = (self._stepped - began) / (self._done - done)
-        return max(0.0, each * (self._status.steps - self._done) - (time.monotonic() - self._stepped))
+        return self._pace.left(self._status.steps - self._done, time.monotonic())
 
     def _forget(self) -> None:
         self._request = None  # pictures are large

@@ -69,7 +69,7 @@ class TaskStatus:
     seconds: float = 0.0
     """Since the work began, without loading and queueing."""
     eta: float | None = None
-    """Seconds until it is finished; None as long as that is not known."""
+    """Seconds until it is finished, never less than `pace.LEAST_LEFT`; None as long as that is not known."""
     model: str = ""
     model_hash: str = ""
     interrupted: bool = False

@@ -20,6 +20,7 @@ from ...engine.loading.loader import find_config
 from ...engine.model import EditModel
 from ...engine.precision import DTYPES, Machine
 from ...engine.process_memory import give_back
+from ...models.add_ons import AddOnFolders
 from ...models.checkpoints import inspect, model_files, vae_names
 from ...models.registry import model_hash
 from ..budget import Budget
@@ -60,22 +61,22 @@ class Worker:
     def submit(self, request: EditRequest, id_: str | None = None) -> EditTask:
         """Put a request at the end of the queue; `id_` is a name that its door may choose for the task.
 
-        Raises UserError for settings that cannot be right (no instruction, an unknown sampler), as `Search.settled`
-        does, and as `TaskQueue.enqueue` does.
+        Raises UserError for settings that cannot be right (no instruction, an unknown sampler or LoRA), as
+        `Search.settled` does, and as `TaskQueue.enqueue` does.
         """
-        task = EditTask(self.queue, _resolved(request), id_)
+        task = EditTask(self.queue, self._resolved(request), id_)
         self.queue.enqueue(task)
         return task
 
     def submit_map(self, request: EditRequest, id_: str | None = None) -> MapTask:
         """Put the question where an edit would change its picture at the end of the queue. Raises as `submit`."""
-        task = MapTask(self.queue, _resolved(request), id_)
+        task = MapTask(self.queue, self._resolved(request), id_)
         self.queue.enqueue(task)
         return task
 
     def submit_matrix(self, request: MatrixRequest, id_: str | None = None) -> MatrixTask:
         """Put a matrix of edits at the end of the queue. Raises as `submit`, and for too many cells."""
-        task = MatrixTask(self.queue, replace(request, edit=_resolved(request.edit)), id_)
+        task = MatrixTask(self.queue, replace(request, edit=self._resolved(request.edit)), id_)
         self.queue.enqueue(task)
         return task
 
@@ -139,10 +140,10 @@ class Worker:
             self._loaded = loaded
         return loaded
 
-
-def _resolved(request: EditRequest) -> EditRequest:
-    settings, search = resolved(request.settings.require_instruction()), request.search
-    settings = search.settled(settings, request.asked)
-    if search.strength is not None:  # scales are looked for around those of the model
-        settings = inspect(request.checkpoint).suited.fill(settings, {"steps"})
-    return replace(request, settings=settings)
+    def _resolved(self, request: EditRequest) -> EditRequest:
+        settings, search = resolved(request.settings.require_instruction()), request.search
+        settings = search.settled(settings, request.asked)
+        AddOnFolders.near(request.checkpoint, self._models).require_loras(settings.instruction)
+        if search.strength is not None:  # scales are looked for around those of the model
+            settings = inspect(request.checkpoint).suited.fill(settings, {"steps"})
+        return replace(request, settings=settings)

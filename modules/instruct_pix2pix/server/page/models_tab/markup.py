@@ -209,7 +209,7 @@ def _bar(status: DownloadStatus, offer: Offer) -> str:
         says = f"{came} · waiting for the hub …"
     elif status.speed:
         says = f"{came} · {size_text(round(status.speed))}/s"
-        left = "" if status.left is None else f"{html.duration(status.left)} left"
+        left = "" if status.left is None else html.seconds_left(status.left)
     return html.bar(share, says, left)
 
 

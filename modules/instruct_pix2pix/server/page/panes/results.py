@@ -37,6 +37,8 @@ class ResultsPane:
     send_to_inpaint: gr.Button
     reuse: gr.Button
     download: gr.DownloadButton
+    open_folder: gr.Button
+    """Shown to who sits at this machine's desktop."""
     sheet: gr.HTML
     """A link to one picture of all that was tried, where that is more than one."""
 
@@ -65,6 +67,7 @@ def build_results() -> ResultsPane:
             send_to_inpaint = gr.Button("Send to inpaint", elem_id="img2img_send_to_inpaint", size="sm", min_width=0)
             reuse = gr.Button("Reuse settings", elem_id="ip2p_reuse_settings", size="sm", min_width=0)
             download = gr.DownloadButton("Download", elem_id="ip2p_download", size="sm", min_width=0)
+            open_folder = gr.Button("Open folder", visible=False, elem_id="img2img_open_folder", size="sm", min_width=0)
             sheet = gr.HTML("", visible=False, elem_id="ip2p_sheet", min_width=0)
     gallery = gr.Gallery(
         label="Results",
@@ -134,5 +137,6 @@ def build_results() -> ResultsPane:
         send_to_inpaint=send_to_inpaint,
         reuse=reuse,
         download=download,
+        open_folder=open_folder,
         sheet=sheet,
     )

@@ -66,11 +66,16 @@ class SettingsPane(ScalesPane):
     swap: gr.Button
     dice: gr.Button
     recycle: gr.Button
+    templates: gr.Dropdown
+    keep: gr.Button
+    """Puts the instruction into the list of templates, and takes it out."""
 
 
 def build_settings(scales: ScalesPane, count: int, vaes: list[str]) -> SettingsPane:
     """Make the column; `count` is how many pictures an edit makes unless told otherwise, `vaes` as in `vae_choices`."""
-    panel.instruction_templates()
+    with gr.Row(elem_id="ip2p_templates_row"):
+        templates = panel.instruction_templates()
+        keep = tool_button("Keep this instruction in the list", "star", "ip2p_keep_instruction")
     made = {
         **_build_counts(count),
         **_build_keeping(),
@@ -80,7 +85,7 @@ def build_settings(scales: ScalesPane, count: int, vaes: list[str]) -> SettingsP
         **_build_sizes(),
         **_build_more(vaes),
     }
-    return SettingsPane(**vars(scales), **made)
+    return SettingsPane(**vars(scales), **made, templates=templates, keep=keep)
 
 
 # Each of these makes controls of SettingsPane, by their names there.
