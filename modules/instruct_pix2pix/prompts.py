@@ -261,7 +261,7 @@ def _show(nodes: list[Node], step: int) -> str:
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?|\d*\.\d+)")
 _NETWORK = re.compile(r"<(?P<kind>lora|lyco|hypernet):(?P<rest>[^<>]*)>", re.IGNORECASE)
-_UNCLOSED = re.compile(r"<(?:lora|lyco):[^<>]*", re.IGNORECASE)
+_UNCLOSED = re.compile(r"<(?:lora|lyco):[^<>\s]*", re.IGNORECASE)
 _WHOLE = re.compile(r"\d+\.?\s*$")
 
 

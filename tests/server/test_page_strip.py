@@ -575,7 +575,7 @@ def test_after_a_restart_the_strip_has_what_was_saved_and_says_what_is_gone(site
         item(visited, 7).locator(".ip2p-pin[aria-pressed=true]").wait_for()
         visited.open_tab("Settings")
         visited.locate("#ip2p_save input").uncheck()
-        visited.locate("#tabs").get_by_role("tab", name="img2img", exact=True).first.click()
+        visited.open_tab("img2img")
         make(visited, 20)
         stored = visited.page.evaluate("({ ...sessionStorage })")
     with served_page(tmp_path) as (address, worker):

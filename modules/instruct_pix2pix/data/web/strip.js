@@ -2,11 +2,9 @@
 (() => {
     "use strict";
 
-    const AFTER_A_LOSS = 2000; // milliseconds before a server that did not answer is asked again
     const OTHER_TABS = 200; // milliseconds in which they must have answered
     const KEPT = { session: "ip2p_session", stored: "ip2p_strip" }; // keys of the browser's two storages
     const byId = (id) => document.getElementById(id);
-    const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
     const part = (selector) => document.querySelector(`#ip2p_strip ${selector}`);
 
     let results = []; // what the server last told, the newest first
@@ -90,7 +88,7 @@
                 render();
                 return;
             }
-            await pause(AFTER_A_LOSS);
+            await ip2pBack();
             if (call !== calls) return;
         }
     }
@@ -191,9 +189,11 @@
 
     // --- what can be done with a result ---
 
-    function show(id) {
+    async function show(id) {
         [wanted, current, awaited] = [id, id, true];
         mark();
+        await update(); // a server that was started again has to be told first
+        if (!itemOf(id)) return;
         byId("ip2p_strip_choose").click();
         if (id === shown) reveal();
     }
@@ -237,10 +237,12 @@
 
     // --- large, and side by side ---
 
-    function compare(ids) {
+    async function compare(ids) {
         first = null;
         mark();
         if (ids.length > 1) say("");
+        await update();
+        if (!ids.every(itemOf)) return;
         ip2pCompare(ids, { results: () => results, address, show });
     }
 
@@ -327,10 +329,5 @@
         if (shown) document.body.dataset.ip2pResults = "yes"; // see progress.js
         if (shown === wanted) reveal();
         if (byId("ip2p_strip")) mark();
-    };
-
-    /** 'Use as input' was taken back; the button that did it may be gone, and the focus with it. */
-    window.ip2pGaveBack = () => {
-        if (document.activeElement === document.body) byId("ip2p_use_as_input")?.focus();
     };
 })();

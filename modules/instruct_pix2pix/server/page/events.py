@@ -301,9 +301,7 @@ def _result_events(layout: Layout, events: _Events, edit_handlers: EditHandlers,
     input_of = [results.selected, layout.pictures.picture, results.former]
     taken = [layout.pictures.picture, results.former, results.give_back, layout.progress]
     results.use_as_input.click(edit_handlers.use_as_input, input_of, unordered(*taken), **events.unread)
-    results.give_back.click(edit_handlers.give_back, results.former, unordered(*taken), **events.queued).then(
-        **events.browser, js="() => { ip2pGaveBack(); }"
-    )
+    results.give_back.click(edit_handlers.give_back, results.former, unordered(*taken), **events.queued)
     results.candidates.select(
         edit_handlers.take_candidate,
         results.selected,
