@@ -243,7 +243,7 @@ def build(
                             board = build_matrix_board()
                             shown_first = build_examples(examples)
                             results = build_results()
-                    strip = build_strip()
+                        strip = build_strip()
                 with gr.Column(elem_id="img2img_settings", min_width=0):
                     settings = build_settings(scales, count, vaes)
         with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
