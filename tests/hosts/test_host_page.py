@@ -48,7 +48,7 @@ class Page:
         self.page.set_default_timeout(PATIENCE)
         self.complaints: list[str] = []
         self.sockets: list[WebSocket] = []
-        self.page.on("websocket", self.sockets.append)
+        self.page.on("websocket", lambda one: self.sockets.append(one))  # Playwright takes no built-in
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(f"{error} {error.stack}"))
         self.page.goto(url, wait_until="domcontentloaded")
