@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.browser import CHROMIUM, Visit, visit
+from tools.browser import CHROMIUM, EXAMPLES, Visit, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -35,8 +35,8 @@ def switch(visited: Visit, name: str):
 
 def edit(visited: Visit, count: int = 1, wait: bool = True) -> None:
     visited.locate("#tabs").get_by_role("tab", name="img2img", exact=True).first.click()
-    visited.locate("#ip2p_examples .thumbnail-item").first.click()
-    visited.locate("#img2img_image .image-frame img").wait_for()
+    visited.drop(EXAMPLES / "house.png")
+    visited.write("make it winter")
     visited.set("img2img_steps", 2)
     visited.set("img2img_batch_count", count)
     visited.generate(wait)
