@@ -165,7 +165,7 @@ def build_preferences() -> PreferencesPane:
             "whether it may show them.",
             elem_id="ip2p_when_done",
         )
-        gr.HTML('<p id="ip2p_when_done_said" class="ip2p-line problem" role="alert"></p>')
+        gr.HTML('<p id="ip2p_when_done_said" class="ip2p-line problem" role="alert"></p>', elem_id="ip2p_refused")
         gr.HTML(
             '<p class="ip2p-hint">The settings of the last edit are remembered in this browser, and come back when the '
             "page is opened again.</p>"
