@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -47,9 +48,14 @@ def noisy(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image.convert("RGB")) + noise).clip(0, 255).astype(np.uint8))
 
 
-def drawings() -> Iterator[Image.Image]:
-    """Scenes, each with the outcome of one of its edits; all kinds of edits and all styles are among them."""
-    for seed in range(60):
+@cache
+def drawings() -> list[Image.Image]:
+    """Some scenes with the outcome of one of the edits of each; all kinds of edits and all styles are among them."""
+    return list(_drawn())
+
+
+def _drawn() -> Iterator[Image.Image]:
+    for seed in range(24):
         scene = scenes.scene(seed)
         edits = scenes.every_edit(scene, seed)
         after = edits[seed % len(edits)].after
@@ -72,7 +78,7 @@ def test_no_drawn_landscape_is_taken_for_a_photograph(change: Change) -> None:
 
 
 def test_nor_is_what_the_demo_makes_of_one(model: EditModel) -> None:
-    pictures = list(drawings())[::4]
+    pictures = drawings()[::4]
     latents = model.encode_image(to_tensor(np.stack([np.asarray(one) for one in pictures])))
     made = to_images(model.decode(latents * model.config.scale_factor))
     assert [number for number, image in enumerate(made) if is_photograph(image)] == []
