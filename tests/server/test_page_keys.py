@@ -133,8 +133,9 @@ def test_the_words_of_a_prompt_are_weighed(at_page: Visit) -> None:
 
 
 def test_a_list_closes_on_escape_on_tab_and_on_a_click_elsewhere(at_page: Visit) -> None:
-    opened = at_page.locate("ul[role=listbox]")
     for field in LISTS:
+        name = at_page.locate(field).get_attribute("aria-controls")
+        opened = at_page.locate(f"ul#{name}")
         at_page.locate(field).click()
         opened.wait_for()
         press(at_page, "Escape")

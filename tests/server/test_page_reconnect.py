@@ -75,8 +75,9 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 
 def told(visited: Visit, sentence: str) -> None:
-    """Wait until the page says something of the server, which may take it long to start."""
-    visited.locate("#ip2p_connection").get_by_text(sentence).wait_for(timeout=START_SECONDS * 1000)
+    """Wait until the page says something of the server, which takes long only where that must start."""
+    seconds = START_SECONDS if sentence == BACK else 30.0
+    visited.locate("#ip2p_connection").get_by_text(sentence).wait_for(timeout=seconds * 1000)
 
 
 def save_nothing(visited: Visit) -> None:

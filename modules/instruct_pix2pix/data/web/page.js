@@ -100,6 +100,14 @@
         for (const button of document.querySelectorAll(".ip2p-tool:not([title])")) {
             button.title = button.textContent.trim();
         }
+        // gr.Image: what is around a picture has no name, and around none another name than it shows
+        for (const button of document.querySelectorAll(".image-container > button")) {
+            const label = button.closest(".block")?.querySelector("[data-testid=block-label]")?.innerText.trim();
+            if (button.querySelector("img") && label) button.setAttribute("aria-label", label);
+        }
+        for (const button of document.querySelectorAll(".upload-container button[aria-label], button.upload-container")) {
+            if (button.innerText.trim()) button.removeAttribute("aria-label");
+        }
         for (const gallery of document.querySelectorAll(".grid-container")) {
             const pictures = [...gallery.querySelectorAll(".thumbnail-item")];
             pictures.forEach((picture, i) => {

@@ -130,7 +130,7 @@
         const told = document.createElement("span");
         told.textContent = caption;
         thumb.append(image, told);
-        thumb.ariaLabel = `${caption.replace("\n", " ")}: ${instruction}`;
+        thumb.ariaLabel = `${caption}: ${instruction}`; // in the words that are seen, for who says them
         thumb.title = `${instruction}\n${caption}`;
         thumb.addEventListener("dblclick", () => compare([id]));
         const pin = button("ip2p-pin", () => pinned(id));

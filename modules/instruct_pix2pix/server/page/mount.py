@@ -41,8 +41,9 @@ from .strip.sessions import Sessions
 ROOT = checkout_of() or PACKAGE
 EXAMPLES = next((f for f in (ROOT / "examples", DATA / "examples") if f.is_dir()), ROOT / "examples")
 WEB = DATA / "web"
+FIRST_SCRIPTS = ("first.js", "connection.js")
+"""Before gradio's own, whose requests connection.js passes on."""
 PAGE_SCRIPTS = (
-    "connection.js",
     "picture.js",
     "easel.js",
     "paint.js",
@@ -127,7 +128,7 @@ def page(
         )
         gradio_compat.make_safe_and_quiet(blocks)
         gate = gradio_compat.GradioGate(served, space, blocks)
-        return gradio_compat.HeadScript(gate, _text("first.js"), lambda scope: link_preview.tags(scope, root_path))
+        return gradio_compat.HeadScript(gate, _text(*FIRST_SCRIPTS), lambda scope: link_preview.tags(scope, root_path))
 
     return mount
 
