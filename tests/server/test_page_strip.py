@@ -410,9 +410,9 @@ def test_before_is_the_input_itself_where_the_result_has_its_size(at_page: Visit
     # seen closely, the result itself takes the place of its small copy
     at_page.page.get_by_role("button", name="Large view").click()
     after = at_page.locate("#ip2p_lightbox .ip2p-after")
-    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2048")
+    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after')?.naturalWidth === 2048")
     at_page.locate("#ip2p_lightbox .ip2p-zoom-in").click()
-    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2600")
+    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after')?.naturalWidth === 2600")
     assert at_page.locate("#ip2p_lightbox .ip2p-before").evaluate("(one) => one.naturalWidth") == 2600
     whole = at_page.fetch(after.evaluate("(one) => one.src"))
     assert "Seed: 7," in whole.info["parameters"]
