@@ -338,7 +338,12 @@ def test_the_keyboard_alone_compares_with_what_is_shown_and_takes_one(at_page: V
     at_page.page.keyboard.press("Enter")
     at_page.locate("#ip2p_lightbox").wait_for(state="hidden")
     wait_for_shown(at_page, 8)
-    # by mouse: with Shift, or twice for one alone
+    # by mouse: with its neighbour, with another one by Shift, or alone by two clicks
+    at_page.page.get_by_role("button", name="Compare", exact=True).click()
+    at_page.locate("#ip2p_lightbox").wait_for()
+    assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 8", "seed 7"]
+    at_page.page.keyboard.press("Escape")
+    assert at_page.page.evaluate("document.activeElement.id") == "ip2p_compare_two"
     thumb(at_page, 7).click(modifiers=["Shift"])
     at_page.locate("#ip2p_lightbox").wait_for()
     assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 8", "seed 7"]
