@@ -338,7 +338,12 @@ def test_the_keyboard_alone_compares_with_what_is_shown_and_takes_one(at_page: V
     at_page.page.keyboard.press("Enter")
     at_page.locate("#ip2p_lightbox").wait_for(state="hidden")
     wait_for_shown(at_page, 8)
-    # by mouse: with Shift, or twice for one alone
+    # by mouse: with its neighbour, with another one by Shift, or alone by two clicks
+    at_page.page.get_by_role("button", name="Compare", exact=True).click()
+    at_page.locate("#ip2p_lightbox").wait_for()
+    assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 8", "seed 7"]
+    at_page.page.keyboard.press("Escape")
+    assert at_page.page.evaluate("document.activeElement.id") == "ip2p_compare_two"
     thumb(at_page, 7).click(modifiers=["Shift"])
     at_page.locate("#ip2p_lightbox").wait_for()
     assert [one.split(" · ")[0] for one in told(at_page)] == ["seed 8", "seed 7"]
@@ -410,9 +415,9 @@ def test_before_is_the_input_itself_where_the_result_has_its_size(at_page: Visit
     # seen closely, the result itself takes the place of its small copy
     at_page.page.get_by_role("button", name="Large view").click()
     after = at_page.locate("#ip2p_lightbox .ip2p-after")
-    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2048")
+    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after')?.naturalWidth === 2048")
     at_page.locate("#ip2p_lightbox .ip2p-zoom-in").click()
-    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after').naturalWidth === 2600")
+    at_page.page.wait_for_function("document.querySelector('#ip2p_lightbox .ip2p-after')?.naturalWidth === 2600")
     assert at_page.locate("#ip2p_lightbox .ip2p-before").evaluate("(one) => one.naturalWidth") == 2600
     whole = at_page.fetch(after.evaluate("(one) => one.src"))
     assert "Seed: 7," in whole.info["parameters"]

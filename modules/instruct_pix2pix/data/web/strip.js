@@ -316,6 +316,13 @@
         markInGallery();
     };
 
+    /** Compare the shown result with its neighbour, from which the arrow keys lead to all others. */
+    window.ip2pCompareShown = () => {
+        const place = results.findIndex(({ id }) => id === shown);
+        const other = results[place + 1] ?? results[place - 1];
+        if (place >= 0) compare([shown, ...(other ? [other.id] : [])]);
+    };
+
     window.ip2pStrip = update;
     window.ip2pSession = async () => {
         await begun;

@@ -341,6 +341,7 @@ def _strip_events(page: gr.Blocks, layout: Layout, events: _Events, strip_handle
         trigger_mode="always_last",
         **events.at_once,
     )
+    layout.results.compare_two.click(**events.browser, js="() => { ip2pCompareShown(); }")
     selected.change(**events.browser, js="(id) => { ip2pShownResult(id); }", inputs=selected)
 
 

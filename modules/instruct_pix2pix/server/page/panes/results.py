@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ..strip.layout import build_more_or_less
+from ..strip.layout import build_strip_buttons
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ResultsPane:
     infotext: gr.Textbox
     less: gr.Button
     more: gr.Button
+    compare_two: gr.Button
     use_as_input: gr.Button
     former: gr.State
     """What was the picture to edit before each 'Use as input': paths, or None."""
@@ -59,7 +60,7 @@ def build_results() -> ResultsPane:
             label="Before / after", elem_id="ip2p_compare", type="filepath", interactive=False, buttons=["fullscreen"]
         )
         with gr.Row(elem_id="ip2p_result_buttons"):
-            less, more = build_more_or_less()
+            less, more, compare_two = build_strip_buttons()
             use_as_input = gr.Button("Use as input", elem_id="ip2p_use_as_input", size="sm", min_width=0)
             give_back = gr.Button(
                 "Undo: former picture", visible=False, elem_id="ip2p_former_input", size="sm", min_width=0
@@ -131,6 +132,7 @@ def build_results() -> ResultsPane:
         infotext=infotext,
         less=less,
         more=more,
+        compare_two=compare_two,
         use_as_input=use_as_input,
         former=former,
         give_back=give_back,

@@ -1,4 +1,4 @@
-"""The place of the strip below picture and result, the window in which results are compared, and two buttons."""
+"""The place of the strip below picture and result, the window in which results are compared, and buttons."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def build_strip() -> StripPane:
     )
 
 
-def build_more_or_less() -> tuple[gr.Button, gr.Button]:
-    """Make the buttons that repeat the edit of the shown result and change less, or more."""
-    less = gr.Button("Less change", elem_id="ip2p_less_change", size="sm", min_width=0)
-    return less, gr.Button("More change", elem_id="ip2p_more_change", size="sm", min_width=0)
+def build_strip_buttons() -> tuple[gr.Button, gr.Button, gr.Button]:
+    """Make buttons of the shown result: its edit again with less change, or with more, and the window."""
+    names = (("Less change", "less_change"), ("More change", "more_change"), ("Compare", "compare_two"))
+    less, more, compare = (gr.Button(name, elem_id=f"ip2p_{id_}", size="sm", min_width=0) for name, id_ in names)
+    return less, more, compare
