@@ -10,7 +10,7 @@
     // Before gradio's own listener of the field, which would make it the least that the slider has.
     document.addEventListener("blur", ({ target }) => {
         if (target.type !== "number" || target.value !== "") return;
-        const value = defaults.get(target.closest(".block")?.id);
+        const value = defaults.get(target.closest(".block[id]")?.id);
         if (typeof value !== "number") return;
         target.value = value;
         target.dispatchEvent(new Event("input", { bubbles: true }));
