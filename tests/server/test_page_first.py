@@ -256,11 +256,12 @@ SMALL_TARGETS = """() => {
     const seen = (one) => one.checkVisibility({ visibilityProperty: true, opacityProperty: true });
     const places = [...document.querySelectorAll("button, a[href], input, select, textarea, [role=button], summary")];
     const inText = (one) => one.matches("p a, small a");
+    const measures = (one) => one.closest(".visually-hidden"); // gradio's copy of a row of tabs
     const area = (one) => {
         const label = one.matches("[type=checkbox], [type=radio]") ? one.closest("label") : null;
         return (label ?? one).getBoundingClientRect();
     };
-    return places.filter((one) => seen(one) && !inText(one))
+    return places.filter((one) => seen(one) && !inText(one) && !measures(one))
         .map((one) => [area(one), one])
         .filter(([{ width, height }]) => width > 0 && Math.min(width, height) < 23.99)
         .map(([{ width, height }, one]) => `${width.toFixed(1)} x ${height.toFixed(1)} ${one.outerHTML.slice(0, 160)}`);
