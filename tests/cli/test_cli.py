@@ -113,6 +113,7 @@ def test_after_the_last_step_the_bar_says_finishing_and_no_time_that_is_left(mon
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     at = Progress(0, 20, (7,), torch.zeros(1, 4, 1, 1), None)  # type: ignore[arg-type] - no bar looks at the plan
+    last = ""
     with step_bar(20, 1, search.steps) as show:
         for step in range(1, 21):
             racing = search.candidates > 1 and step <= 8

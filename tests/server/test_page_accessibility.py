@@ -25,7 +25,7 @@ TABS = {
     "Models": ("#tab_models-button",),
     "Settings": ("#tab_settings-button",),
 }
-SCREENS = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 390, "height": 844}}
+SCREENS: dict[str, Any] = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 390, "height": 844}}
 
 
 @pytest.fixture(scope="module")

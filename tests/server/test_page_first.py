@@ -49,7 +49,7 @@ def right(one: Box) -> float:
 
 def in_view(visited: Visit, *selectors: str) -> list[Box]:
     """Return the boxes of elements, all of which must be in the window, whole."""
-    size = visited.page.viewport_size
+    size = visited.page.viewport_size or {}
     boxes = [box(visited, selector) for selector in selectors]
     for selector, one in zip(selectors, boxes, strict=True):
         assert one["x"] >= 0 and right(one) <= size["width"], selector

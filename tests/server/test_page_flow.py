@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,9 @@ class Person:
     def __init__(self, visited: Visit) -> None:
         self.visited, self.clicks = visited, 0
 
-    def click(self, what: object, **how: object) -> None:
+    def click(self, what: Any, **how: Any) -> None:
         locator = self.visited.locate(what) if isinstance(what, str) else what
-        size = self.visited.page.viewport_size
+        size = self.visited.page.viewport_size or {}
         box = locator.bounding_box()
         assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= size["height"], what
         locator.click(**how)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tools.browser import CHROMIUM, EXAMPLES, Visit
@@ -195,7 +197,7 @@ def test_arrow_keys_go_from_result_to_result_and_move_the_line_between_before_an
     assert pictures.nth(2).evaluate("(one) => one === document.activeElement")
     assert (pictures.nth(2).get_attribute("aria-label") or "").startswith(f"seed {(seed + 2) % 2**32}")
 
-    line = at_page.page.get_by_role("slider", name="Before and after")
+    line: Any = at_page.page.get_by_role("slider", name="Before and after")
     line.focus()
     assert line.get_attribute("aria-valuenow") == "50"
     left = line.bounding_box()["x"]

@@ -234,4 +234,4 @@ def test_what_can_be_pressed_is_large_enough_for_a_finger_and_has_a_name(
         box = button.bounding_box()
         assert min(box["width"], box["height"]) >= 24
         assert button.evaluate("(one) => (one.getAttribute('aria-label') ?? one.textContent).trim()")
-    assert at_page.page.evaluate("document.documentElement.scrollWidth") <= at_page.page.viewport_size["width"]
+    assert at_page.page.evaluate("document.documentElement.scrollWidth") <= at_page.page.evaluate("innerWidth")

@@ -402,7 +402,8 @@ def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) 
 def _photo_offer_events(layout: Layout, events: _Events, handlers: PhotoOfferHandlers) -> None:
     """Look whether the model knows what it is given, whenever either is another."""
     checkpoint, picture, found = layout.top.checkpoint, layout.pictures.picture, layout.photo_offer.found
-    drop, folder = layout.batch.fields["drop"], layout.batch.fields["input"]
+    drop: Any = layout.batch.fields["drop"]
+    folder: Any = layout.batch.fields["input"]
     gr.on(
         [checkpoint.change, picture.change, drop.change, folder.blur],
         handlers.look,

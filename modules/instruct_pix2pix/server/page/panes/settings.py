@@ -192,7 +192,7 @@ def _side_slider(label: str, elem_id: str) -> gr.Slider:
 
 def _build_more(vaes: list[str]) -> dict[str, Any]:
     with gr.Accordion("More settings", open=False, elem_id="ip2p_more_settings"):
-        made = dict(zip(("from_noise", "randomize_cfg", "rescale", "speed"), panel.more(), strict=True))
+        made: dict[str, Any] = dict(zip(("from_noise", "randomize_cfg", "rescale", "speed"), panel.more(), strict=True))
         made["denoise"] = bare_slider("denoise", "img2img_denoising_strength", value=0.75, visible=False)
         with gr.Row(elem_id="ip2p_apg"):
             for name in ("apg_eta", "apg_threshold", "apg_momentum"):
