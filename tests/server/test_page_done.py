@@ -100,7 +100,7 @@ def test_a_browser_that_shows_no_notifications_is_named_and_the_sound_stays(at_p
     spy(at_page, "default", "denied")
     at_page.open_tab("Settings")
     switch(at_page, SOUND).check()
-    switch(at_page, NOTIFICATION).check()
+    switch(at_page, NOTIFICATION).click()
     at_page.locate("#ip2p_when_done_said").get_by_text("shows no notifications").wait_for()
     assert at_page.page.evaluate("asked") == 1
     assert switch(at_page, SOUND).is_checked() and not switch(at_page, NOTIFICATION).is_checked()

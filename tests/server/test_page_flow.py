@@ -36,6 +36,7 @@ class Person:
     def click(self, what: Any, **how: Any) -> None:
         locator = self.visited.locate(what) if isinstance(what, str) else what
         size = self.visited.page.viewport_size or {}
+        locator.scroll_into_view_if_needed()  # in a list; the page itself stays where it is
         box = locator.bounding_box()
         assert box is not None and box["y"] >= 0 and box["y"] + box["height"] <= size["height"], what
         locator.click(**how)

@@ -353,10 +353,6 @@ def _number_events(layout: Layout, events: _Events) -> None:
     settings.swap.click(**events.browser, js="(width, height) => [height, width]", inputs=sides, outputs=sides)
 
 
-def _itself(value: str) -> str:
-    return value
-
-
 def _picture_events(layout: Layout, events: _Events, edit_handlers: EditHandlers) -> None:
     """Take what is to be edited."""
     pictures = layout.pictures
@@ -374,7 +370,7 @@ def _picture_events(layout: Layout, events: _Events, edit_handlers: EditHandlers
         ("img2img", pictures.img2img_tab),
         ("batch", layout.batch.tab),
     ):
-        tab.select(partial(_itself, mode), None, pictures.mode, **events.queued)
+        tab.select(**events.browser, js=f"() => {json.dumps(mode)}", outputs=pictures.mode)  # before the next click
 
 
 def _model_events(layout: Layout, events: _Events, form_handlers: FormHandlers) -> None:
