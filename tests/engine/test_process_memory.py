@@ -74,4 +74,4 @@ def test_a_process_that_stays_small_keeps_little_of_what_it_freed() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is glibc that keeps what was freed")
 def test_a_large_photograph_is_not_kept_after_its_edit() -> None:
-    assert printed(LARGE_PICTURE) < 80e6
+    assert printed(LARGE_PICTURE) < 250e6  # its own 147 may be in use; some 600 more were in that edit

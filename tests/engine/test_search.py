@@ -280,7 +280,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(model: EditModel) -> None:
 
 @pytest.mark.parametrize("search", [Search(best_of=2), Search(strength=0.2)])
 def test_what_is_found_keeps_the_rest_unless_it_is_asked_not_to(search: Search) -> None:
-    off, amount = replace(BASE, keep_rest="off"), replace(BASE, keep_rest="always", keep_amount=2.0)
+    off, amount = replace(BASE, keep_rest="off"), replace(BASE, keep_rest="always", keep_amount=0.5)
     assert search.settled(off, set()) == replace(BASE, keep_rest="automatic")
     assert search.settled(off, {"keep_rest"}) == off
     assert search.settled(amount, set()) == amount

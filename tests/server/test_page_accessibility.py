@@ -52,6 +52,8 @@ def full(site):
 
 def findings(visited: Visit) -> list[str]:
     """Return what is grave, a line for each place."""
+    visited.page.add_style_tag(content="* { transition: none !important }")  # colours that are on their way are none
+    visited.page.wait_for_timeout(500)  # page.js gives names a moment after something has changed
     told: dict[str, Any] = visited.page.evaluate("(rules) => axe.run(document, rules)", RULES)
     return [
         f"{found['id']} {place['target']}: {place['html'][:150]} {place['failureSummary'][:300]}"

@@ -106,7 +106,7 @@
             if (button.querySelector("img") && label) button.setAttribute("aria-label", label);
         }
         for (const button of document.querySelectorAll(".upload-container button[aria-label], button.upload-container")) {
-            if (button.innerText.trim()) button.removeAttribute("aria-label");
+            if (button.textContent.trim()) button.removeAttribute("aria-label");
         }
         for (const gallery of document.querySelectorAll(".grid-container")) {
             const pictures = [...gallery.querySelectorAll(".thumbnail-item")];
