@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONV = {"first_stage_model.encoder.conv_in.weight": [8, 3, 3, 3],
         "first_stage_model.decoder.conv_in.weight": [8, 4, 3, 3],
@@ -136,6 +138,16 @@ class Handler(BaseHTTPRequestHandler):
         start = int(ranges.removeprefix("bytes=").removesuffix("-"))
         piece = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         return self.answer(206, content[start:], piece, cut)
+
+
+@contextlib.contextmanager
+def asked_by_downloads(repo: str, files: dict[str, bytes]) -> Iterator[Hub]:
+    """Let downloads of this process ask a hub that has one repository."""
+    with pytest.MonkeyPatch.context() as patch, standing_in() as (hub, address):
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("HF_ENDPOINT", address)
+        hub.repos[repo] = files
+        yield hub
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from instruct_pix2pix.models.known import KNOWN
 from instruct_pix2pix.models.registry import DEMO
-from tests.helpers.hub import CONV, Hub, standing_in, weights
+from tests.helpers.hub import CONV, Hub, asked_by_downloads, weights
 from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -33,10 +33,7 @@ def lora(path: Path, texts: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    with pytest.MonkeyPatch.context() as patch, standing_in() as (found, address):
-        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        patch.setenv("HF_ENDPOINT", address)
-        found.repos[KNOWN[NAME].repo] = {FILE: DEMO.read_bytes()}
+    with asked_by_downloads(KNOWN[NAME].repo, {FILE: DEMO.read_bytes()}) as found:
         yield found
 
 

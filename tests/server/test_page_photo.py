@@ -12,7 +12,7 @@ from skimage import data
 
 from instruct_pix2pix.models.known import KNOWN, PHOTO_MODEL
 from instruct_pix2pix.models.registry import DEMO
-from tests.helpers.hub import Hub, standing_in
+from tests.helpers.hub import Hub, asked_by_downloads
 from tools.browser import CHROMIUM, EXAMPLES, Visit, chromium, served_page, visit
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -28,10 +28,7 @@ SIZES = [
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    with pytest.MonkeyPatch.context() as patch, standing_in() as (found, address):
-        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        patch.setenv("HF_ENDPOINT", address)
-        found.repos[KNOWN[PHOTO_MODEL].repo] = {FILE: DEMO.read_bytes()}
+    with asked_by_downloads(KNOWN[PHOTO_MODEL].repo, {FILE: DEMO.read_bytes()}) as found:
         yield found
 
 
