@@ -259,10 +259,9 @@ class BatchSampling:
             self.watcher = Keeper(
                 self.start, self.steps, one.keep_amount, automatic=automatic, free=self.free, region=region
             )
-        self._on_step = on_step
         self._going = [*range(len(settings))]
         still = self.start.expand(len(settings), -1, -1, -1)
-        self._progress = Progress(0, self.steps, self._seeds, still, pictures[0].plan)
+        self._reporter = _Reporter(Progress(0, self.steps, self._seeds, still, pictures[0].plan), on_step)
         self.guidance = DualGuidance(
             model,
             prompts.inputs(settings, latents),
@@ -274,7 +273,7 @@ class BatchSampling:
             projection=Projection(one.apg_eta, one.apg_threshold, one.apg_momentum),
             watcher=self.watcher,
             together=together,
-            between=self._between,
+            between=self._reporter.between,
             leaders=_leaders(settings) if len(latents) == 1 else None,
         )
 
@@ -282,9 +281,7 @@ class BatchSampling:
         """Return the results' scaled latents [B, 4, h, w]; `after_step` is called with (steps done, denoised)."""
 
         def report(step: int, x: Tensor, denoised: Tensor) -> None:
-            self._progress = replace(self._progress, step=step + 1, denoised=denoised[self._going])
-            if self._on_step is not None:
-                self._on_step(self._progress)
+            self._reporter.stepped(step + 1, denoised[self._going])
             if after_step is not None:
                 after_step(step + 1, denoised)
 
@@ -299,12 +296,11 @@ class BatchSampling:
         self.guidance.give_up(i for i in range(len(self.settings)) if i not in places)
         self._going = sorted(places)
         seeds = tuple(self._seeds[i] for i in self._going)
-        self._progress = replace(self._progress, seeds=seeds, denoised=self._progress.denoised[self._going])
+        self._reporter.go_on_with(seeds, self._going)
 
     def advance(self, share: float) -> None:
         """Tell that this share, 0..1, of a result has been made at its own size."""
-        if self._on_step is not None:
-            self._on_step(replace(self._progress, enlarged=share))
+        self._reporter.enlarged(share)
 
     def results(self, latents: Tensor, places: Sequence[int]) -> list[Edited]:
         """Return the results of the pictures in these places, decoded from the latents [B, 4, h, w] of all."""
@@ -326,9 +322,38 @@ class BatchSampling:
             for own, count, each, relevant, told in zip(chosen, rows, made, relevance, facts, strict=True)
         ]
 
-    def _between(self, share: float) -> None:
+
+class _Reporter:
+    """Tells `on_step` how far a sampling is.
+
+    Apart from the sampling, which the guidance would hold by it in a circle: pictures would stay until the next
+    collection of garbage.
+    """
+
+    def __init__(self, progress: Progress, on_step: OnStep | None) -> None:
+        self._progress = progress
+        self._on_step = on_step
+
+    def stepped(self, step: int, denoised: Tensor) -> None:
+        """Tell of a step that was done, and the pictures' denoised latents after it."""
+        self._progress = replace(self._progress, step=step, denoised=denoised)
+        self._tell(self._progress)
+
+    def between(self, share: float) -> None:
+        """Tell which share of a step is done, 0..1."""
+        self._tell(replace(self._progress, within=share))
+
+    def enlarged(self, share: float) -> None:
+        """Tell which share of a result has been made at its own size, 0..1."""
+        self._tell(replace(self._progress, enlarged=share))
+
+    def go_on_with(self, seeds: tuple[int, ...], places: Sequence[int]) -> None:
+        """Leave out all pictures but those in these places, with their seeds."""
+        self._progress = replace(self._progress, seeds=seeds, denoised=self._progress.denoised[places])
+
+    def _tell(self, progress: Progress) -> None:
         if self._on_step is not None:
-            self._on_step(replace(self._progress, within=share))
+            self._on_step(progress)
 
 
 def edit_batch(
