@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
 QUICK_TESTS = ["tests/core", "tests/guidance", "tests/models", "tests/test_architecture.py"]
 SLOW_AMONG_THEM = ["tests/core/test_panel.py", "tests/core/test_grid.py", "tests/guidance/test_cached.py"]
+TOGETHER = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+"""Words for pytest-xdist: several files of tests at a time, each with one core."""
 APT = "(on Debian and Ubuntu: apt install python3-venv), then run the same command again."
 
 
@@ -39,6 +41,8 @@ Check this checkout: ruff, pyright and pytest, one after the other, until one fa
 
   --quick   the types of the package and the tests of core, guidance and models alone: a minute
   others    go to pytest: python launch.py test tests/engine -k winograd
+
+Without words all tests run, several files at a time.
 
 The first run makes the environment .venv and installs what the checks need, some gigabytes.
 """
@@ -312,10 +316,13 @@ def run_checks(words: list[str]) -> int:
     """Run the linter, the type checker and the tests; return the first exit status that is not 0, or 0.
 
     After --quick, only the package is type-checked and only the tests of its core run, those apart that take long.
-    The other words go to pytest.
+    The other words go to pytest. Without any, all tests run, several files at a time.
     """
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # or it asks for a newer pyright
     pyright, pytest = ["pyright", "--pythonpath", sys.executable], ["pytest", *words]
+    if not words:
+        pytest += TOGETHER
+        environment.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")  # busy threads slow each other down
     if words[:1] == ["--quick"]:
         pyright += ["modules"]
         pytest = ["pytest", *QUICK_TESTS, *("--ignore=" + path for path in SLOW_AMONG_THEM), *words[1:]]

@@ -293,6 +293,8 @@ def test_the_checks_run_in_turn_until_one_fails(
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ruff", "pyright", "pytest"]
     assert "pytest ['-k', 'one']" in done.stdout
+    all_of_it = start(python, with_tools, environ, "test")
+    assert "pytest ['-n', 'auto', " in all_of_it.stdout
     failing = start(python, with_tools, {**environ, "FAILING": "pyright"}, "test")
     assert failing.returncode == 3
     assert [line.split()[0] for line in failing.stdout.splitlines()] == ["ruff", "pyright"]
