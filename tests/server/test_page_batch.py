@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from instruct_pix2pix.batch.planning import BatchRequest
 from instruct_pix2pix.errors import Remedy, UserError
@@ -330,9 +331,10 @@ def test_on_a_narrow_screen_the_table_fits(site, tmp_path: Path) -> None:
     ],
 )
 def test_who_sits_at_this_machine_is_told_by_address_and_name(tmp_path, client, host, more, here) -> None:
-    headers = {"host": host, **more}
-    assert FolderAccess.beside(tmp_path / "outputs").is_here(client, headers) is here
-    assert not FolderAccess.beside(tmp_path / "outputs", private=False).is_here(client, headers)
+    headers = [(name.encode(), value.encode()) for name, value in {"host": host, **more}.items()]
+    request = Request({"type": "http", "client": client and (client, 50000), "headers": headers})
+    assert FolderAccess.beside(tmp_path / "outputs").is_here(request) is here
+    assert not FolderAccess.beside(tmp_path / "outputs", private=False).is_here(request)
 
 
 def test_folders_from_elsewhere_are_confined_with_links_followed(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from starlette.requests import HTTPConnection
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 """Headers by which a proxy says that it forwards for somebody else."""
@@ -31,14 +35,15 @@ class FolderAccess:
         home = outputs.absolute().parent.resolve()
         return cls(home, (home / outputs.name, home / "inputs", *(folder.absolute() for folder in more)), private)
 
-    def is_here(self, client: str | None, headers: Mapping[str, str]) -> bool:
+    def is_here(self, request: HTTPConnection | gr.Request) -> bool:
         """Whether a request comes from somebody at this machine, as far as can be told.
 
         A tunnel or a proxy connects from here too; the name that it calls, or its headers, show that.
         """
-        if not self.private or any(name in headers for name in FORWARDED):
+        headers, client = request.headers, request.client
+        if not self.private or client is None or any(name in headers for name in FORWARDED):
             return False
-        return is_loopback(client or "") and is_loopback(_name_in(headers.get("host", "")))
+        return is_loopback(client.host) and is_loopback(_name_in(headers.get("host", "")))
 
     def find(self, text: str, *, here: bool) -> Path:
         """Return the folder of a typed name, links followed; it need not exist. Raises UserError where not allowed."""

@@ -51,11 +51,6 @@ class BatchHandlers:
         self.layout, self.memory, self.tab, self.pane = layout, layout.memory, layout.batch, layout.batch_results
         self.uploads, self.folder_access, self.outputs = uploads, folder_access, outputs.resolve()
 
-    def is_here(self, request: gr.Request) -> bool:
-        """Whether the visitor sits at this machine."""
-        client = request.client
-        return self.folder_access.is_here(client.host if client else None, request.headers)
-
     # --- a folder ---
 
     def submit(self, data: Mapping[Block, Any], here: bool) -> Updates:

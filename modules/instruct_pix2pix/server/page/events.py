@@ -124,7 +124,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
 
     def submit(data: Mapping[Block, Any], request: gr.Request) -> Updates:
         if data[pictures.mode] == "batch":
-            updates = batch_handlers.submit(data, batch_handlers.is_here(request))
+            updates = batch_handlers.submit(data, batch_handlers.folder_access.is_here(request))
         else:
             updates = edit_handlers.submit(data)
         return begun_by(updates, data)
@@ -149,20 +149,20 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     def show(task_id: str, selected: str | None, request: gr.Request) -> Updates:
         folder = batch_handlers.found(task_id)
         if folder:
-            return batch_handlers.show(folder, batch_handlers.is_here(request))
+            return batch_handlers.show(folder, batch_handlers.folder_access.is_here(request))
         matrix = matrix_handlers.found(task_id)
         return matrix_handlers.show(matrix, selected) if matrix else edit_handlers.show(task_id, selected)
 
     def opened_again(remembered: object, task_id: object, matrix_id: object, request: gr.Request) -> Updates:
         return {
-            results.open_folder: gr.update(visible=has_desktop() and batch_handlers.is_here(request)),
+            results.open_folder: gr.update(visible=has_desktop() and batch_handlers.folder_access.is_here(request)),
             **edit_handlers.opened(remembered, task_id),
             **matrix_handlers.opened(remembered, task_id, matrix_id),
             **batch_handlers.opened(remembered, task_id),
         }
 
     def open_folder(task_id: str | None, request: gr.Request) -> Updates:
-        here = batch_handlers.is_here(request)
+        here = batch_handlers.folder_access.is_here(request)
         return edit_handlers.open_folder(task_id) if here else {layout.progress: gr.skip()}
 
     wanted: set[Block] = {

@@ -91,7 +91,7 @@ def add_routes(app: FastAPI, worker: Worker, drops: Uploads, places: FolderAcces
     def rows(job_id: str, request: Request, after: int = -1) -> dict[str, object]:
         task = found(job_id)
         version, shown, new, counts = task.table(after)
-        here = places.is_here(request.client.host if request.client else None, request.headers)
+        here = places.is_here(request)
         names = wording.names_for(task.request, places, here=here)
         return {
             "version": version,

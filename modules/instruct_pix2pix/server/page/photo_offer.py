@@ -62,8 +62,7 @@ class PhotoOfferHandlers:
         """Yield paths of a few pictures of a folder, if there is one."""
         try:
             if folder.strip():
-                client = request.client.host if request.client else None
-                found = self.folder_access.find(folder, here=self.folder_access.is_here(client, request.headers))
+                found = self.folder_access.find(folder, here=self.folder_access.is_here(request))
             elif drop:
                 found = self.uploads.find(drop)
             else:

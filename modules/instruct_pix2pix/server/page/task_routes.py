@@ -38,7 +38,7 @@ def add_routes(app: FastAPI, worker: Worker, places: FolderAccess, results: Resu
         if again:
             pause = min(LOOK_SELDOM, max(LOOK_OFTEN, task.status().seconds / 10))
             await asyncio.wait([asyncio.wrap_future(task.last_status)], timeout=pause)
-        here = places.is_here(request.client.host if request.client else None, request.headers)
+        here = places.is_here(request)
         described = await asyncio.to_thread(_described, task, live, places, here, results)
         return {"kind": task.kind, **described, "stopped": task.status().state is TaskState.INTERRUPTED}
 

@@ -29,14 +29,11 @@ def add_routes(app: FastAPI, catalog: Catalog, downloads: Downloads, access: Fol
         "cancel": downloads.cancel,
     }
 
-    def is_here(request: Request) -> bool:
-        return access.is_here(request.client.host if request.client else None, request.headers)
-
     def may(request: Request) -> bool:
-        return USER in request.scope or is_here(request)
+        return USER in request.scope or access.is_here(request)
 
     def words(request: Request) -> wording.FolderNames:
-        return wording.FolderNames(access, is_here(request), {})
+        return wording.FolderNames(access, access.is_here(request), {})
 
     def described(request: Request) -> dict[str, object]:
         statuses = {name: downloads.status(name) for name in downloads.offers}
