@@ -1,6 +1,7 @@
 """Serves the page on loopback and opens it in headless Chromium, for tests and for the pictures in docs/."""
 
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,7 +159,7 @@ class Visit:
 @contextmanager
 def visit(browser: Browser, address: str, worker: Worker, **context: Any) -> Iterator[Visit]:
     """Open the page as a new visitor; the browser reaches nothing but the address."""
-    with browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}) as made:
+    with browser.new_context(**{**_screen(os.environ.get("IP2P_SCREEN", "1280x900 light")), **context}) as made:
         visited = Visit(made.new_page(), worker)
 
         def pass_on(route: Route) -> None:
@@ -174,3 +175,10 @@ def visit(browser: Browser, address: str, worker: Worker, **context: Any) -> Ite
         visited.page.goto(address)
         visited.ready()
         yield visited
+
+
+def _screen(named: str) -> dict[str, Any]:
+    """Return the screen that tests see which ask for none: '1920x1080 dark' -> words for a browser's context."""
+    size, colours = named.split()
+    width, height = map(int, size.split("x"))
+    return {"viewport": {"width": width, "height": height}, "color_scheme": colours}
