@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,8 @@ class StableDiffusionCpp:
     """stable-diffusion.cpp with a checkpoint's weights in one format."""
 
     def __init__(self, checkpoint: Path, weights: str, threads: int, clock: Clock) -> None:
-        self._library: Any = importlib.import_module(f"{PACKAGE}.{PACKAGE}")
-        self._forget_callback()
         package: Any = importlib.import_module(PACKAGE)
+        be_silent()
         self.clock = clock
         self._model: Any = package.StableDiffusion(
             model_path=str(checkpoint), wtype=weights, n_threads=threads, verbose=False
@@ -73,9 +73,21 @@ class StableDiffusionCpp:
             progress_callback=ended,
         )
         took = self.clock() - began
-        self._forget_callback()
+        be_silent()
         return Run([b - a for a, b in itertools.pairwise(marks)], took, None)
 
-    def _forget_callback(self) -> None:
-        """Unset the callback: the library keeps its address, and calls it for other models too, after it is gone."""
-        self._library.sd_set_progress_callback(ctypes.c_void_p(0), ctypes.c_void_p(0))
+
+def be_silent() -> None:
+    """Put a callback that does nothing, and stays, in place of the last one.
+
+    The library keeps the address of an edit's callback and calls it when it loads another model, after it is gone; with
+    none at all it draws its progress on standard output, where the report goes.
+    """
+    library, callback = _silence()
+    library.sd_set_progress_callback(callback, ctypes.c_void_p(0))
+
+
+@cache
+def _silence() -> tuple[Any, Any]:
+    library: Any = importlib.import_module(f"{PACKAGE}.{PACKAGE}")
+    return library, library.sd_progress_callback(lambda *_: None)
