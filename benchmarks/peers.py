@@ -349,7 +349,7 @@ def parser() -> argparse.ArgumentParser:
     about = "count the processor's time on one thread, which other programs on the machine change little"
     found.add_argument("--busy", action="store_true", help=about)
     found.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
-    about = "where converted networks are kept, 6 GB for SD1 (default benchmarks/cache)"
+    about = "where converted networks are kept, 3 GB for SD1 (default benchmarks/cache)"
     found.add_argument("--cache", type=Path, default=Path(__file__).with_name("cache"), metavar="DIR", help=about)
     found.add_argument("--json", action="store_true", help="print JSON")
     found.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there as well")
