@@ -1,12 +1,15 @@
-"""Ours beside diffusers: one full-size checkpoint, picture, seed and scales through both, in turns.
+"""Ours beside other programs: one full-size checkpoint, picture, seed and scales through all of them, in turns.
 
-    python launch.py bench --peers [--model FILE] [--size 512] [--steps 4] [--rounds 3] [--json] [--save FILE]
+    python launch.py bench --peers [--quick] [--ways WAY ...] [--rows 1,3] [--model FILE] [--size 512] [--steps 4]
+                                   [--rounds 3] [--json] [--save FILE]
 
 Without `--model` a full-size SD1 checkpoint of random weights in half precision (2 GB) is made once, beside this file.
-Both run the network on the same number of threads; diffusers in each of its settings that this machine is fast in, the
-last one being torch.compile, with frozen weights on CPUs and as a graph on CUDA. Settings take turns within a round, so
-that what else the machine does meets all of them. A step is counted from the end of the one before; the first of each
-setting, in which weights are packed or the network compiled, is told apart. Needs requirements-dev.txt.
+All run the network on the same number of threads: diffusers in each of its settings that this machine is fast in, the
+last one being torch.compile, with frozen weights on CPUs and as a graph on CUDA; OpenVINO in each of its formats, its
+network in diffusers' pipeline; stable-diffusion.cpp. Ways take turns within a round, so that what else the machine
+does meets all of them. A step is counted from the end of the one before; the first of each way, in which weights are
+packed or the network compiled, is told apart. Needs requirements-dev.txt; what requirements-peers.txt has besides is
+left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ import importlib.util
 import itertools
 import json
 import platform
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +34,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import openvino_peer, sdcpp_peer
+from benchmarks.diffusers_peer import Diffusers, memory_as_it_comes, settings_of, write_configs
 from benchmarks.loading import measure_loading
+from benchmarks.openvino_peer import OpenVINONetwork, converted, openvino_ways
 from benchmarks.parts import matmul_peak, measure_parts
+from benchmarks.sdcpp_peer import StableDiffusionCpp
+from benchmarks.turns import INSTRUCTION, OURS, SEED, Clock, Run, Way, chosen, measure_case, say, synchronize
 from instruct_pix2pix.cli.measure import CASES, cpu_name
+from instruct_pix2pix.engine.cpu_kind import cpu_kind
 from instruct_pix2pix.engine.edit import Progress, edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import Machine, choose_machine
@@ -40,107 +50,15 @@ from instruct_pix2pix.engine.process_memory import tune_memory
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
-Clock = Callable[[], float]
-"""Seconds: of the wall, or with --busy of the processor."""
-INSTRUCTION, SEED = "make it winter", 1
 MISSING = (
     "bench --peers compares with {name}, which is not installed here: "
     "run '{python} -m pip install -r requirements-dev.txt' first."
 )
-
-
-@dataclass
-class Run:
-    """One edit: seconds of each step, of the whole, and the latent at its end [1, 4, h, w] float32."""
-
-    steps: list[float]
-    edit: float
-    latent: Tensor
-
-
-@dataclass
-class Way:
-    """One program in one setting, and what was measured of it in the case at hand."""
-
-    name: str
-    run: Callable[[tuple[float, float]], Run]
-    runs: list[Run] = field(default_factory=list)
-
-    def figures(self) -> dict[str, Any]:
-        """Medians in seconds; the first step of all is left out of them where there are more."""
-        steps = [second for run in self.runs for second in run.steps]
-        rest = [run.edit - sum(run.steps) for run in self.runs]
-        later = steps[1:] or steps
-        return {
-            "name": self.name,
-            "first_step": steps[0],
-            "step": statistics.median(later),
-            "fastest_step": min(later),
-            "measured_steps": len(later),
-            "beside_steps": statistics.median(rest[1:] or rest),
-        }
-
-
-class Diffusers:
-    """diffusers' pipeline with the weights of a checkpoint, in one number format."""
-
-    def __init__(self, checkpoint: Path, configs: Path, machine: Machine, dtype: torch.dtype, clock: Clock) -> None:
-        from diffusers import StableDiffusionInstructPix2PixPipeline
-
-        self.device, self.clock = machine.device, clock
-        self.pipe: Any = StableDiffusionInstructPix2PixPipeline.from_single_file(
-            str(checkpoint), config=str(configs), torch_dtype=dtype, local_files_only=True
-        ).to(machine.device)
-        self.pipe.set_progress_bar_config(disable=True)
-        self._marks: list[float] = []
-        prepare = self.pipe.prepare_latents
-
-        def prepared(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - the last that comes before the steps
-            latents = prepare(*args, **kwargs)
-            self._mark()
-            return latents
-
-        self.pipe.prepare_latents = prepared
-        self._compiled: Any = None
-
-    def _mark(self) -> None:
-        synchronize(self.device)
-        self._marks.append(self.clock())
-
-    def run(
-        self, picture: Image.Image, steps: int, scales: tuple[float, float], *, channels_last: bool, compiled: bool
-    ) -> Run:
-        """Edit in this layout, compiled or not."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.pipe.unet.to(memory_format=layout)
-        self.pipe.vae.to(memory_format=layout)
-        if compiled and self._compiled is None:
-            import torch._inductor.config as inductor
-
-            inductor.freezing = self.device.type == "cpu"
-            self.pipe.unet.compile(mode="default" if self.device.type == "cpu" else "reduce-overhead")
-            self._compiled = self.pipe.unet._compiled_call_impl
-        self.pipe.unet._compiled_call_impl = self._compiled if compiled else None
-        last: list[Tensor] = []
-
-        def ended(pipe: object, step: int, t: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
-            self._mark()
-            last[:] = [values["latents"]]
-            return values
-
-        self._marks.clear()
-        began = self.clock()
-        self.pipe(
-            prompt=INSTRUCTION,
-            image=picture,
-            num_inference_steps=steps,
-            guidance_scale=scales[0],
-            image_guidance_scale=scales[1],
-            generator=torch.Generator().manual_seed(SEED),
-            callback_on_step_end=ended,
-        )
-        took = self.clock() - began
-        return Run([b - a for a, b in itertools.pairwise(self._marks)], took, last[0].float().cpu())
+FULL = {"size": 512, "steps": 4, "rounds": 3, "rows": [3, 2, 1], "only": ["load", "parts", "steps"]}
+QUICK = {"size": 256, "steps": 2, "rounds": 2, "rows": [3, 1], "only": ["steps"]}
+"""What is measured where nothing else is asked for, and with --quick, which compiles nothing by torch either."""
+Runner = Callable[[tuple[float, float]], Run]
+"""One way's edit with (Text CFG, Image CFG)."""
 
 
 def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float, float], clock: Clock) -> Run:
@@ -175,94 +93,6 @@ def ours(model: EditModel, picture: Image.Image, steps: int, scales: tuple[float
     return Run([b - a for a, b in itertools.pairwise(marks)], took, last[0].float().cpu())
 
 
-def memory_as_it_comes() -> None:
-    """Let the allocator be as other programs have it: at what glibc comes to by itself with blocks of such sizes."""
-    tune_memory(kept=32 << 20, trimmed=64 << 20)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU was told to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def write_configs(model: EditModel, folder: Path) -> Path:
-    """Write what diffusers needs beside a checkpoint: its configs and a tokenizer, so that it asks no network."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
-    from transformers import CLIPTokenizer
-
-    from instruct_pix2pix.engine.tokenizer import byte_alphabet, merges
-    from tools.reference_networks import diffusers_unet, diffusers_vae, transformers_text
-
-    config = model.config
-    pairs = merges()[: config.text.vocab_size - 514]
-    words = [*byte_alphabet(), *(c + "</w>" for c in byte_alphabet()), *(a + b for a, b in pairs)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in pairs), ""]), "utf-8")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=config.linear_start,
-        beta_end=config.linear_end,
-        beta_schedule="scaled_linear",
-        timestep_spacing="linspace",
-    )
-    with torch.device("meta"):
-        unet, vae = diffusers_unet(config.unet), diffusers_vae(config.vae, config.scale_factor)
-        text = transformers_text(config.text)
-    parts: Any = {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": tokenizer, "scheduler": scheduler}
-    none: Any = {"safety_checker": None, "feature_extractor": None}
-    pipe: Any = StableDiffusionInstructPix2PixPipeline(**parts, **none, requires_safety_checker=False)
-    pipe.save_config(folder)
-    for name in ("unet", "vae"):
-        parts[name].save_config(folder / name)
-    text.config.save_pretrained(folder / "text_encoder")
-    tokenizer.save_pretrained(folder / "tokenizer")
-    scheduler.save_config(folder / "scheduler")
-    return folder
-
-
-def settings_of(machine: Machine, compiled: bool) -> list[tuple[str, torch.dtype, bool, bool]]:
-    """Return diffusers' settings for this machine: name, format, channels-last, compiled. The last is the default."""
-    formats = [torch.float32] if machine.dtype == torch.float32 else [torch.float32, machine.dtype]
-    found = []
-    for dtype in formats:
-        name = str(dtype).removeprefix("torch.")
-        found += [(name, dtype, False, False), (f"{name}, channels-last", dtype, True, False)]
-    if compiled:
-        name, dtype, _, _ = found[-1]
-        how = "compiled, frozen" if machine.device.type == "cpu" else "compiled, as a CUDA graph"
-        found.append((f"{name}, {how}", dtype, True, True))
-    return found
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    """Return |a - b| / |b|."""
-    return float((a - b).norm() / b.norm())
-
-
-def measure_case(ways: Sequence[Way], scales: tuple[float, float], rounds: int) -> dict[str, Any]:
-    """Run all ways in turns; ours is the first of them."""
-    for way in ways:
-        way.runs = []
-    for number in range(rounds):
-        for way in ways:
-            way.runs.append(way.run(scales))
-            seconds = ", ".join(f"{step:.3g}" for step in way.runs[-1].steps)
-            say(f"{scales[0]:g} / {scales[1]:g}, round {number + 1} of {rounds}, {way.name}: steps of {seconds} s")
-    figures = [way.figures() for way in ways]
-    reference = ways[0].runs[-1].latent
-    for way, one in zip(ways, figures, strict=True):
-        one["ours_times_as_fast"] = one["step"] / figures[0]["step"]
-        one["difference"] = relative(reference, way.runs[-1].latent)
-    return {"text_cfg": scales[0], "image_cfg": scales[1], "ways": figures}
-
-
-def say(text: str) -> None:
-    """One line of progress, apart from the report."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that is asked for. Raises UserError."""
     if args.busy:
@@ -279,6 +109,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "steps": args.steps,
         "rounds": args.rounds,
         "device": torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu_name(),
+        "cpu_kind": cpu_kind(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -287,7 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         model = EditModel.load(checkpoint, machine)
-        configs = write_configs(model, Path(folder))
+        configs = write_configs(model.config, Path(folder))
         if "load" in args.only:
             say("from process start to first step, and peak memory")
             del model
@@ -298,28 +129,100 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             report["matmul_gflops_per_s"] = matmul_peak(machine) / 1e9
             report["parts"] = measure_parts(model, picture)
         if "steps" in args.only:
-            report["cases"] = compare(model, checkpoint, configs, picture, args)
+            peers = Peers(checkpoint, configs, picture, machine, args)
+            report |= {"left_out": peers.left_out, "cases": compare(model, peers, args)}
+            report["versions"] |= versions("openvino", "nncf", "stable-diffusion-cpp-python")
     return report
 
 
-def compare(
-    model: EditModel, checkpoint: Path, configs: Path, picture: Image.Image, args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Measure ours and diffusers in each case of rows."""
-    clock = time.process_time if args.busy else time.perf_counter
-    pipes: dict[torch.dtype, Diffusers] = {}
+class Peers:
+    """The other programs, each loaded when its turn comes for the first time."""
 
-    def theirs(dtype: torch.dtype, channels_last: bool, compiled: bool, scales: tuple[float, float]) -> Run:
-        memory_as_it_comes()
-        if dtype not in pipes:
-            pipes[dtype] = Diffusers(checkpoint, configs, model.machine, dtype, clock)
-        return pipes[dtype].run(picture, args.steps, scales, channels_last=channels_last, compiled=compiled)
+    def __init__(
+        self, checkpoint: Path, configs: Path, picture: Image.Image, machine: Machine, args: argparse.Namespace
+    ) -> None:
+        self.checkpoint, self.configs, self.picture, self.machine = checkpoint, configs, picture, machine
+        self.steps, self.cache, self.clock = args.steps, args.cache, clock_of(args)
+        self.left_out: list[str] = []
+        """Sentences: which ways are not measured, and why."""
+        self._diffusers = settings_of(machine, not (args.no_compile or args.quick))
+        self._openvino = openvino_ways(machine)
+        names = [OURS, *self._diffusers, *self._openvino, *sdcpp_peer.FORMATS]
+        self._chosen = chosen(names, args.ways)
+        self._pipe = cache(self._load_pipe)
 
-    ways = [Way("ours", lambda scales: ours(model, picture, args.steps, scales, clock))]
-    for name, dtype, channels_last, compiled in settings_of(model.machine, not args.no_compile):
-        ways.append(
-            Way(f"diffusers {name}", lambda scales, how=(dtype, channels_last, compiled): theirs(*how, scales))
-        )
+    def runners(self) -> dict[str, Runner]:
+        """Return the chosen ways that can be measured here, by name; tell of the others in `left_out`."""
+        found: dict[str, Runner] = {}
+        for name in self._chosen:
+            if name in self._diffusers:
+                found[name] = self._with_diffusers(*self._diffusers[name])
+            elif name in self._openvino:
+                if why := openvino_peer.why_not(name, self.machine, self.picture.width):
+                    self._leave_out(name, why)
+                elif file := self._converted(name):
+                    found[name] = self._with_openvino(file, self._openvino[name][1])
+            elif name in sdcpp_peer.FORMATS:
+                if why := sdcpp_peer.why_not(self.machine):
+                    self._leave_out(name, why)
+                else:
+                    found[name] = self._with_sdcpp(sdcpp_peer.FORMATS[name])
+        return found
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self.left_out.append(f"{name} is left out: {why}.")
+        say(self.left_out[-1])
+
+    def _converted(self, name: str) -> Path | None:
+        try:
+            return converted(self.checkpoint, self.configs, self.cache, self._openvino[name][0])
+        except (OSError, subprocess.CalledProcessError) as error:
+            self._leave_out(name, f"its network could not be converted ({error})")
+            return None
+
+    def _load_pipe(self, dtype: torch.dtype) -> Diffusers:
+        pipe = Diffusers(self.checkpoint, self.configs, self.machine.device, dtype, self.clock)
+        if not any(name in self._chosen and used[0] == dtype for name, used in self._diffusers.items()):
+            pipe.forget_unet()  # OpenVINO's is the only one that runs in it
+        return pipe
+
+    def _with_diffusers(self, dtype: torch.dtype, channels_last: bool, compiled: bool) -> Runner:
+        def run(scales: tuple[float, float]) -> Run:
+            memory_as_it_comes()
+            pipe = self._pipe(dtype)
+            return pipe.run(self.picture, self.steps, scales, channels_last=channels_last, compiled=compiled)
+
+        return run
+
+    def _with_openvino(self, file: Path, precision: str) -> Runner:
+        network = OpenVINONetwork(file, precision, torch.get_num_threads())
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the text encoder and the VAE
+
+        def run(scales: tuple[float, float]) -> Run:
+            memory_as_it_comes()
+            return self._pipe(dtype).run(self.picture, self.steps, scales, network=network)
+
+        return run
+
+    def _with_sdcpp(self, weights: str) -> Runner:
+        program = cache(lambda: StableDiffusionCpp(self.checkpoint, weights, torch.get_num_threads(), self.clock))
+
+        def run(scales: tuple[float, float]) -> Run:
+            memory_as_it_comes()
+            return program().run(self.picture, self.steps, scales)
+
+        return run
+
+
+def clock_of(args: argparse.Namespace) -> Clock:
+    """Return the clock that is asked for."""
+    return time.process_time if args.busy else time.perf_counter
+
+
+def compare(model: EditModel, peers: Peers, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure ours and the others in each case of rows."""
+    ways = [Way(OURS, lambda scales: ours(model, peers.picture, args.steps, scales, clock_of(args)))]
+    ways += [Way(name, run) for name, run in peers.runners().items()]
     cases = []
     for count, (rows, scales) in zip((3, 2, 1), CASES.items(), strict=True):
         if count in args.rows:
@@ -339,21 +242,25 @@ def make_checkpoint(path: Path) -> Path:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Return the versions of installed packages."""
-    from importlib.metadata import version
+    """Return the versions of those packages that are installed."""
+    return {name: version(name) for name in names if _installed(name)}
 
-    return {name: version(name) for name in names}
+
+def _installed(name: str) -> bool:
+    return any(True for _ in distributions(name=name))
 
 
 def table(report: dict[str, Any]) -> str:
     """Return the report for people, in Markdown."""
     lines = [
-        "{model}, {size} pixels, {steps} steps, {rounds} rounds in turns; {device}, {cpu_capability}, "
+        "{model}, {size} pixels, {steps} steps, {rounds} rounds in turns; {device} ({cpu_kind}), {cpu_capability}, "
         "threads: {threads}, {dtype}, seconds {seconds}; ".format_map(report)
         + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     ]
     if report["dtype"] == "float32":
-        lines += ["", "diffusers in bf16 is left out: this machine does not multiply bf16 fast."]
+        lines += ["", "diffusers and OpenVINO in bf16 are left out: this machine does not multiply bf16 fast."]
+    if left_out := report.get("left_out"):
+        lines += ["", *(f"- {sentence}" for sentence in left_out)]
     for case in report.get("cases", ()):
         lines += [
             "",
@@ -363,7 +270,7 @@ def table(report: dict[str, Any]) -> str:
             "|---|---:|---:|---:|---:|---:|",
             *(
                 f"| {w['name']} | {w['step']:.4g} | {w['ours_times_as_fast']:.2f} | {w['first_step']:.2f} "
-                f"| {w['beside_steps']:.3g} | {w['difference']:.1e} |"
+                f"| {w['beside_steps']:.3g} | {'–' if w['difference'] is None else format(w['difference'], '.1e')} |"
                 for w in case["ways"]
             ),
         ]
@@ -400,23 +307,10 @@ def table(report: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser(prog="bench --peers", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", type=Path, metavar="FILE", help="an SD1 edit checkpoint (default: random weights)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--precision", default="auto", help="of ours: auto, fp32, fp16 or bf16")
-    parser.add_argument("--size", type=int, default=512, metavar="PIXELS", help="side of the picture (default 512)")
-    about = "steps of an edit, 2 or more (default 4); 2, 4, 10 and 28 fall on whole timesteps, as diffusers' always do"
-    parser.add_argument("--steps", type=int, default=4, help=about)
-    parser.add_argument("--rounds", type=int, default=3, help="edits by each (default 3)")
-    parser.add_argument("--rows", type=int, nargs="+", choices=(3, 2, 1), default=[3, 2, 1], help="cases (default all)")
-    kinds = ["load", "parts", "steps"]
-    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="what to measure (default all)")
-    about = "count the processor's time on one thread, which other programs on the machine change little"
-    parser.add_argument("--busy", action="store_true", help=about)
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there as well")
-    args = parser.parse_args(arguments)
+    args = parser().parse_args(arguments)
+    for name, value in (QUICK if args.quick else FULL).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     try:
         if args.steps < 2 or args.rounds < 1:
             raise UserError("--steps must be 2 or more, --rounds 1 or more.")
@@ -433,6 +327,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.save.write_text(json.dumps(report, indent=1), "utf-8")
     print(json.dumps(report, indent=1) if args.json else table(report))
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the arguments of the program."""
+    found = argparse.ArgumentParser(prog="bench --peers", description=(__doc__ or "").split("\n")[0])
+    found.add_argument("--model", type=Path, metavar="FILE", help="an SD1 edit checkpoint (default: random weights)")
+    found.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    found.add_argument("--precision", default="auto", help="of ours: auto, fp32, fp16 or bf16")
+    about = "which to measure beside ours, by name or by the name's beginning, as 'openvino' (default all)"
+    found.add_argument("--ways", type=words_of, default=[], metavar="WAY,...", help=about)
+    about = "256 pixels, 2 steps, 2 rounds, 3 rows and 1, no torch.compile, where nothing else is said: some minutes"
+    found.add_argument("--quick", action="store_true", help=about)
+    found.add_argument("--size", type=int, metavar="PIXELS", help="side of the picture (default 512)")
+    about = "steps of an edit, 2 or more (default 4); 2, 4, 10 and 28 fall on whole timesteps, as diffusers' always do"
+    found.add_argument("--steps", type=int, help=about)
+    found.add_argument("--rounds", type=int, help="edits by each (default 3)")
+    found.add_argument("--rows", type=rows_of, metavar="3,2,1", help="cases of rows that ours evaluates (default all)")
+    kinds = ["load", "parts", "steps"]
+    found.add_argument("--only", nargs="+", choices=kinds, help="what to measure (default all)")
+    about = "count the processor's time on one thread, which other programs on the machine change little"
+    found.add_argument("--busy", action="store_true", help=about)
+    found.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    about = "where converted networks are kept, 3 GB for SD1 (default benchmarks/cache)"
+    found.add_argument("--cache", type=Path, default=Path(__file__).with_name("cache"), metavar="DIR", help=about)
+    found.add_argument("--json", action="store_true", help="print JSON")
+    found.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there as well")
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def rows_of(text: str) -> list[int]:
+    """Return counts of rows from a list with commas. Raises ArgumentTypeError for others than 1, 2 and 3."""
+    words = words_of(text)
+    if not words or not set(words) <= {"1", "2", "3"}:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of 1, 2 and 3")
+    return [int(word) for word in words]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from instruct_pix2pix import images
-from instruct_pix2pix.cli import batch_report, edit, main
+from instruct_pix2pix.cli import batch_report, bench, edit, main
 from instruct_pix2pix.cli.arguments import suited_to
 from instruct_pix2pix.cli.output import step_bar
 from instruct_pix2pix.engine.candidates import Search
@@ -379,6 +379,17 @@ def test_bench_measures_the_rows_that_the_scales_need(capsys):
     assert [e["rows_evaluated"] for e in report["edits"]] == [6, 4, 2]
     assert report["load_seconds"] > 0 and report["peak_mb"] > report["weights_mb"] > 20
     assert all(e["seconds_per_row"] > 0 for e in report["edits"])
+    assert report["cpu_kind"] in report["expect"]
+
+
+def test_bench_hands_the_words_for_the_comparison_over(monkeypatch):
+    called = []
+    monkeypatch.setattr(bench.subprocess, "call", lambda command, **_: called.append(command[3:]) or 0)
+    assert main.main(["bench", "--peers", "--quick", "--ways", "openvino,sdcpp-f16", "--rows", "1,3"]) == 0
+    assert main.main(["bench", "--peers", "--size", "512", "--steps", "4", "--rounds", "5", "--json"]) == 0
+    quick, whole = (" ".join(words) for words in called)
+    assert "--ways openvino,sdcpp-f16 --rows 1,3 --quick" in quick and "--steps" not in quick
+    assert "--size 512 --steps 4 --rounds 5 --json" in whole and "--quick" not in whole
 
 
 def test_help_says_what_it_can_do(capsys):

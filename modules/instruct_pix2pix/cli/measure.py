@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..engine.cpu_kind import cpu_kind, expectation
 from ..engine.edit import Edited, edit
 from ..engine.model import EditModel
 from ..engine.precision import Machine
@@ -60,6 +61,8 @@ def measure(path: Path, machine: Machine, *, size: int | None, steps: int, repea
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
+        "cpu_kind": cpu_kind(),
+        "expect": expectation(cpu_kind()),
         "torch": torch.__version__,
         "load_seconds": round(load, 3),
         "weights_mb": round(weights / 1e6, 1),
@@ -75,6 +78,7 @@ def as_table(report: Mapping[str, Any]) -> str:
         "{model}, {size} pixels, {steps} steps, on {device} in {dtype}, {threads} threads, {cpu}, torch {torch}",
         "loaded in {load_seconds} s; weights {weights_mb} MB",
         "peak memory of the process: {peak_mb_after_load} MB after loading, {peak_mb} MB in all",
+        "{expect}",
         "",
         "| rows of a step | rows evaluated | s per row | s per step | s per edit |",
         "|---|---:|---:|---:|---:|",
