@@ -21,8 +21,8 @@ LIMITS = Limits()
 SMALL = (640, 480)
 
 
-def admitted(search: Search = Search(), size: tuple[int, int] = SMALL, **settings: object) -> EditSettings:  # noqa: B008
-    return LIMITS.admit(EditSettings.from_mapping({"instruction": "make it winter", **settings}), search, size)
+def admitted(search: Search = Search(), picture: tuple[int, int] = SMALL, **settings: object) -> EditSettings:  # noqa: B008
+    return LIMITS.admit(EditSettings.from_mapping({"instruction": "make it winter", **settings}), search, picture)
 
 
 def test_an_ordinary_edit_is_as_it_was() -> None:
@@ -52,9 +52,9 @@ def test_what_is_beyond_a_limit_is_refused_in_a_sentence(settings: dict, search:
 
 @pytest.mark.parametrize("asked", ["auto", "own"])
 def test_the_result_of_a_large_photograph_is_made_smaller_and_not_refused(asked: str) -> None:
-    assert admitted(size=(6000, 4000), result_size=asked).result_size == "2048"
-    assert admitted(size=(2048, 100), result_size=asked).result_size == asked
-    assert admitted(size=(6000, 4000), result_size="model").result_size == "model"
+    assert admitted(picture=(6000, 4000), result_size=asked).result_size == "2048"
+    assert admitted(picture=(2048, 100), result_size=asked).result_size == asked
+    assert admitted(picture=(6000, 4000), result_size="model").result_size == "model"
 
 
 def test_limits_are_changed_by_name() -> None:
