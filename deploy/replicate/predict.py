@@ -44,7 +44,7 @@ class Runner(BaseRunner):
         mask: Path | None = Input(default=None, description="White is edited, black is kept as it is."),
         output_format: str = Input(default="png", description="Format of the results.", choices=["png", "jpg", "webp"]),
     ) -> list[Path]:
-        """Edit a picture; every prediction has a folder of its own."""
+        """Edit a picture; the files go with the next prediction."""
         values = {
             "instruction": instruction,
             "negative": negative,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -35,12 +36,14 @@ class Editor:
     path: Path
     model: EditModel
     hash: str
+    results: Path
+    """The folder of the last prediction's results: by the next one they have been sent."""
 
     @classmethod
     def load(cls, models: Path = MODELS) -> Editor:
         """Load the model of a folder. Raises UserError."""
         path = resolve(None, [models])
-        return cls(path, EditModel.load(path, choose_machine(), [models]), model_hash(path))
+        return cls(path, EditModel.load(path, choose_machine(), [models]), model_hash(path), Path(tempfile.mkdtemp()))
 
     def edit(self, image: Path, mask: Path | None, ending: str, values: Mapping[str, Any]) -> list[Path]:
         """Edit a picture with the values of all settings, None for what suits the model; return the files written.
@@ -61,10 +64,11 @@ class Editor:
         where = open_picture(mask).mask if mask is not None else None
         fit = fitted(self.model, picture.image, settings, where, picture.deep)
         alpha = picture.alpha and framed(picture.alpha, fit.plan, settings)
-        folder, written = Path(tempfile.mkdtemp(prefix="prediction-")), []
+        shutil.rmtree(self.results, ignore_errors=True)
+        written: list[Path] = []
         together = settings.batch_size if settings.batch_size > 1 else None
         for number, found in enumerate(find_each(self.model, fit, settings, search, None, together), 1):
-            result, file = found.edited, folder / f"{number}.{ending}"
+            result, file = found.edited, self.results / f"{number}.{ending}"
             text = result.infotext(self.model.name, self.hash)
             written.append(save_picture(to_write(result, alpha, format_of(file)), file, text, icc=picture.icc))
             print(text)

@@ -47,7 +47,7 @@ class Runner(BaseRunner):
         self,
 '''
 BODY = '''    ) -> list[Path]:
-        """Edit a picture; every prediction has a folder of its own."""
+        """Edit a picture; the files go with the next prediction."""
         values = {names}
         found = self.editor.edit(image, mask, output_format, values)
         return [Path(file) for file in found]
