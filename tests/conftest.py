@@ -16,6 +16,7 @@ settings.load_profile("busy")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-size", action="store_true", help="also load and run full-size checkpoints, 4 GB each")
+    parser.addoption("--places", action="store_true", help="also run what needs the packages of Replicate and Spaces")
 
 
 @pytest.fixture(scope="session", autouse=True)

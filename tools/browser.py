@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from instruct_pix2pix.models.catalog import Catalog
 from instruct_pix2pix.server.app import build
 from instruct_pix2pix.server.folder_access import FolderAccess
+from instruct_pix2pix.server.limits import Limits
 from instruct_pix2pix.server.page import mount
 from instruct_pix2pix.server.temp_folder import temporary_folder
 from instruct_pix2pix.server.worker.worker import Worker
@@ -31,18 +32,20 @@ def served_page(
     models: Path | None = None,
     folder_access: FolderAccess | None = None,
     root_path: str = "",
+    limits: Limits | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, Worker]]:
     """Serve the page with the demo model and those of the folder `models`; yield its address and the worker.
 
-    Results are saved in `folder`; `root_path` is that of `mount.page`, `options` are those of `server.app.build`.
+    Results are saved in `folder`; `root_path` is that of `mount.page`, `limits` are the worker's, `options` those of
+    `server.app.build`.
     """
 
     def make_app(worker: Worker, catalog: Catalog) -> ASGIApp:
         page = mount.page(worker, catalog, folder, cache, folder_access, root_path)
         return build(worker, catalog, outputs=folder, page=page, **options)
 
-    with temporary_folder() as cache, serving(make_app, models) as (port, worker):
+    with temporary_folder() as cache, serving(make_app, models, limits) as (port, worker):
         yield f"http://127.0.0.1:{port}", worker
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..models.registry import resolve
+from ..server.limits import Limits, described
 from ..server.options import ServeOptions
 from ..text import reason_of, say
 from .arguments import Command, add_model, model_options_of
@@ -36,15 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root-path", type=_root_path, default="", metavar="PATH", help=about)
     about = "a folder that visitors from elsewhere may edit too, besides outputs/ and inputs/"
     parser.add_argument("--allow-dir", type=Path, action="append", default=[], metavar="DIR", help=about)
+    about = "serve people whom nobody knows: without passwords, folders, saved results and API, and within limits"
+    parser.add_argument("--for-strangers", action="store_true", help=about)
+    about = f"another limit for strangers, of {described()}".replace("%", "%%")
+    parser.add_argument("--limit", type=_limit, action="append", default=[], metavar="NAME=NUMBER", help=about)
+    about = "a network, such as 10.0.0.0/8, whose proxies are believed when they say for whom they forward"
+    parser.add_argument("--behind", action="append", default=[], metavar="NETWORK", help=about)
+    about = "another site that may show the page in a frame, such as https://huggingface.co"
+    parser.add_argument("--allow-frame", type=_site, action="append", default=[], metavar="SITE", help=about)
 
 
 def options_of(args: argparse.Namespace) -> ServeOptions:
     """Return what the arguments ask for. Raises UserError for arguments that do not go together."""
-    users = _users(args)
-    if args.listen and not users and not args.insecure:
+    users, limits = _users(args), _limits(args)
+    if args.listen and not users and not args.insecure and limits is None:
         raise UserError(
             "--listen lets everyone on the network use this program: add --auth-file FILE (or --auth USER:PASSWORD), "
-            "or --insecure if that is what you want."
+            "--for-strangers, or --insecure if that is what you want."
         )
     model = model_options_of(args)
     return ServeOptions(
@@ -59,6 +68,9 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
         device=model.device,
         precision=model.precision,
         debug=args.debug,
+        limits=limits,
+        proxies=tuple(args.behind),
+        frames=tuple(args.allow_frame),
     )
 
 
@@ -79,6 +91,29 @@ def _port(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < 65536:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: choose one from 1 to 65535")
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name and number.isascii() and number.isdigit() and len(number) < 9:
+        return name.strip(), int(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a limit: write it as steps=30")
+
+
+def _site(text: str) -> str:
+    if re.fullmatch(r"https?://[\w.*-]+(:\d+)?", text, re.ASCII):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a site: write it as https://huggingface.co")
+
+
+def _limits(args: argparse.Namespace) -> Limits | None:
+    if args.for_strangers:
+        if args.allow_dir:
+            raise UserError("Strangers may name no folders: leave --allow-dir out, or --for-strangers.")
+        return Limits().changed(args.limit)
+    if args.limit:
+        raise UserError("--limit changes what strangers may ask for: add --for-strangers.")
+    return None
 
 
 def _root_path(text: str) -> str:

@@ -35,6 +35,11 @@ class FolderAccess:
         home = outputs.absolute().parent.resolve()
         return cls(home, (home / outputs.name, home / "inputs", *(folder.absolute() for folder in more)), private)
 
+    @classmethod
+    def none(cls, outputs: Path) -> FolderAccess:
+        """Return the access to a server whose visitors may name no folder; it saves in `outputs`."""
+        return cls(outputs.absolute().parent.resolve(), (), private=False)
+
     def is_here(self, request: HTTPConnection | gr.Request) -> bool:
         """Whether a request comes from somebody at this machine, as far as can be told.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .limits import Limits
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -29,3 +31,11 @@ class ServeOptions:
     precision: str
     debug: bool
     """Whether to log in detail."""
+    limits: Limits | None = None
+    """What each visitor may have, where they are strangers; None: they are not."""
+    proxies: tuple[str, ...] = ()
+    """Networks whose proxies say for whom they forward, besides those on this machine."""
+    frames: tuple[str, ...] = ()
+    """Other sites that may show the page in a frame, such as 'https://huggingface.co'."""
+    token_header: str = ""
+    """The header by which a host that lends GPUs knows whom to charge."""

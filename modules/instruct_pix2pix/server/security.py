@@ -26,8 +26,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .folder_access import FORWARDED, is_loopback
-from .guesses import FREE, Guesses, network_of
+from .guesses import FREE, Guesses
 from .responses import FAULT, error_answer
+from .visitors import Proxies
 
 MOST_BODY = 64 * 2**20
 """Bytes of a request's body."""
@@ -89,8 +90,13 @@ class Credentials:
 class SecurityHeaders:
     """Adds headers to every answer that tell the browser to be careful; those that the app set stay."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, frames: Collection[str] = ()) -> None:
+        """`frames` are other sites that may show the page in a frame."""
+        self.app, self.headers = app, dict(SECURITY_HEADERS)
+        if frames:
+            ours = "frame-ancestors 'self'"
+            self.headers["Content-Security-Policy"] = POLICY.replace(ours, " ".join((ours, *frames)))
+            del self.headers["X-Frame-Options"]  # which knows no other site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -101,7 +107,7 @@ class SecurityHeaders:
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -227,8 +233,9 @@ def _name_in(place: str) -> str:
 class Authentication:
     """Refuses requests without a user's name and password (HTTP basic), and makes those who guess wait."""
 
-    def __init__(self, app: ASGIApp, users: Collection[Credentials]) -> None:
-        self.app, self.users = app, tuple(users)
+    def __init__(self, app: ASGIApp, users: Collection[Credentials], proxies: Proxies | None = None) -> None:
+        """`proxies` are those that say for whom they forward, by default those on this machine."""
+        self.app, self.users, self.proxies = app, tuple(users), proxies or Proxies()
         self._guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,7 +247,7 @@ class Authentication:
         given = headers.get("authorization", "")
         cookie = HTTPConnection(scope).cookies.get(COOKIE, "")
         known = self._guesses.is_ours(cookie)
-        address = _address(scope, headers)
+        address = self.proxies.address(scope)
         guesser = cookie if known else address
         wait = self._guesses.wait(guesser) if given else 0.0
         matches = [user.match(given) for user in self.users]  # all are compared, whichever it is
@@ -268,17 +275,6 @@ class Authentication:
             await send(message)
 
         return send_on
-
-
-def _address(scope: Scope, headers: Headers) -> str:
-    """Return where a request comes from: what a proxy on this machine says, the last to write it, or else the client.
-
-    Others may write what they like into that header.
-    """
-    client = (scope.get("client") or ("",))[0]
-    if is_loopback(client):
-        client = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or client
-    return network_of(client)
 
 
 class BodyLimit:

@@ -29,14 +29,19 @@ from .folder_access import FolderAccess
 from .options import ServeOptions
 from .security import Credentials
 from .temp_folder import temporary_folder
+from .visitors import LOOPBACK, Proxies
+from .worker.borrowed_gpu import BorrowedGpu
 from .worker.worker import Worker
 
 PORT, PORTS_TRIED = 7860, 20
 ENDING = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number is not None]
 
 
-def run(options: ServeOptions) -> int:
-    """Serve until stopped. Raises UserError for a model that cannot be used and for a port that is taken."""
+def run(options: ServeOptions, borrowed: BorrowedGpu | None = None) -> int:
+    """Serve until stopped; `borrowed` does the work where GPUs are lent.
+
+    Raises UserError for a model that cannot be used and for a port that is taken.
+    """
     from .page.mount import page  # gradio takes a second to import, and only a server needs it
 
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -45,14 +50,16 @@ def run(options: ServeOptions) -> int:
     machine = choose_machine(options.device, options.precision)
     folders, outputs = options.model_folders, outputs_folder()
     catalog = Catalog(folders, resolve(options.model, folders) if options.model else None)
-    places = FolderAccess.beside(outputs, options.edit_folders, private=not options.listen)
+    limits, private = options.limits, not options.listen
+    places = FolderAccess.beside(outputs, options.edit_folders, private=private)
+    proxies = Proxies((*LOOPBACK, *options.proxies))
     address = "0.0.0.0" if options.listen else "127.0.0.1"
     chosen = os.environ.get("GRADIO_TEMP_DIR")
     with (
         unwound_by_signals(),
         bound_socket(address, options.port) as listener,
         temporary_folder(Path(chosen) if chosen else None) as cache,
-        Worker(machine, models=folders) as worker,
+        Worker(machine, models=folders, limits=limits, borrowed=borrowed) as worker,
     ):
         port = listener.getsockname()[1]
         if options.port is None and port != PORT:
@@ -62,10 +69,13 @@ def run(options: ServeOptions) -> int:
             worker,
             catalog,
             outputs=outputs,
-            page=page(worker, catalog, outputs, cache, places, options.root_path),
+            page=page(worker, catalog, outputs, cache, places if limits is None else None, options.root_path),
             users=[Credentials(*user) for user in options.users],
             host_names=[own, own.partition(".")[0] + ".local", *options.host_names],
             listen=options.listen,
+            proxies=proxies,
+            frames=options.frames,
+            token_header=options.token_header,
         )
         others = f" and, from other machines, http://{own}:{port}" if options.listen else ""
         say(f"Open http://127.0.0.1:{port}{others} in a browser. Ctrl+C stops the program.")

@@ -49,9 +49,11 @@ class UploadSpace:
         *,
         most_bytes: int = MOST_BYTES,
         most_files: int = MOST_FILES,
+        kept_seconds: float = KEPT_SECONDS,
         in_use: Callable[[], Collection[Path]] = tuple,
     ) -> None:
         """`in_use` tells which files, or folders with all that is in them, must stay however old they are."""
+        self.kept_seconds = kept_seconds
         self.folder, self.most_bytes, self.most_files, self._in_use = folder, most_bytes, most_files, in_use
         self._lock = threading.Lock()
         self._looked = float("-inf")  # time.monotonic()
@@ -62,18 +64,18 @@ class UploadSpace:
         with self._lock:
             now = time.monotonic()
             if now > self._looked + LOOK_SECONDS:
-                self._look(KEPT_SECONDS)
+                self._look(self.kept_seconds)
             if self._is_full(count, files) and now > self._looked + LOOK_AGAIN:
-                self._look(SHORT_SECONDS)
+                self._look(min(SHORT_SECONDS, self.kept_seconds))
             if self._is_full(count, files):
                 raise DiskFull("The server has no room left for what is sent: try again later, or ask who runs it.")
             self._bytes += count
             self._files += files
 
     def sweep(self) -> None:
-        """Remove what is a day old."""
+        """Remove what has been kept for its time."""
         with self._lock:
-            self._look(KEPT_SECONDS)
+            self._look(self.kept_seconds)
 
     def _is_full(self, count: int, files: int) -> bool:
         disk = shutil.disk_usage(self.folder)
@@ -89,7 +91,7 @@ class UploadSpace:
             with suppress(OSError):  # it may be gone by now
                 held = _held_by(entry)
                 unfinished = not entry.is_dir()  # gradio moves a file into a folder once it is complete
-                oldest = now - (SHORT_SECONDS if unfinished else kept_seconds)
+                oldest = now - (min(SHORT_SECONDS, kept_seconds) if unfinished else kept_seconds)
                 if held.newest < oldest and not any(path.is_relative_to(entry.resolve()) for path in used):
                     _remove(entry)
                 else:

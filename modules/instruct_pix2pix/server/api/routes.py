@@ -27,16 +27,7 @@ ABOUT = (
 
 def make_api(worker: Worker, catalog: Catalog, outputs: Path, flags: Mapping[str, object]) -> FastAPI:
     """Make the app. `outputs` is where save_images saves; `flags` tell clients how the server was started."""
-    app = FastAPI(
-        title="instruct-pix2pix",
-        description=ABOUT,
-        version=__version__,
-        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere
-        redoc_url=None,
-        default_response_class=Json,
-    )
-    for kind, handler in ERROR_HANDLERS.items():
-        app.add_exception_handler(kind, handler)
+    app = make_bare()
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -47,4 +38,19 @@ def make_api(worker: Worker, catalog: Catalog, outputs: Path, flags: Mapping[str
     app.include_router(state_routes(worker.queue))
     app.include_router(option_routes(worker, catalog, options))
     app.include_router(info_routes(flags))
+    return app
+
+
+def make_bare() -> FastAPI:
+    """Make an app that has nothing but the shape of its errors: the page is added to it where there is no API."""
+    app = FastAPI(
+        title="instruct-pix2pix",
+        description=ABOUT,
+        version=__version__,
+        docs_url=None,  # FastAPI's own page loads its scripts from elsewhere
+        redoc_url=None,
+        default_response_class=Json,
+    )
+    for kind, handler in ERROR_HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     return app

@@ -56,6 +56,8 @@ class BatchHandlers:
     def submit(self, data: Mapping[Block, Any], here: bool) -> Updates:
         """Submit a folder; the page then follows its task."""
         try:
+            if self.worker.limits is not None:
+                raise UserError("This server edits no folders: edit one picture, or run the program yourself.")
             entry = self.catalog.find(str(data[self.layout.top.checkpoint] or ""))
             request = self._request(data, here)
             if request.search.strength is not None and entry.checkpoint is not None:  # around the model's scales

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from . import html
 from .batch_handlers import BatchHandlers
 from .form import SEARCH, settings_of
 from .form_handlers import FormHandlers, PngInfoHandlers
-from .gradio_compat import UNREAD, no_progress, unordered
+from .gradio_compat import UNREAD, no_progress, unordered, visitor_of
 from .handlers import EditHandlers
 from .layout import Layout, Updates
 from .matrix.handlers import MatrixHandlers
@@ -126,14 +125,20 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         if data[pictures.mode] == "batch":
             updates = batch_handlers.submit(data, batch_handlers.folder_access.is_here(request))
         else:
-            updates = edit_handlers.submit(data)
+            updates = edit_handlers.submit(data, visitor_of(request))
         return begun_by(updates, data)
 
-    def submit_matrix(data: Mapping[Block, Any]) -> Updates:
-        return begun_by(matrix_handlers.submit(data), data)
+    def submit_matrix(data: Mapping[Block, Any], request: gr.Request) -> Updates:
+        return begun_by(matrix_handlers.submit(data, visitor_of(request)), data)
 
-    def submit_varied(direction: int, data: Mapping[Block, Any]) -> Updates:
-        return begun_by(*handlers.strip.vary(direction, data))
+    def submit_less(data: Mapping[Block, Any], request: gr.Request) -> Updates:
+        return begun_by(*handlers.strip.vary(-1, data, visitor_of(request)))
+
+    def submit_more(data: Mapping[Block, Any], request: gr.Request) -> Updates:
+        return begun_by(*handlers.strip.vary(1, data, visitor_of(request)))
+
+    def look(data: Mapping[Block, Any], request: gr.Request) -> Updates:
+        return edit_handlers.look(data, visitor_of(request))
 
     def begun_by(updates: Updates, data: Mapping[Block, Any]) -> Updates:
         if memory.followed not in updates:
@@ -209,8 +214,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
         batch_results.retry.click(batch_handlers.retry, memory.followed, submitted, **events.queued),
     ]
     varied = unordered(*submitted, *events.form, pictures.picture)
-    for button, direction in ((results.less, -1), (results.more, 1)):
-        vary = partial(submit_varied, direction)
+    for button, vary in ((results.less, submit_less), (results.more, submit_more)):
         begun.append(button.click(vary, wanted | {results.selected}, varied, **UNREAD, **events.at_once))
     found = page.load(
         opened_again,
@@ -225,7 +229,7 @@ def _task_events(page: gr.Blocks, layout: Layout, events: _Events, handlers: Han
     found.then(**events.browser, js="(name) => { ip2pPhotoAgain(name); }", inputs=layout.top.checkpoint)
     settings = layout.settings
     settings.look.click(edit_handlers.looking, None, unordered(settings.look), **events.at_once).then(
-        edit_handlers.look,
+        look,
         unordered(*wanted),
         unordered(settings.look, settings.looked, layout.progress),
         **events.unread,

@@ -52,9 +52,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...text import escape
+from ..allowance import Allowance
 from ..responses import Json, error_answer
 from ..security import drain
 from ..upload_space import DiskFull, UploadSpace
+from ..visitors import NOBODY, Visitor, visitor_in
 
 # --- before the page is made ---
 
@@ -98,6 +100,14 @@ def unordered(*components: Block) -> Any:  # noqa: ANN401
     inputs alone. This can go when the type of `outputs` allows one.
     """
     return set(components)
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    """Return who called a handler.
+
+    gradio 6.31 gives the scope of a request only by the request that it wraps. This can go when it gives it itself.
+    """
+    return NOBODY if request.request is None else visitor_in(request.request.scope)
 
 
 def inform(sentence: str) -> None:
@@ -164,6 +174,7 @@ MOST_STREAMS = 128
 FILES = re.compile(r"/gradio_api/file=.+")
 
 MISTAKE = "This is not what the page sends: load it again."
+MUCH = "You have sent as much as this server takes from one visitor: try again later."
 NO_FILE = "The server no longer has this file: choose it again."
 MOST_NAME = 255
 """Bytes of a part of a path; no file system has longer names."""
@@ -186,9 +197,14 @@ class GradioGate:
     that API, a handler's input can be nothing but a file that was uploaded, and every malformed call is answered.
     """
 
-    def __init__(self, app: ASGIApp, space: UploadSpace, blocks: gr.Blocks) -> None:
-        """`space` has the folder where gradio puts uploads and results; `blocks` is the page."""
-        self.app, self.blocks = app, blocks
+    def __init__(
+        self, app: ASGIApp, space: UploadSpace, blocks: gr.Blocks, allowance: Allowance | None = None
+    ) -> None:
+        """`space` has the folder where gradio puts uploads and results; `blocks` is the page.
+
+        `allowance` is how much each visitor may send, where that is bounded.
+        """
+        self.app, self.blocks, self.allowance = app, blocks, allowance
         self.space, self.folder = space, space.folder.resolve()
         self._streams = 0
 
@@ -260,7 +276,10 @@ class GradioGate:
                 if message["type"] == "http.disconnect":
                     raise HTTPException(400, "The upload was broken off.")
                 more = bool(message.get("more_body"))
-                await run_in_threadpool(self.space.admit, len(message.get("body", b"")))
+                size = len(message.get("body", b""))
+                if self.allowance is not None and not self.allowance.take(visitor_in(scope).name, size):
+                    raise HTTPException(429, MUCH)
+                await run_in_threadpool(self.space.admit, size)
             except HTTPException as error:
                 refused = error.status_code, error.detail
             except DiskFull as error:
@@ -275,7 +294,7 @@ class GradioGate:
 
         await self.app(scope, receive_some, send_on)
         if refused is not None:
-            if refused[0] == 507 and more:  # its sender hears nothing as long as it sends
+            if refused[0] in (429, 507) and more:  # its sender hears nothing as long as it sends
                 await drain(receive, 1 << 30)
             await PlainTextResponse(refused[1], status_code=refused[0])(scope, receive, send)
 

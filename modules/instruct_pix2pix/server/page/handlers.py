@@ -18,6 +18,7 @@ from ...models.catalog import Catalog
 from ...settings import EditSettings
 from ..desktop import show_folder
 from ..pictures import SentPicture, bytes_of, decoded
+from ..visitors import Visitor
 from ..worker.edit_task import EditRequest, EditResult, EditTask
 from ..worker.worker import Worker
 from . import html
@@ -67,11 +68,11 @@ class EditHandlers:
 
     # --- an edit ---
 
-    def submit(self, data: Mapping[Block, Any]) -> Updates:
+    def submit(self, data: Mapping[Block, Any], visitor: Visitor) -> Updates:
         """Submit an edit; the page then follows its task."""
         layout, memory = self.layout, self.memory
         try:
-            with self.request(data) as request:
+            with self.request(data, visitor) as request:
                 mask = self.kept_mask(data, request)
                 task = self.worker.submit(request)
         except UserError as error:
@@ -93,12 +94,12 @@ class EditHandlers:
         """Say that `look` is over, also where it was cut short: the server may be another one by then."""
         return {self.layout.settings.look: gr.update(value=LOOK, interactive=True)}
 
-    def look(self, data: Mapping[Block, Any]) -> Updates:
+    def look(self, data: Mapping[Block, Any], visitor: Visitor) -> Updates:
         """Show what an edit would keep, before it is made."""
         settings = self.layout.settings
         updates = self.looked()
         try:
-            with self.request(data) as request:
+            with self.request(data, visitor) as request:
                 amount, task = request.settings.keep_amount, self.worker.submit_map(request)
             status = task.wait(ENDED, LOOK_SECONDS)
             task.interrupt()
@@ -112,7 +113,7 @@ class EditHandlers:
         return {**updates, settings.looked: gr.update(value=shown, visible=True), self.layout.progress: ""}
 
     @contextmanager
-    def request(self, data: Mapping[Block, Any]) -> Iterator[EditRequest]:
+    def request(self, data: Mapping[Block, Any], visitor: Visitor) -> Iterator[EditRequest]:
         """Give what the controls ask for; in the block the worker takes its pictures. Raises UserError."""
         layout, pictures = self.layout, self.layout.pictures
         picture = sent_path(data[pictures.picture])
@@ -121,10 +122,14 @@ class EditHandlers:
         entry = self.catalog.find(str(data[layout.top.checkpoint] or ""))
         settings, search = edit_of({name: data[control] for name, control in layout.form.items()})
         settings = settings.require_instruction()
-        save_to = self.outputs if data[layout.preferences.save] else None
+        save_to = self.save_to(data[layout.preferences.save])
         mask, session = painted(data[pictures.mode], data[pictures.mask]), str(data[layout.strip.session] or "")
-        with self.requested(session, picture, mask, entry.path, settings, save_to, search) as request:
+        with self.requested(session, picture, mask, entry.path, settings, save_to, search, visitor) as request:
             yield request
+
+    def save_to(self, wanted: object) -> Path | None:
+        """Return where results are saved, if they are: those of strangers never."""
+        return self.outputs if wanted and self.worker.limits is None else None
 
     @contextmanager
     def requested(
@@ -136,6 +141,7 @@ class EditHandlers:
         settings: EditSettings,
         save_to: Path | None,
         search: Search,
+        visitor: Visitor,
     ) -> Iterator[EditRequest]:
         """Give a session's edit of an uploaded picture, of a part of it where there is a mask. Raises UserError."""
         sent = [SentPicture.in_file(picture, deep=True), *([mask] if mask else [])]
@@ -143,7 +149,7 @@ class EditHandlers:
             where = masks[0].mask if masks else None
             if mask is not None and (where is None or where.getbbox() is None):
                 raise UserError(NOTHING_PAINTED)
-            yield EditRequest(checkpoint, opened, settings, where, save_to, search, SHOWN, session)
+            yield EditRequest(checkpoint, opened, settings, where, save_to, search, SHOWN, session, visitor)
 
     def show(self, task_id: str, selected: str | None) -> Updates:
         """Show the results that there are, and how the edit ended."""

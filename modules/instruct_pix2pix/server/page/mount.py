@@ -16,10 +16,11 @@ from ...models.checkpoints import SUITED, Suited
 from ...models.registry import DEMO
 from ...paths import DATA, PACKAGE, checkout_of
 from ...settings import KNOBS
+from ..allowance import Allowance
 from ..app import Page
 from ..downloads import Downloads
 from ..folder_access import FolderAccess
-from ..upload_space import UploadSpace
+from ..upload_space import KEPT_SECONDS, UploadSpace
 from ..uploads import Uploads
 from ..worker.worker import Worker
 from . import folder_routes, gradio_compat, html, link_preview, sheet_route, task_routes
@@ -28,6 +29,7 @@ from .events import Handlers, connect
 from .form_handlers import FormHandlers, PngInfoHandlers
 from .handlers import EditHandlers
 from .layout import build
+from .limited import keep_within
 from .matrix import routes as matrix_routes
 from .matrix.handlers import MatrixHandlers
 from .models_tab import routes as models_routes
@@ -86,17 +88,20 @@ def page(
     """Return what `server.app.build` takes as its page; `outputs` is where it saves results.
 
     `cache` is a folder for what visitors send and are shown, which the caller removes in the end. `folder_access` says
-    which folders visitors may name, by default those of a server for this machine alone; `root_path` is where a proxy
-    has put the page, such as '/edit'.
+    which folders visitors may name, by default those of a server for this machine alone; strangers none. `root_path` is
+    where a proxy has put the page, such as '/edit'.
     """
-    access = folder_access or FolderAccess.beside(outputs)
+    limits = worker.limits
+    access = FolderAccess.none(outputs) if limits else folder_access or FolderAccess.beside(outputs)
 
     def mount(app: FastAPI) -> ASGIApp:
         gradio_compat.set_environment(cache)
-        space = UploadSpace(cache, in_use=worker.queue.files)
+        kept = KEPT_SECONDS if limits is None else limits.kept_seconds
+        space = UploadSpace(cache, kept_seconds=kept, in_use=worker.queue.files)
         uploads, results = Uploads(space), Results(space, worker.decoding, outputs)
         sessions = Sessions(results)
-        folder_routes.add_routes(app, worker, uploads, access)
+        if limits is None:
+            folder_routes.add_routes(app, worker, uploads, access)
         task_routes.add_routes(app, worker, access, results)
         sheet_route.add_route(app, worker)
         link_preview.add_route(app)
@@ -105,7 +110,8 @@ def page(
         downloads = Downloads(catalog.dirs[0] if catalog.dirs else None, catalog.refresh)
         models_routes.add_routes(app, catalog, downloads, access)
         fast = worker.machine.device.type != "cpu" or catalog.default.path == DEMO
-        blocks = make(worker, catalog, outputs, FAST_COUNT if fast else 1, uploads, access, results, sessions)
+        count = min(FAST_COUNT if fast else 1, FAST_COUNT if limits is None else limits.edits)
+        blocks = make(worker, catalog, outputs, count, uploads, access, results, sessions)
         app.router.lifespan_context = _sweeping(space, blocks, downloads)
         script = _text("instruct_pix2pix.js", *PAGE_SCRIPTS)
         served = gr.mount_gradio_app(
@@ -116,7 +122,7 @@ def page(
             footer_links=[],
             run_history=False,
             show_error=False,
-            max_file_size=MOST_UPLOAD,
+            max_file_size=MOST_UPLOAD if limits is None else min(MOST_UPLOAD, limits.upload << 20),
             ssr_mode=False,
             enable_monitoring=False,
             mcp_server=False,
@@ -127,7 +133,8 @@ def page(
             head=f"<script>{script}</script>",
         )
         gradio_compat.make_safe_and_quiet(blocks)
-        gate = gradio_compat.GradioGate(served, space, blocks)
+        allowance = None if limits is None else Allowance(limits.uploads << 20, limits.kept_seconds)
+        gate = gradio_compat.GradioGate(served, space, blocks, allowance)
         return gradio_compat.HeadScript(gate, _text(*FIRST_SCRIPTS), lambda scope: link_preview.tags(scope, root_path))
 
     return mount
@@ -154,6 +161,8 @@ def make(
             vaes=vae_choices(catalog.dirs),
             examples=EXAMPLES,
         )
+        if worker.limits is not None:
+            keep_within(layout, worker.limits)
         form = FormHandlers(catalog, layout.form, layout.settings, layout.top, layout.tabs)
         edit = EditHandlers(worker, catalog, layout, form, results, examples=EXAMPLES, outputs=outputs)
         handlers = Handlers(
@@ -172,14 +181,14 @@ def make(
 def _sweeping(
     space: UploadSpace, blocks: gr.Blocks, downloads: Downloads
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return what runs while the app does: every hour it removes visitors' files that are a day old.
+    """Return what runs while the app does: every hour or sooner it removes visitors' files that were kept long enough.
 
     In the end it stops the downloads.
     """
 
     async def sweep() -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(min(SWEEP_SECONDS, space.kept_seconds / 4))
             await asyncio.to_thread(space.sweep)
             gradio_compat.forget_removed(blocks)
 

@@ -20,10 +20,11 @@ from ...files import write_whole
 from ...images import Picture, encode_picture
 from ...settings import EditSettings
 from ..small_copy import small_copy, small_size
+from ..visitors import NOBODY, Visitor
 from .pace import Pace
 from .preview import preview
 from .saved_results import path_of
-from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskState, TaskStatus
+from .task import MOST_RESULT_PIXELS, LoadedModel, Order, OwnQueue, Task, TaskState, TaskStatus
 
 PREVIEW_PAUSE = 40
 """Pause before the next preview, in times that the last one took: watching an edit shall hardly slow it."""
@@ -55,6 +56,8 @@ class EditRequest:
     """The settings that a person has named, by their names: see `Search.settled`."""
     owner: str = ""
     """A secret of who asks, by which saved results are found again: see `saved_results`."""
+    visitor: Visitor = NOBODY
+    """Who asks, as the queue counts it."""
 
     @property
     def pixels(self) -> int:
@@ -151,7 +154,7 @@ class EditTask(Task[EditStatus]):
         self.search = request.search
         count, steps = self.settings.results, self.settings.steps
         status = EditStatus(steps=count * self.search.steps(steps), batch_steps=steps, pictures=count)
-        super().__init__(queue, request.checkpoint, status, id_)
+        super().__init__(queue, request.checkpoint, status, id_, request.visitor)
         self._request: EditRequest | None = request
         self._pace = Pace()
         self._computed = 0  # steps of pictures, without those that were skipped
@@ -186,6 +189,11 @@ class EditTask(Task[EditStatus]):
                 self._preview_wanted = True
                 self._changed.wait_for(lambda: not self._preview_wanted, PREVIEW_PATIENCE)
             return self._preview
+
+    def order(self) -> Order:
+        """See `Task`; with the seed that was drawn, so that it is the same there."""
+        assert self._request is not None
+        return Order(EditTask, replace(self._request, settings=self.settings), self.id, self.checkpoint)
 
     def skip(self) -> None:
         """Give up the present batch and go on with the next."""

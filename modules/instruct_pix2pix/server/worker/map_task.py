@@ -9,7 +9,7 @@ from PIL import Image
 from ...engine.edit import fitted, map_of
 from ...errors import Interrupted
 from .edit_task import EditRequest
-from .task import LoadedModel, OwnQueue, Task, TaskStatus
+from .task import LoadedModel, Order, OwnQueue, Task, TaskStatus
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MapTask(Task[MapStatus]):
 
     def __init__(self, queue: OwnQueue, request: EditRequest, id_: str | None = None) -> None:
         """`Worker.submit_map` makes it, with settings that have been checked."""
-        super().__init__(queue, request.checkpoint, MapStatus(steps=1), id_)
+        super().__init__(queue, request.checkpoint, MapStatus(steps=1), id_, request.visitor)
         self._request: EditRequest | None = request
 
     @property
@@ -39,6 +39,10 @@ class MapTask(Task[MapStatus]):
     def parts(self) -> tuple[int, int]:
         """The one map."""
         return self._status.step, 1
+
+    def order(self) -> Order:
+        """See `Task`."""
+        return Order(MapTask, self._request, self.id, self.checkpoint)
 
     def carry_out(self, loaded: LoadedModel) -> None:
         """Make the map. Raises UserError, Interrupted, or whatever went wrong."""

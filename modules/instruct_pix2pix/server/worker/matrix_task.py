@@ -20,7 +20,7 @@ from ..small_copy import small_copy
 from .edit_task import PREVIEW_PAUSE, EditRequest
 from .pace import Pace
 from .preview import sheet
-from .task import MOST_RESULT_PIXELS, LoadedModel, OwnQueue, Task, TaskStatus
+from .task import MOST_RESULT_PIXELS, LoadedModel, Order, OwnQueue, Task, TaskStatus
 
 SMALL_CELL = 256
 """Pixels of the longest side of what a table shows of a cell."""
@@ -101,7 +101,8 @@ class MatrixTask(Task[MatrixStatus]):
         self.seeds = tuple(layer.seed for layer in self.cells[:: self.layer_size])
         edit = request.edit
         steps = len(self.cells) * edit.settings.steps
-        super().__init__(queue, edit.checkpoint, MatrixStatus(steps=steps, size=edit.picture.image.size), id_)
+        status = MatrixStatus(steps=steps, size=edit.picture.image.size)
+        super().__init__(queue, edit.checkpoint, status, id_, edit.visitor)
         self.settings = edit.settings
         """Those that were asked for."""
         self._mask = _digest(edit.mask)
@@ -124,6 +125,13 @@ class MatrixTask(Task[MatrixStatus]):
     def parts(self) -> tuple[int, int]:
         """Cells that are finished, and in all."""
         return len(self._status.results), len(self.cells)
+
+    def order(self) -> Order:
+        """See `Task`; with the first seed that was drawn, so that the cells are the same there."""
+        assert self._request is not None
+        settings = replace(self._request.settings, seed=self.seeds[0])
+        edit = replace(self._request, settings=settings)
+        return Order(MatrixTask, MatrixRequest(edit, self.text_cfg, self.image_cfg), self.id, self.checkpoint)
 
     def ordinary(self, place: int) -> EditSettings:
         """Return the settings of the edit that one cell stands for, as it was asked for: also of its result's size."""

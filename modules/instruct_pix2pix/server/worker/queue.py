@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import UserError
 from ..budget import ServerBusy
+from ..visitors import NOBODY
 from .task import MOST_RESULT_PIXELS, Task, TaskState
 
 MOST_WAITING = 64
@@ -31,11 +32,16 @@ class TaskQueue:
         most_waiting: int = MOST_WAITING,
         most_kept: int = MOST_KEPT,
         kept_seconds: float = KEPT_SECONDS,
+        most_each: int | None = None,
     ) -> None:
-        """Ended tasks are forgotten, the oldest first, beyond `most_kept` of them and after `kept_seconds`."""
+        """Ended tasks are forgotten, the oldest first, beyond `most_kept` of them and after `kept_seconds`.
+
+        `most_each` is how many tasks one visitor may have that have not ended.
+        """
         self.changed = threading.Condition()
         """The lock on all that happens to the tasks, and the signal that something did."""
         self.most_waiting, self.most_kept, self.kept_seconds = most_waiting, most_kept, kept_seconds
+        self.most_each = most_each
         self._pending: list[Task[Any]] = []  # have not ended; the running one is the first
         self._known: dict[str, Task[Any]] = {}
         self._closed = False
@@ -45,13 +51,15 @@ class TaskQueue:
     def enqueue(self, task: Task[Any]) -> None:
         """Put a task, made with this queue, at its end.
 
-        Raises UserError for an id of a task that has not ended, QueueFull where there is no room.
+        Raises UserError for an id of a task that has not ended, QueueFull where there is no room, or none for more
+        tasks of its visitor.
         """
         with self.changed:
             if any(other.id == task.id for other in self._pending):
                 raise UserError(f"There is already a task {task.id[:40]!r}: choose another id.")
             if self._closed:
                 raise QueueFull("The program is about to stop: start it again.")
+            self._check_share(task)
             count, pixels = len(self._pending), task.pixels + sum(other.pixels for other in self._pending)
             if count > self.most_waiting or (count and pixels > MOST_INPUT_PIXELS):
                 raise QueueFull(f"{count} edits are in the queue, which is full: try again when some are done.")
@@ -128,6 +136,13 @@ class TaskQueue:
         """Whether no task will come any more."""
         with self.changed:
             return self._closed
+
+    def _check_share(self, task: Task[Any]) -> None:
+        if self.most_each is None or task.visitor == NOBODY:
+            return
+        own = sum(other.visitor.name == task.visitor.name for other in self._pending)
+        if own >= self.most_each:
+            raise QueueFull(f"{own} of your edits are still under way here: wait for one of them, or interrupt it.")
 
     def _forget_old(self) -> None:
         """Forget the oldest ended tasks beyond the limits; the newest stays for its time, however large."""

@@ -7,9 +7,9 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -19,6 +19,7 @@ from PIL import Image
 
 from ...engine.model import EditModel
 from ...errors import Interrupted, UserError, out_of_memory
+from ..visitors import NOBODY, Visitor
 
 MOST_RESULT_PIXELS = 300_000_000
 """Pixels of the results that one task may make, and of those that are kept, all together."""
@@ -109,16 +110,32 @@ class OwnQueue(Protocol):
 S = TypeVar("S", bound=TaskStatus)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a task is asked, in a form that can be sent to another process."""
+
+    kind: Callable[[Any, Any, str], Task[Any]]
+    request: object
+    id: str
+    checkpoint: Path
+
+    def task(self, queue: OwnQueue) -> Task[Any]:
+        """Return a task of that queue which does the same."""
+        return self.kind(queue, self.request, self.id)
+
+
 class Task(ABC, Generic[S]):
     """Work for the worker's thread and its model. Every method may be called from any thread."""
 
     kind: ClassVar[str]
     """What the API calls it."""
 
-    def __init__(self, queue: OwnQueue, checkpoint: Path, status: S, id_: str | None = None) -> None:
+    def __init__(
+        self, queue: OwnQueue, checkpoint: Path, status: S, id_: str | None = None, visitor: Visitor = NOBODY
+    ) -> None:
         """`queue` is the one that will be given it."""
         self.id = id_ or secrets.token_hex(8)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.visitor = checkpoint, visitor
         self.submitted_at = time.time()
         self.last_status: Future[S] = Future()
         """Done when the task has ended. In asyncio, `await asyncio.wrap_future(task.last_status)`."""
@@ -155,6 +172,10 @@ class Task(ABC, Generic[S]):
     def files(self) -> Collection[Path]:
         """Files and folders that it reads until it has ended."""
         return ()
+
+    def order(self) -> Order:
+        """Return what it is asked, for another process. Raises UserError for a kind that is done in this one alone."""
+        raise UserError("This cannot be done on a GPU that is lent: run the program on a machine of your own.")
 
     def preview(self) -> Image.Image | None:
         """Return what is being made; None where there is nothing to see. Costs the caller's time."""
@@ -204,6 +225,13 @@ class Task(ABC, Generic[S]):
             if self._status.state is TaskState.QUEUED:
                 self._end_as(TaskState.INTERRUPTED)
 
+    def stop_late(self, sentence: str) -> None:
+        """Stop it as `interrupt` does, since it took too long, and tell why."""
+        with self._changed:
+            if not self._status.state.ended:
+                self._change(notes=(*self._status.notes, sentence))
+                self.interrupt()
+
     # --- the worker's side ---
 
     def start(self) -> None:
@@ -215,6 +243,22 @@ class Task(ABC, Generic[S]):
         if self._status.interrupted:
             raise Interrupted
         self.carry_out(loaded)
+
+    def follow(self, status: S) -> bool:
+        """Take over how the same task stands in another process; return whether this one was asked to stop.
+
+        An end is left to `end`.
+        """
+        with self._changed:
+            if not self._began and status.state is TaskState.RUNNING:
+                self._began = time.monotonic()
+            own = ("version", "position", "interrupted", "seconds", "eta", "problem", "unexpected")
+            told = {one.name: getattr(status, one.name) for one in fields(status) if one.name not in own}
+            if status.state.ended:
+                del told["state"]
+            told["notes"] = tuple(dict.fromkeys((*status.notes, *self._status.notes)))
+            self._change(**told)
+            return self._status.interrupted
 
     def end(self, problem: BaseException | None) -> None:
         """`run` returned, or raised this problem."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ...models.add_ons import AddOnFolders
 from ...models.checkpoints import inspect, model_files, vae_names
 from ...models.registry import model_hash
 from ..budget import Budget
+from ..limits import Limits
+from .borrowed_gpu import BorrowedGpu
 from .edit_task import EditRequest, EditTask
 from .map_task import MapTask
 from .matrix_task import MatrixRequest, MatrixTask
@@ -47,11 +50,21 @@ class Worker:
     Every method may be called from any thread; none but `close` waits.
     """
 
-    def __init__(self, machine: Machine, queue: TaskQueue | None = None, models: Sequence[Path] = ()) -> None:
-        """Take the tasks of this queue, by default one of its own; `models` as for `EditModel.load`."""
-        self.machine = machine
+    def __init__(
+        self,
+        machine: Machine,
+        queue: TaskQueue | None = None,
+        models: Sequence[Path] = (),
+        limits: Limits | None = None,
+        borrowed: BorrowedGpu | None = None,
+    ) -> None:
+        """Take the tasks of this queue, by default one of its own; `models` as for `EditModel.load`.
+
+        `limits` are those of strangers, where such are served; `borrowed` does the work in another process.
+        """
+        self.machine, self.limits, self._borrowed = machine, limits, borrowed
         self._models = models
-        self.queue = TaskQueue() if queue is None else queue
+        self.queue = _queue_for(limits) if queue is None else queue
         self.decoding = Budget(MOST_DECODING)
         """Pixels that are being decoded: every door that decodes a picture asks for a share."""
         self._loaded: LoadedModel | None = None
@@ -61,8 +74,8 @@ class Worker:
     def submit(self, request: EditRequest, id_: str | None = None) -> EditTask:
         """Put a request at the end of the queue; `id_` is a name that its door may choose for the task.
 
-        Raises UserError for settings that cannot be right (no instruction, an unknown sampler or LoRA), as
-        `Search.settled` does, and as `TaskQueue.enqueue` does.
+        Raises UserError for settings that cannot be right (no instruction, an unknown sampler or LoRA) or are beyond
+        the limits, as `Search.settled` does, and as `TaskQueue.enqueue` does.
         """
         task = EditTask(self.queue, self._resolved(request), id_)
         self.queue.enqueue(task)
@@ -77,6 +90,8 @@ class Worker:
     def submit_matrix(self, request: MatrixRequest, id_: str | None = None) -> MatrixTask:
         """Put a matrix of edits at the end of the queue. Raises as `submit`, and for too many cells."""
         task = MatrixTask(self.queue, replace(request, edit=self._resolved(request.edit)), id_)
+        if self.limits is not None:
+            self.limits.check_edits(len(task.cells))
         self.queue.enqueue(task)
         return task
 
@@ -102,7 +117,7 @@ class Worker:
         while task := self._next():
             problem: Exception | None = None
             try:
-                task.run(self._load(task.checkpoint, self._machine_for(task)))
+                self._carry_out(task)
             except Exception as error:
                 problem = error
             self.queue.end(task, problem)
@@ -118,6 +133,29 @@ class Worker:
                 return task
             give_back(spare)
         return None
+
+    def _carry_out(self, task: Task[Any]) -> None:
+        if self._borrowed is not None:
+            with self._in_time(task):
+                self._borrowed.carry_out(task)
+            return
+        loaded = self._load(task.checkpoint, self._machine_for(task))
+        with self._in_time(task):
+            task.run(loaded)
+
+    @contextmanager
+    def _in_time(self, task: Task[Any]) -> Iterator[None]:
+        """Stop a task that runs for longer than the limits say."""
+        if self.limits is None:
+            yield
+            return
+        timer = threading.Timer(self.limits.seconds, task.stop_late, [self.limits.out_of_time])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _machine_for(self, task: Task[Any]) -> Machine:
         dtype = DTYPES.get(task.precision or "")
@@ -146,4 +184,12 @@ class Worker:
         AddOnFolders.near(request.checkpoint, self._models).require_loras(settings.instruction)
         if search.strength is not None:  # scales are looked for around those of the model
             settings = inspect(request.checkpoint).suited.fill(settings, {"steps"})
+        if self.limits is not None:
+            settings = self.limits.admit(settings, search, request.picture.image.size)
         return replace(request, settings=settings)
+
+
+def _queue_for(limits: Limits | None) -> TaskQueue:
+    if limits is None:
+        return TaskQueue()
+    return TaskQueue(most_waiting=limits.waiting, most_each=limits.each, kept_seconds=limits.kept_seconds)

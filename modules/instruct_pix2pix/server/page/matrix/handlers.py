@@ -12,11 +12,13 @@ from gradio.blocks import Block
 from ....engine.candidates import Search
 from ....errors import UserError
 from ....grid import around, values
+from ...visitors import Visitor
 from ...worker.edit_task import EditTask
 from ...worker.matrix_task import MatrixRequest, MatrixTask
 from .. import html
 from ..form import ONE_EDIT, SEARCH, values_of
 from ..form_handlers import FormHandlers
+from ..gradio_compat import visitor_of
 from ..handlers import EditHandlers, painted
 from ..layout import Layout, Updates
 from ..results import sent_path
@@ -53,7 +55,7 @@ class MatrixHandlers:
         """Return what the button says."""
         return offer(text_cfg or "", image_cfg or "", int(seeds or 1))
 
-    def submit(self, data: Mapping[Block, Any]) -> Updates:
+    def submit(self, data: Mapping[Block, Any], visitor: Visitor) -> Updates:
         """Submit a matrix; the page then follows its task."""
         layout, memory, fields = self.layout, self.layout.memory, self.fields
         try:
@@ -62,7 +64,7 @@ class MatrixHandlers:
             texts = values(str(data[fields.text_cfg] or ""), "text_cfg")
             images = values(str(data[fields.image_cfg] or ""), "image_cfg")
             seeds = _seeds(data[fields.seeds])
-            with self.edit.request(data) as request:
+            with self.edit.request(data, visitor) as request:
                 mask = self.edit.kept_mask(data, request)
                 edit = replace(
                     request, settings=replace(request.settings, count=seeds, batch_size=1), search=Search()
@@ -106,7 +108,15 @@ class MatrixHandlers:
     # --- a cell ---
 
     def choose(
-        self, wanted: str, followed: str | None, sent: object, mode: str, sent_mask: object, save: bool, stored: object
+        self,
+        wanted: str,
+        followed: str | None,
+        sent: object,
+        mode: str,
+        sent_mask: object,
+        save: bool,
+        stored: object,
+        caller: gr.Request,
     ) -> Updates:
         """Make the edit of a cell as Generate would, and set all controls to it, its picture too.
 
@@ -122,9 +132,9 @@ class MatrixHandlers:
             before = self._before(task, followed)
             one = task.ordinary(place)
             mask = painted(mode, sent_mask)
-            save_to = self.edit.outputs if save else None
+            save_to, visitor = self.edit.save_to(save), visitor_of(caller)
             with self.edit.requested(
-                shown.session, shown.picture, mask, task.checkpoint, one, save_to, Search()
+                shown.session, shown.picture, mask, task.checkpoint, one, save_to, Search(), visitor
             ) as request:
                 if not task.has_mask(request.mask):
                     raise UserError("Something else is painted over now than in this matrix: make it again.")

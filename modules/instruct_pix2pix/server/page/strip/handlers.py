@@ -13,6 +13,7 @@ from ....engine.edit import settings_here
 from ....errors import UserError
 from ....settings import KNOBS, STRENGTH, EditSettings
 from ...pictures import SentPicture
+from ...visitors import Visitor
 from .. import html
 from ..form import ONE_EDIT, values_of
 from ..form_handlers import FormHandlers
@@ -39,7 +40,9 @@ class StripHandlers:
         found = self.edit.results.one(id_) if self.sessions.has(session_id, id_) else None
         return self._problem(LOST) if found is None else self.edit.details(*found)
 
-    def vary(self, direction: int, data: Mapping[Block, Any]) -> tuple[Updates, Mapping[Block, Any]]:
+    def vary(
+        self, direction: int, data: Mapping[Block, Any], visitor: Visitor
+    ) -> tuple[Updates, Mapping[Block, Any]]:
         """Make the edit of the shown result again with the same seed and more change (1) or less (-1).
 
         `data` are the values of the page's controls; returns the updates, and those values as they are then.
@@ -61,10 +64,12 @@ class StripHandlers:
                 settings = stepped(settings, direction)
             entry = self.form.model_of(infotext) or self.form.catalog.find(str(data[layout.top.checkpoint] or ""))
             mask = SentPicture.in_file(shown.mask) if shown.mask else None
-            save_to = edit.outputs if data[layout.preferences.save] else None
+            save_to = edit.save_to(data[layout.preferences.save])
             search = Search(strength=values.get("strength"))
             session = str(data[layout.strip.session] or "")
-            with edit.requested(session, shown.picture, mask, entry.path, settings, save_to, search) as request:
+            with edit.requested(
+                session, shown.picture, mask, entry.path, settings, save_to, search, visitor
+            ) as request:
                 task = edit.worker.submit(request)
         except UserError as error:
             return self._problem(str(error)), data
