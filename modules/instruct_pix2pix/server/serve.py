@@ -42,7 +42,7 @@ def run(options: ServeOptions) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if options.debug else logging.INFO)
     tune_memory()
-    machine = choose_machine(options.device, options.precision)
+    machine = choose_machine(options.device, options.precision, options.memory)
     folders, outputs = options.model_folders, outputs_folder()
     catalog = Catalog(folders, resolve(options.model, folders) if options.model else None)
     places = FolderAccess.beside(outputs, options.edit_folders, private=not options.listen)
