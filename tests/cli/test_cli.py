@@ -431,6 +431,7 @@ def test_what_is_not_asked_for_suits_the_model(tmp_path, capsys):
 def test_every_command_that_loads_a_model_takes_a_limit_on_the_cards_memory(command, words):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
+    parser.set_defaults(debug=False)
     for more, limit in (([], None), (["--memory", "4"], 4.0)):
         options = command.options_of(parser.parse_args([*words, *more]))
         assert (options if isinstance(options, ServeOptions) else options.model).memory == limit

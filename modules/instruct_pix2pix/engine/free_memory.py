@@ -71,5 +71,6 @@ def hold_to_limit(machine: Machine) -> None:
     card = torch.get_device_module(machine.device)
     _, total = card.mem_get_info(machine.device)
     share = (machine.memory - DRIVER) / total
-    if 0 < share < 1 and hasattr(card, "set_per_process_memory_fraction"):
-        card.set_per_process_memory_fraction(share, machine.device)
+    if share < 1:
+        index = card.current_device() if machine.device.index is None else machine.device.index
+        card.set_per_process_memory_fraction(share, index)

@@ -92,7 +92,8 @@ class Offloaded(Kept):
         """Take over a network whose weights are in the machine's memory; again when it has got others."""
         if (known := self._networks.pop(network, None)) is not None:
             known.forget()
-        self._networks[network] = CardNetwork(network, self.machine.device, self._stream)
+        with torch.inference_mode(False), torch.no_grad():
+            self._networks[network] = CardNetwork(network, self.machine.device, self._stream)
 
     @contextmanager
     def using(self, networks: Sequence[nn.Module], work: int) -> Iterator[None]:
@@ -117,7 +118,8 @@ class Offloaded(Kept):
     def make_float32(self, network: nn.Module) -> None:
         """Convert a network to float32."""
         self.bring_home()
-        network.float()
+        with torch.inference_mode(False), torch.no_grad():
+            network.float()
         self.prepare(network)
 
     @property

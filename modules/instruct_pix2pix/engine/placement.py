@@ -40,7 +40,7 @@ def place(parts: Sequence[int], rest: int, room: int) -> Placement:
     Those that do not stay are spread evenly, so that each is copied in while others compute. The result is larger than
     `room` only where `least` is.
     """
-    if rest + sum(parts) <= room:
+    if rest + sum(parts) <= max(room, least(parts, rest)):
         return Placement((True,) * len(parts), 0)
     share = max(0, room - least(parts, rest)) / max(1, sum(parts))
     stays: list[bool] = []
