@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from instruct_pix2pix.engine.free_memory import DRIVER
-from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.loading.config import CONFIGS, ModelConfig, load_config
 from instruct_pix2pix.engine.networks.clip import PooledTextEncoder, TextEncoder
 from instruct_pix2pix.engine.networks.unet import Condition, UNet
 from instruct_pix2pix.engine.networks.vae import VAE
@@ -54,7 +53,7 @@ def count(family: str, side: int, gigabytes: float) -> Held:
     """Run one edit's networks with a limit on a stand-in for a card, for a picture of this side in pixels."""
     config = load_config(CONFIGS / f"{family}.yaml")
     with META:
-        unet, vae, *texts = _networks(config)
+        unet, vae, *texts = (each.to(DTYPE).eval().requires_grad_(False) for each in _networks(config))
     room = int(gigabytes * 2**30) - DRIVER
     home = Offloaded(Machine(META, DTYPE, int(gigabytes * 2**30)), room)
     for network in (unet, vae, *texts):
@@ -93,10 +92,9 @@ def count(family: str, side: int, gigabytes: float) -> Held:
     return Held(room, peaks, copied)
 
 
-def _networks(config: Any) -> list[nn.Module]:  # noqa: ANN401 - a ModelConfig
-    texts: list[nn.Module] = [TextEncoder(config.text)]
-    texts += [PooledTextEncoder(config.text_2)] if config.text_2 else []
-    return [each.to(DTYPE).eval().requires_grad_(False) for each in (UNet(config.unet), VAE(config.vae), *texts)]
+def _networks(config: ModelConfig) -> list[Any]:
+    texts = [TextEncoder(config.text), *([PooledTextEncoder(config.text_2)] if config.text_2 else [])]
+    return [UNet(config.unet), VAE(config.vae), *texts]
 
 
 def main() -> None:

@@ -269,7 +269,7 @@ def test_a_model_is_loaded_onto_the_card_if_it_fits_with_its_work_and_beside_it_
 def test_a_model_beside_a_card_is_laid_out_as_the_card_wants_it(monkeypatch):
     with_room(monkeypatch, 30_000_000)
     _, networks = load_networks(DEMO, CARD)
-    weight = networks.unet.input_blocks[0][0].weight
+    weight = networks.unet.get_parameter("input_blocks.0.0.weight")
     assert (weight.device.type, weight.dtype) == ("cpu", torch.float16)
     assert weight.is_contiguous(memory_format=torch.channels_last)
 

@@ -87,7 +87,7 @@ class CopyStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._card: Any = torch.get_device_module(device) if device.type in CARDS else None
-        self._stream = self._card.Stream(device) if self._card else None
+        self._stream: Any = self._card.Stream(device) if self._card else None
 
     def fill(self, slot: Slot, part: int, weights: Weights) -> None:
         """Begin to fill a slot once nothing reads it any more."""
@@ -131,7 +131,7 @@ class CardNetwork:
         self._placement: Placement | None = None
         self._streamed: list[int] = []
         self._slots: list[Slot] = []
-        me = weakref.ref(self)  # a hook that held this object would keep the network for ever
+        me: weakref.ref[CardNetwork] = weakref.ref(self)  # a hook that held this object would keep the network for ever
         self._hooks = [hook for i, part in enumerate(modules) for hook in _hooks(part, i, me)]
 
     @property
