@@ -18,13 +18,14 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from instruct_pix2pix import images
-from instruct_pix2pix.cli import batch_report, bench, edit, main
+from instruct_pix2pix.cli import batch, batch_report, bench, edit, grid, main, serve
 from instruct_pix2pix.cli.arguments import suited_to
 from instruct_pix2pix.cli.output import step_bar
 from instruct_pix2pix.engine.candidates import Search
 from instruct_pix2pix.engine.edit import Progress
 from instruct_pix2pix.images import read_infotext
 from instruct_pix2pix.infotext import parse, settings_from
+from instruct_pix2pix.server.options import ServeOptions
 from tests.helpers.merged import write_merged_demo
 
 ROOT = Path(__file__).parents[2]
@@ -425,6 +426,31 @@ def test_what_is_not_asked_for_suits_the_model(tmp_path, capsys):
     assert "As suits large: Text CFG 3, Steps 30." in capsys.readouterr().err
     assert chosen("--text-cfg", "7.5", "--steps", "20") == (7.5, 1.5, 20)
     assert "As suits" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (edit, ["a.png", "make it winter"]),
+        (grid, ["a.png", "make it winter"]),
+        (batch, ["in", "out", "make it winter"]),
+        (bench, []),
+        (serve, []),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_every_command_that_loads_a_model_takes_a_limit_on_the_cards_memory(command, words):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    parser.set_defaults(debug=False)
+    for more, limit in (([], None), (["--memory", "4"], 4.0)):
+        options = command.options_of(parser.parse_args([*words, *more]))
+        assert (options if isinstance(options, ServeOptions) else options.model).memory == limit
+
+
+def test_a_limit_that_cannot_be_is_told_in_a_sentence(capsys):
+    assert main.main(["edit", str(EXAMPLE), "make it winter", "--memory", "0.2"]) == 1
+    assert "give 1 GB or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["bench", "--help"], ["inspect", str(EXAMPLE)], ["edit", "a.png"]])

@@ -353,6 +353,27 @@ def test_an_old_nvidia_card_or_driver_gets_pytorch_for_cuda_12(
     assert launch.torch_build() == build
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the builds are Linux's")
+@pytest.mark.parametrize(
+    ("amd", "intel", "build"),
+    [
+        (["gfx000", "gfx1100"], False, "rocm7.2"),  # a processor's own node, and an RX 7900
+        (["gfx000"], True, "xpu"),
+        (["gfx1201"], True, "rocm7.2"),
+        (["gfx906"], False, "cpu"),  # a card that the build has no kernels for
+        ([], False, "cpu"),
+    ],
+)
+def test_without_an_nvidia_card_pytorch_is_for_the_card_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, amd: list[str], intel: bool, build: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    monkeypatch.setattr(launch.Path, "exists", lambda path: False)
+    monkeypatch.setattr(launch, "amd_cards", lambda: iter(amd))
+    monkeypatch.setattr(launch, "has_intel_card", lambda: intel)
+    assert launch.torch_build() == build
+
+
 @pytest.mark.parametrize(
     ("versions", "cards"),
     [([0, 110000], ["gfx000", "gfx1100"]), ([90010], ["gfx90a"]), ([100300, 120001], ["gfx1030", "gfx1201"])],

@@ -253,3 +253,21 @@ def test_keys_of_the_text_are_made_once_for_all_steps(monkeypatch: pytest.Monkey
     assert torch.equal(once(one, 2.0), b)
     assert made == [1, 1]
     assert torch.equal(once(model.condition(first.clone()), 2.0), b)
+
+
+def test_attention_by_plain_products_takes_few_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On cards for which torch has no better kernel, all scores of a large picture would not fit."""
+    q, k, v = (torch.randn(2, 3, n, 16, generator=torch.Generator().manual_seed(n)) for n in (130, 70, 70))
+    whole, plain = attention(q, k, v), F.scaled_dot_product_attention
+    queries: list[int] = []
+
+    def seen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        queries.append(q.shape[2])
+        return plain(q, k, v)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
+    monkeypatch.setattr(layers, "SCORES_AT_ONCE", 2 * 3 * 70 * 4 * 40)  # of 40 queries
+    attention(q, k, v)
+    monkeypatch.setattr(layers, "holds_scores", lambda *_: True)
+    assert close(attention(q, k, v), whole)
+    assert queries == [130, 40, 40, 40, 10]

@@ -74,6 +74,24 @@ def test_a_device_that_is_not_there_is_told(device):
     assert repr(device) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("there", ["cuda", "xpu", "mps"])
+def test_the_card_that_is_there_is_taken(monkeypatch, there):
+    """Stand-ins: of torch's modules one says that its device is there."""
+    for name in ("cuda", "xpu", "mps"):
+        monkeypatch.setattr(torch.get_device_module(name), "is_available", lambda name=name: name == there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: False)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    dtype = torch.bfloat16 if there == "xpu" else torch.float16
+    assert choose_machine() == Machine(torch.device(there), dtype)
+    assert choose_machine("auto", "fp32", 6) == Machine(torch.device(there), torch.float32, 6 * 2**30)
+
+
+@pytest.mark.parametrize("memory", [0, -4, 0.5, float("nan"), float("inf")])
+def test_a_limit_that_leaves_nothing_is_told(memory):
+    with pytest.raises(UserError, match="give 1 GB or more"):
+        choose_machine("cpu", "fp32", memory)
+
+
 def test_the_automatic_choice_runs_here():
     machine = choose_machine()
     x = torch.ones(4, 4, device=machine.device, dtype=machine.dtype)

@@ -55,6 +55,8 @@ class ModelOptions:
     """Where to look for models, in this order."""
     device: str
     precision: str
+    memory: float | None
+    """The most of a card's memory to take, in GB; None is what is free."""
 
     def find(self) -> Path:
         """Return the path of the model. Raises UserError."""
@@ -73,7 +75,7 @@ def model_folders_of(namespace: argparse.Namespace) -> tuple[Path, ...]:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of a model, of a device and of a precision."""
+    """Add the choice of a model, of a device with a limit on its memory, and of a precision."""
     add_models_dir(parser)
     parser.add_argument("--model", metavar="NAME", help="a file, or a name that `models` shows")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, xpu or mps (default auto)")
@@ -82,11 +84,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto (what this machine runs fast, measured once), fp32, fp16, bf16, or measure (auto, measured again)",
     )
+    about = "take no more of the graphics card's memory, e.g. 3, 4, 6 or 8 (default: what is free)"
+    parser.add_argument("--memory", type=float, metavar="GB", help=about)
 
 
 def model_options_of(namespace: argparse.Namespace) -> ModelOptions:
     """Return what the arguments say of the model."""
-    return ModelOptions(namespace.model, model_folders_of(namespace), namespace.device, namespace.precision)
+    folders = model_folders_of(namespace)
+    return ModelOptions(namespace.model, folders, namespace.device, namespace.precision, namespace.memory)
 
 
 # --- settings ---

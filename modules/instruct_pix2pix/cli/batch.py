@@ -160,14 +160,16 @@ def run(options: BatchOptions) -> int:
 
         precision = precision_of(request.output, asked, partial(cluster_precision, options.cluster, device, say=say))
         facts = facts_of(path, precision)
-        execute = cluster_executor(options.cluster, path, facts.hash, device, precision, control, say=say)
+        memory = options.model.memory
+        execute = cluster_executor(options.cluster, path, facts.hash, device, precision, control, memory, say=say)
     else:
-        own = choose_machine(device, asked)
+        own = choose_machine(device, asked, options.model.memory)
         precision = precision_of(request.output, asked, lambda _: own.precision)
         if precision != own.precision:
             say(f"{request.output} was begun in {precision}, and goes on in it; here {own.precision} is faster.")
         facts = facts_of(path, precision)
-        execute = _here(path, facts, choose_machine(device, precision), control, options.model.folders)
+        machine = choose_machine(device, precision, options.model.memory)
+        execute = _here(path, facts, machine, control, options.model.folders)
     report = BatchReport(request, as_json=options.as_json)
 
     def tell(event: Event) -> None:

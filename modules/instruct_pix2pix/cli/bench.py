@@ -91,7 +91,7 @@ def run(options: BenchOptions) -> int:
     from .measure import as_table, measure
 
     tune_memory()
-    machine = choose_machine(options.model.device, options.model.precision)
+    machine = choose_machine(options.model.device, options.model.precision, options.model.memory)
     report = measure(path, machine, size=options.size, steps=steps, repeat=options.repeat)
     print(json.dumps(report, indent=1) if options.as_json else as_table(report))
     return 0

@@ -124,7 +124,7 @@ def run(options: EditOptions) -> int:
 
     tune_memory()
     settings = resolved(settings)
-    machine = choose_machine(options.model.device, options.model.precision)
+    machine = choose_machine(options.model.device, options.model.precision, options.model.memory)
     settings = suited_to(path, settings, options.asked)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)

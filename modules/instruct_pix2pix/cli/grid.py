@@ -100,7 +100,7 @@ def run(options: GridOptions) -> int:
 
     tune_memory()
     settings = resolved(settings)
-    machine = choose_machine(options.model.device, options.model.precision)
+    machine = choose_machine(options.model.device, options.model.precision, options.model.memory)
     for note in picture.notes + (mask.notes if mask else ()):
         say(note)
     advise(path, options.model.folders, [(options.image.name, picture.image)])

@@ -67,6 +67,7 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
         model_folders=model.folders,
         device=model.device,
         precision=model.precision,
+        memory=model.memory,
         debug=args.debug,
         limits=limits,
         proxies=tuple(args.behind),

@@ -15,12 +15,13 @@ from ..guidance.inputs import Prompt, completed
 from ..models.add_ons import AddOnFolders
 from .beside.add_ons import AddOns
 from .beside.tiny_vae import CELL
-from .free_memory import PIXEL, ROW, is_room_for
+from .free_memory import ROW
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
-from .networks.layers import prepare
 from .networks.unet import Condition, size_label, take
 from .networks.vae import VAE
+from .offload import Kept, kept_or_offloaded
+from .placement import CELL_NUMBERS, TEXT_WORK, unet_work, vae_work
 from .precision import Machine
 from .sampling.schedules import ContinuousSchedule, NoiseSchedule
 from .shared_cores import SharedCores
@@ -41,21 +42,32 @@ class EditModel:
     """
 
     def __init__(
-        self, networks: Networks, machine: Machine, name: str = "", folders: AddOnFolders | None = None
+        self,
+        networks: Networks,
+        machine: Machine,
+        name: str = "",
+        folders: AddOnFolders | None = None,
+        home: Kept | None = None,
     ) -> None:
-        """`folders` are where LoRAs and the like are looked up; by default the program's own."""
+        """`folders` are where LoRAs and the like are looked up; by default the program's own.
+
+        `home` is who moves the networks; by default it follows from where they were loaded.
+        """
         self.config = networks.config
         self.machine = machine
         self.name = name
-        self.notes = networks.notes
+        self.home = kept_or_offloaded([networks.unet], machine) if home is None else home
+        """Who has the networks on the device while they work."""
+        self.notes = (*networks.notes, *self.home.notes)
         """Sentences for whoever uses it, on how it was loaded."""
         self.unet, self.text, self.text_2 = networks.unet, networks.text, networks.text_2
         self.networks: tuple[nn.Module, ...] = (networks.unet, networks.vae, *networks.texts)
         """All that holds weights."""
+        self._texts = networks.texts
         for network in self.networks:
-            prepare(network, machine)
+            self.home.prepare(network)
         tokenizer = Tokenizer(self.config.text.vocab_size)
-        self.add_ons = AddOns(networks, machine, tokenizer, folders or AddOnFolders.near())
+        self.add_ons = AddOns(networks, self.home, tokenizer, folders or AddOnFolders.near())
         """What edits have beside the checkpoint, LoRAs and the like."""
         self.unet_graphs = GraphedUNet(self.unet)
         self.levels = NoiseSchedule(self.config.linear_start, self.config.linear_end, self.config.timesteps)
@@ -94,13 +106,15 @@ class EditModel:
     @torch.inference_mode()
     def encode_instruction(self, instruction: str, steps: int) -> tuple[Prompt, ...]:
         """Return the instruction's sub-prompts, embedded, with their step schedules."""
-        return tuple(encode_prompt(self.prompts, instruction, steps))
+        with self.home.using(self._texts, TEXT_WORK):
+            return tuple(encode_prompt(self.prompts, instruction, steps))
 
     @torch.inference_mode()
     def encode_negative(self, negative: str, steps: int, no_text: str = "empty") -> Prompt:
         """Return the negative prompt, embedded, with its step schedule; see `text.encode_negative` for a blank one."""
         own = self.config.cosxl is not None
-        return encode_negative(self.prompts, negative, steps, no_text=no_text, own_pooled=own)
+        with self.home.using(self._texts, TEXT_WORK):
+            return encode_negative(self.prompts, negative, steps, no_text=no_text, own_pooled=own)
 
     def encode_text(
         self, instruction: str, negative: str, steps: int, no_text: str = "empty"
@@ -159,15 +173,34 @@ class EditModel:
     def _predict(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
         """Evaluate the UNet, all rows at once where they fit into memory, else one by one."""
         count = len(condition.text)
+        if self.home.moves:
+            return self._predict_in_turn(x, t, condition, entries)
         if self.unet_graphs.knows(x, t, condition, entries) or self.is_room_for_rows(count, x):
             return self.unet_graphs(x, t, condition, entries, lambda: self.is_room_for_rows(2 * count, x))
+        return self._one_by_one(x, t, condition, entries)
+
+    def _predict_in_turn(
+        self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None
+    ) -> Tensor:
+        """Evaluate a UNet whose weights come and go: no recorded kernels find them again."""
+        count = len(condition.text)
+        together = self.is_room_for_rows(count, x)
+        with self.home.using([self.unet], self._work_of_rows(count if together else 1, x)):
+            return self.unet(x, t, condition, entries) if together else self._one_by_one(x, t, condition, entries)
+
+    def _one_by_one(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+        count = len(condition.text)
         each = zip(take(x, entries).split(1), t.expand(count).split(1), condition.rows(), strict=True)
         return torch.cat([self.unet(*row) for row in each])
 
+    def _work_of_rows(self, count: int, x: Tensor) -> int:
+        """Return the bytes that so many rows like x need beside the UNet's weights."""
+        each = CELL_NUMBERS if self.home.moves else ROW
+        return unet_work(self.config, count * x[0, 0].numel(), x.element_size(), each)
+
     def is_room_for_rows(self, count: int, x: Tensor) -> bool:
         """Whether so many rows like x can be computed at once; one at a time takes longer, and the least memory."""
-        numbers = count * ROW * x[0, 0].numel() * self.config.unet.model_channels / 320
-        return count == 1 or is_room_for(numbers, x.dtype, x.device)
+        return count == 1 or self.home.fits(self.unet, self._work_of_rows(count, x))
 
     @torch.inference_mode()
     def decode(self, latent: Tensor) -> Tensor:
@@ -195,9 +228,13 @@ class EditModel:
 
     def _tile(self, picture: torch.Size) -> int:
         """Return the side of the tiles, in pixels, in which pictures of this shape [B, C, H, W] go through the VAE."""
+        return TILE if self.home.fits(self.vae, self._work_of_tile(picture, TILE)) else SMALL_TILE
+
+    def _work_of_tile(self, picture: Sequence[int], tile: int) -> int:
+        """Return the bytes that a tile of pictures [B, C, H, W] needs beside the VAE's weights."""
         batch, _, height, width = picture
-        numbers = PIXEL * batch * min(height, TILE) * min(width, TILE) * self.config.vae.ch / 128
-        return TILE if is_room_for(numbers, self.vae.quant_conv.weight.dtype, self.machine.device) else SMALL_TILE
+        pixels = batch * min(height, tile) * min(width, tile)
+        return vae_work(self.config, pixels, self.vae.quant_conv.weight.dtype.itemsize)
 
     def _through_vae(
         self, function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: float
@@ -209,11 +246,14 @@ class EditModel:
             def cast(part: Tensor, dtype: torch.dtype = dtype) -> Tensor:
                 return function(part.to(dtype))
 
-            y = in_tiles(cast, x, tile=tile, overlap=overlap, scale=scale)
+            side = int(max(1, scale))  # of what is a pixel on one side and a cell on the other
+            shape = (len(x), 3, x.shape[2] * side, x.shape[3] * side)
+            with self.home.using([self.vae], self._work_of_tile(shape, tile * side)):
+                y = in_tiles(cast, x, tile=tile, overlap=overlap, scale=scale)
             if y.isfinite().all():
                 return y
             if dtype == torch.float32 or not x.isfinite().all():
                 raise UserError(
                     "The model's numbers grew beyond bounds: choose precision fp32, or download the model again."
                 )
-            self.vae.float()  # half precision overflowed: this VAE runs in float32 from now on
+            self.home.make_float32(self.vae)  # half precision overflowed: this VAE runs in float32 from now on

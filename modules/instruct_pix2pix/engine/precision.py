@@ -22,6 +22,8 @@ CHOICES = (AUTO, *DTYPES, MEASURE)
 GPUS = ("cuda", "xpu", "mps")
 """torch's names for the GPUs of NVIDIA and AMD, of Intel, and of Apple."""
 
+LEAST_MEMORY = 1
+"""GB of a card that a limit may leave; half of it is the driver's."""
 CAPABILITIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 """torch's tests for instructions that multiply bf16."""
 MEASURED = "precision.json"
@@ -36,6 +38,8 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype
+    memory: int | None = None
+    """The bytes of a card's memory that the program may take, its driver's included; None: what is free."""
 
     @property
     def precision(self) -> str:
@@ -43,14 +47,18 @@ class Machine:
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
 
-def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
+def choose_machine(device: str = "auto", precision: str = AUTO, memory: float | None = None) -> Machine:
     """Return the machine to run on; `precision` is one of CHOICES, `device` 'auto' or a name of torch's.
+
+    `memory` is the most of a card's memory to take, in GB of 2^30 bytes, from LEAST_MEMORY on.
 
     The automatic format is on a GPU bf16 if that is native and fp16 otherwise, on a CPU bf16 if its matrix units
     multiply it and float32 otherwise. On a CPU it is measured once and remembered, so that the same work gives the
-    same bits however busy the machine is; 'measure' measures it again. Raises UserError for another precision and for
-    a device that is not there.
+    same bits however busy the machine is; 'measure' measures it again. Raises UserError for another precision, too
+    little memory and a device that is not there.
     """
+    if memory is not None and not LEAST_MEMORY <= memory < float("inf"):
+        raise UserError(f"{memory:g} GB of a card's memory are no limit to work with: give {LEAST_MEMORY} GB or more.")
     if precision not in CHOICES:
         raise UserError(f"Precision {precision!r} is not known: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
     if device == "auto":
@@ -60,13 +68,16 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda, xpu or mps.") from error
-    if precision in DTYPES:
-        return Machine(where, DTYPES[precision])
-    if where.type == "cuda":
-        return Machine(where, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
-    if where.type in ("mps", "xpu"):
-        return Machine(where, torch.float16 if where.type == "mps" else torch.bfloat16)
-    return Machine(where, torch.bfloat16 if cpu_multiplies_bf16(again=precision == MEASURE) else torch.float32)
+    dtype = DTYPES.get(precision) or _fast_format(where, again=precision == MEASURE)
+    return Machine(where, dtype, None if memory is None else int(memory * 2**30))
+
+
+def _fast_format(device: torch.device, *, again: bool) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    if device.type in ("mps", "xpu"):
+        return torch.float16 if device.type == "mps" else torch.bfloat16
+    return torch.bfloat16 if cpu_multiplies_bf16(again=again) else torch.float32
 
 
 def cpu_multiplies_bf16(*, again: bool = False) -> bool:

@@ -29,6 +29,8 @@ class ServeOptions:
     model_folders: tuple[Path, ...]
     device: str
     precision: str
+    memory: float | None
+    """The most of a card's memory to take, in GB; None is what is free."""
     debug: bool
     """Whether to log in detail."""
     limits: Limits | None = None

@@ -47,7 +47,7 @@ def run(options: ServeOptions, borrowed: BorrowedGpu | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("instruct_pix2pix").setLevel(logging.DEBUG if options.debug else logging.INFO)
     tune_memory()
-    machine = choose_machine(options.device, options.precision)
+    machine = choose_machine(options.device, options.precision, options.memory)
     folders, outputs = options.model_folders, outputs_folder()
     catalog = Catalog(folders, resolve(options.model, folders) if options.model else None)
     limits, private = options.limits, not options.listen

@@ -35,6 +35,7 @@ def cluster_executor(
     device: str,
     precision: str,
     control: Control,
+    memory: float | None = None,
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> Executor:
@@ -42,12 +43,12 @@ def cluster_executor(
 
     `address` is HOST:PORT of the cluster's head, or 'auto': the cluster that RAY_ADDRESS names, or else one that
     starts and ends with the run, on this machine alone. `path` and `hash` are those of the model; it is sent to a
-    machine that does not have it. A cluster without GPUs gets a worker for every OMP_NUM_THREADS cores, or else for
-    every CPUS_EACH. Raises UserError if Ray is not installed or nothing answers at the address; the executor raises it
-    when no machine can work.
+    machine that does not have it. `memory` limits each card, as in `choose_machine`. A cluster without GPUs gets a
+    worker for every OMP_NUM_THREADS cores, or else for every CPUS_EACH. Raises UserError if Ray is not installed or
+    nothing answers at the address; the executor raises it when no machine can work.
     """
     check_address(address)
-    setup = WorkerSetup.of(path, hash, device, precision)
+    setup = WorkerSetup.of(path, hash, device, precision, memory)
 
     def execute(units: Iterator[Unit | None]) -> Generator[Result, None, None]:
         first = next((unit for unit in units if unit is not None), None)

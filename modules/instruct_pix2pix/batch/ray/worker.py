@@ -37,15 +37,20 @@ class WorkerSetup:
     hash: str | None
     device: str
     precision: str
+    memory: float | None = None
+    """The most of a card's memory to take, in GB; None is what is free."""
     version: str = __version__
     is_one_file: bool = True
     """Whether it can be sent: a folder, or a checkpoint whose VAE is a file beside it, is not."""
 
     @classmethod
-    def of(cls, path: Path, hash: str | None, device: str, precision: str) -> WorkerSetup:
+    def of(
+        cls, path: Path, hash: str | None, device: str, precision: str, memory: float | None = None
+    ) -> WorkerSetup:
         """Return the setup for a model of this path and hash, which may be a relative path."""
         is_one_file = path.is_file() and inspect(path).vae is None
-        return cls(path.absolute(), config_beside(path), hash, device, precision, is_one_file=is_one_file)
+        found = config_beside(path)
+        return cls(path.absolute(), found, hash, device, precision, memory, is_one_file=is_one_file)
 
     def is_met_by(self, path: Path, hash_of: Callable[[Path], str]) -> bool:
         """Tell whether the model at `path` is this one."""
@@ -78,7 +83,7 @@ class RayWorker:
             raise UserError(f"it has version {__version__} of this program, not {setup.version}")
         if threads:
             torch.set_num_threads(threads)
-        machine = choose_machine(setup.device, setup.precision)
+        machine = choose_machine(setup.device, setup.precision, setup.memory)
 
         def runner_of(path: Path) -> UnitRunner:
             return UnitRunner(EditModel.load(path, machine), setup.hash)

@@ -13,8 +13,8 @@ from ...prompts import LoraTag, lora_tags
 from ...settings import EditSettings
 from ..loading.config import ModelConfig
 from ..loading.loader import Networks, load_vae
-from ..networks.layers import prepare
 from ..networks.vae import VAE
+from ..offload import Kept
 from ..precision import Machine
 from ..tokenizer import Tokenizer
 from .exchange import Exchange
@@ -73,9 +73,11 @@ class AddOns:
     The last LoRAs stay computed, and the last VAE loaded: an edit with the same ones begins at once.
     """
 
-    def __init__(self, networks: Networks, machine: Machine, tokenizer: Tokenizer, folders: AddOnFolders) -> None:
+    def __init__(self, networks: Networks, home: Kept, tokenizer: Tokenizer, folders: AddOnFolders) -> None:
+        """`home` is who moves the networks."""
         self._folders = folders
-        self._machine = machine
+        self._home = home
+        self._machine: Machine = home.machine
         self._config: ModelConfig = networks.config
         self._layers = layers_of(networks.unet, networks.texts)
         self._own_vae = networks.vae
@@ -106,6 +108,7 @@ class AddOns:
     def take_off(self) -> None:
         """Give the model its own weights and its own VAE back, to the bit."""
         if self._merge and self._merge.on:
+            self._home.bring_home()
             self._merge.exchange.swap()
             self._merge.on = False
         self.vae, self.fast = self._own_vae, False
@@ -160,6 +163,7 @@ class AddOns:
             self._merge = None  # before others are computed: they take memory
             self._merge = self._merged(key, paths)
         if not self._merge.on:
+            self._home.bring_home()
             self._merge.exchange.swap()
             self._merge.on = True
 
@@ -168,14 +172,15 @@ class AddOns:
         put_on = ", ".join(f"{path.stem} at {tag.weights}" for tag, path in paths.items())
         notes = (f"LoRA put on: {put_on}.", *(note for lora in loras for note in lora.file.notes))
         hashes = {tag.name: kohya_hash(path) for tag, path in paths.items()}
+        self._home.bring_home()
         return _MergedLoras(key, merged(loras, self._machine), notes, hashes)
 
     def _loaded_vae(self, path: Path) -> VAE:
         state = file_state(path)
         if self._vae is None or self._vae.state != state:
             self._vae = None
-            vae = load_vae(path, self._config, self._machine)
-            prepare(vae, self._machine)
+            vae = load_vae(path, self._config, self._machine, self._home.home)
+            self._home.prepare(vae)
             self._vae = _Vae(state, vae)
         return self._vae.vae
 

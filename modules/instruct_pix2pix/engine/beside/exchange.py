@@ -48,7 +48,7 @@ class Exchange:
         for name, value in (("weight", plain_weight(layer)), ("bias", own.get("bias"))):
             added = change(torch.Size([0]) if value is None else value.shape, name)
             if value is not None and added is not None:
-                changed[name] = (value.float() + added).to(value.dtype)
+                changed[name] = (value.float() + added.to(value.device)).to(value.dtype)
         self._others[layer] = self._in_use(layer, changed)
         if self._in_place:
             self._use(layer, changed)

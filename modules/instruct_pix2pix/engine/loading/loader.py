@@ -25,6 +25,8 @@ from ..networks.clip import PooledTextEncoder, TextEncoder
 from ..networks.layers import packs
 from ..networks.unet import UNet
 from ..networks.vae import VAE
+from ..offload import home_of
+from ..placement import usual_work
 from ..precision import Machine
 from .config import CONFIGS, ModelConfig, first_line, load_config
 from .diffusers_keys import read_configs, unet_name, vae_name
@@ -110,9 +112,9 @@ def find_config(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
-    """Load a checkpoint file or diffusers folder.
+    """Load a checkpoint file or diffusers folder: onto the machine's device, or beside a card that it is too large for.
 
-    Raises UserError when it is not a model that can edit, is damaged, or does not fit its config.
+    Raises UserError when it is not a model that can edit, is damaged, or does not fit its config, and as `home_of`.
     """
     checkpoint = inspect(path)
     config = find_config(checkpoint)
@@ -134,16 +136,17 @@ def load_networks(path: Path, machine: Machine) -> tuple[Checkpoint, Networks]:
     sources = folder_sources(path, parts, config) if path.is_dir() else _file_sources(path, parts, use_ema)
     if checkpoint.vae:
         sources["vae"] = _vae_sources(checkpoint.vae, networks.vae, config)
+    home = home_of(list(parts.values()), usual_work(config, machine.dtype.itemsize), machine)
     for name, module in parts.items():
-        _fill(module, sources[name], machine, path.name)
+        _fill(module, sources[name], machine, path.name, home)
     return checkpoint, replace(networks, notes=notes)
 
 
-def load_vae(file: Path, config: ModelConfig, machine: Machine) -> VAE:
-    """Load a VAE from a file of its own, of the shapes in `config`. Raises UserError where it has others."""
+def load_vae(file: Path, config: ModelConfig, machine: Machine, home: torch.device) -> VAE:
+    """Load a VAE of the shapes in `config` from a file of its own to `home`. Raises UserError where it has others."""
     with torch.device("meta"), _WithoutInit():
         vae = VAE(config.vae)
-    _fill(vae, _vae_sources(file, vae, config), machine, file.name)
+    _fill(vae, _vae_sources(file, vae, config), machine, file.name, home)
     return vae
 
 
@@ -225,22 +228,27 @@ def folder_sources(
     return found
 
 
-def _fill(module: nn.Module, sources: Mapping[str, TensorSource], machine: Machine, model: str) -> None:
-    """Give a meta module its tensors. Raises UserError naming a tensor that is missing or of another shape."""
+def _fill(
+    module: nn.Module, sources: Mapping[str, TensorSource], machine: Machine, model: str, home: torch.device
+) -> None:
+    """Give a meta module its tensors, as the machine wants them, on the device `home`.
+
+    Raises UserError naming a tensor that is missing or of another shape.
+    """
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     infos = _infos(sources, shapes, model)
     dtype_name = str(machine.dtype).removeprefix("torch.")
     kept = {
         key
         for key, (info, scale) in infos.items()
-        if machine.device.type == "cpu"
+        if home.type == "cpu"
         and (info.dtype, scale) == (dtype_name, None)
         and not _wants_channels_last(shapes[key])
     }
     state: dict[str, Tensor] = {}
     for group in _groups({key: info.tensor for key, info in infos.items() if key not in kept}):
         chosen = {key: (sources[key], infos[key].scale) for key in group}
-        state.update(_converted(chosen, shapes, machine))
+        state.update(_converted(chosen, shapes, machine, home))
     mapped = {file: read_weights(file) for file in {sources[key].file for key in kept}}
     for key in kept:
         state[key] = sources[key].of(mapped[sources[key].file][sources[key].name]).reshape(shapes[key])
@@ -288,9 +296,12 @@ def _infos(sources: Mapping[str, TensorSource], shapes: Mapping[str, torch.Size]
 
 
 def _converted(
-    sources: Mapping[str, tuple[TensorSource, str | None]], shapes: Mapping[str, torch.Size], machine: Machine
+    sources: Mapping[str, tuple[TensorSource, str | None]],
+    shapes: Mapping[str, torch.Size],
+    machine: Machine,
+    home: torch.device,
 ) -> dict[str, Tensor]:
-    """Return copies of these tensors, multiplied by their scales, as the machine wants them.
+    """Return copies of these tensors on `home`, multiplied by their scales, as the machine wants them.
 
     The files are mapped no longer than that takes.
     """
@@ -306,7 +317,7 @@ def _converted(
             state[key] = _empty_on_own_pages(value.shape, machine.dtype).copy_(value)
         else:
             layout = torch.channels_last if _wants_channels_last(shapes[key]) else torch.contiguous_format
-            state[key] = value.to(machine.device, machine.dtype, memory_format=layout, copy=True)
+            state[key] = value.to(home, machine.dtype, memory_format=layout, copy=True)
     return state
 
 

@@ -5,6 +5,7 @@ References: Radford et al. 2021 (arXiv 2103.00020); Podell et al. 2023 (arXiv 23
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class CLIPEmbeddings(nn.Module):
         weight, known = self.token_embedding.weight, self.added
         first = len(weight) + (0 if known is None else len(known))
         rows = vectors.to(weight.device, weight.dtype)
-        self.added = rows if known is None else torch.cat([known, rows])
+        self.added = rows if known is None else torch.cat([known.to(rows.device), rows])
         return list(range(first, first + len(rows)))
 
     def _embedded(self, tokens: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class CLIPEmbeddings(nn.Module):
             return self.token_embedding(tokens)
         beyond = tokens - self.token_embedding.num_embeddings
         known = self.token_embedding(tokens.clamp(max=self.token_embedding.num_embeddings - 1))
-        return torch.where((beyond >= 0)[..., None], self.added[beyond.clamp(min=0)], known)
+        return torch.where((beyond >= 0)[..., None], self.added.to(known.device)[beyond.clamp(min=0)], known)
 
 
 class CLIPLayers(nn.Module):
@@ -150,6 +151,10 @@ class TextEncoder(nn.Module):
         self.config = config
         self.text_model = CLIPTextModel(config)
 
+    def parts(self) -> Iterator[nn.Module]:
+        """Yield the layers in their order, as `HasParts` says."""
+        yield from self.text_model.encoder.layers
+
     def forward(self, tokens: Tensor) -> Tensor:
         states = self.text_model(tokens)
         return states if self.config.skip_last else self.text_model.finish(states)
@@ -167,6 +172,10 @@ class PooledTextEncoder(nn.Module):
         self.config = config
         self.text_model = CLIPTextModel(config)
         self.text_projection = Linear(config.width, config.projection, bias=False)
+
+    def parts(self) -> Iterator[nn.Module]:
+        """Yield the layers in their order, as `HasParts` says."""
+        yield from self.text_model.encoder.layers
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids [B, T <= 77] int64, padded with EOS -> states [B, T, width], pooled [B, projection].

@@ -16,7 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
+from ..free_memory import CARDS
 from ..kernels import amx_attention, fused, winograd
 from ..precision import Machine
 
@@ -32,6 +34,9 @@ and the memory that its weights take with the channels, of which coarser levels 
 HEAD_BY_HEAD_FROM, QUERIES_AT_ONCE = 128, 512
 """Queries and keys from which on bf16 attention without AMX multiplies head by head, and the queries of a head in one
 product: their scores for 4096 keys still fit into the processor's caches."""
+
+SCORES_AT_ONCE = 64 << 20
+"""Bytes of scores, queries times keys of all heads, that attention by plain products may hold on a card."""
 
 MLP_IN_PARTS_FROM, MLP_PART = 24 << 20, 8 << 20
 """Bytes between the two layers of an MLP from which on a CPU computes it in parts, and bytes of a part: larger blocks
@@ -292,7 +297,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return out
     short = min(q.shape[2], k.shape[2]) < HEAD_BY_HEAD_FROM
     if short or q.dtype != torch.bfloat16 or torch.is_grad_enabled() or not multiplies_heads(q.device.type):
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return _attention_of_torch(q, k, v).transpose(1, 2).flatten(2)
     q = q * q.shape[-1] ** -0.5
     out = torch.empty(q.shape[0], q.shape[2], *q.shape[1::2], dtype=q.dtype)
     for b, h in itertools.product(*map(range, q.shape[:2])):
@@ -300,6 +305,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for part, result in zip(q[b, h].split(QUERIES_AT_ONCE), out[b, :, h].split(QUERIES_AT_ONCE), strict=True):
             result.copy_(torch.softmax(part @ keys, dim=-1) @ values)
     return out.flatten(2)
+
+
+def _attention_of_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As F.scaled_dot_product_attention; some queries at a time where that would hold too many scores at once."""
+    scores = q.shape[:3].numel() * k.shape[2] * q.element_size()
+    if scores <= SCORES_AT_ONCE or not holds_scores(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = q.split(max(1, q.shape[2] * SCORES_AT_ONCE // scores), dim=2)
+    return torch.cat([F.scaled_dot_product_attention(part, k, v) for part in parts], dim=2)
+
+
+def holds_scores(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Tell whether torch has no better kernel for this attention on a card than plain products, as on older ones."""
+    return q.device.type in CARDS and torch._fused_sdp_choice(q, k, v) == SDPBackend.MATH.value
 
 
 @lru_cache

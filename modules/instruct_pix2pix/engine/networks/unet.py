@@ -346,6 +346,11 @@ class UNet(nn.Module):
             for layer in block.children():
                 yield layer, last - i // per_level - isinstance(layer, UNetUpsample)
 
+    def parts(self) -> Iterator[nn.Module]:
+        """Yield the layers that hold nearly all weights, in the order in which they are called, as `HasParts` says."""
+        kinds = (ResBlock, TransformerBlock, UNetDownsample, UNetUpsample)
+        yield from (layer for layer in self.modules() if isinstance(layer, kinds))
+
     def forward(
         self,
         x: Tensor,

@@ -170,8 +170,8 @@ class Worker:
             find_config(inspect(path))  # nearly all that can be wrong shows here, before the present model goes
             loaded = None
             self._loaded = None  # two models may not fit into memory
-            if self.machine.device.type == "cuda":
-                torch.cuda.empty_cache()
+            if self.machine.device.type != "cpu":
+                torch.get_device_module(self.machine.device).empty_cache()
             loaded = LoadedModel(path, content, EditModel.load(path, machine, self._models), model_hash(path))
             for note in loaded.model.notes:
                 log.warning("%s", note)
