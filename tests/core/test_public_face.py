@@ -170,8 +170,9 @@ def test_the_instruction_alone_is_an_edit_with_the_defaults(model: EditModel) ->
         next(instruct_pix2pix.edit(model, Image.open(HOUSE), " "))
 
 
-def test_a_model_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(instruct_pix2pix.DEMO, tmp_path / "other.safetensors")
+def test_a_model_is_loaded_by_its_name(tmp_path: Path) -> None:
+    for suffix in (".safetensors", ".yaml"):
+        shutil.copy(instruct_pix2pix.DEMO.with_suffix(suffix), tmp_path / f"other{suffix}")
     machine = instruct_pix2pix.choose_machine("cpu", "fp32")
     assert instruct_pix2pix.EditModel.load("oth", machine, [tmp_path]).name == "other"
     assert instruct_pix2pix.EditModel.load("demo", machine).name == "demo"

@@ -18,6 +18,14 @@ PLAIN = EditSettings("make it winter", steps=4, seed=1)
 WITH_LORA = EditSettings("make it winter <lora:demo-lcm:1>", steps=4, seed=1)
 
 
+@pytest.fixture(autouse=True)
+def pythons_handler() -> Iterator[None]:
+    """Python's own handler, which a program in the background of a shell does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def picture() -> Image.Image:
     return Image.linear_gradient("L").resize((64, 64)).convert("RGB")

@@ -68,7 +68,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no hub answers there
         patch.setenv("NO_PROXY", "127.0.0.1")
         notebook = nbformat.read(NOTEBOOK, as_version=4)
-        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
+        client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(folder)}})
         with client.setup_kernel():
             for index, cell in enumerate(list(notebook.cells)):
                 client.execute_cell(cell, index)
