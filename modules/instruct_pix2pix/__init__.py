@@ -2,11 +2,13 @@
 
 The names below are all that a program needs; each is imported when it is first asked for, since torch takes seconds:
 
-    from instruct_pix2pix import EditModel, EditSettings, choose_machine, edit, open_picture, save_picture
+    from instruct_pix2pix import EditModel, EditSettings, edit, open_picture, save_picture
 
-    model = EditModel.load(path, choose_machine())
-    for result in edit(model, open_picture("photo.jpg").image, EditSettings("make it winter", seed=1)):
-        save_picture(result.image, "winter.png", result.infotext(model.name, None))
+    model = EditModel.load("demo")
+    for result in edit(model, open_picture("photo.jpg"), EditSettings("make it winter", seed=1)):
+        save_picture(result.image, "winter.png", result.infotext(model.name))
+
+docs/library.md has an example of each. What is below this package is its inside, and may move.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .engine.edit import Edited, Progress, edit
+    from .engine.edit import Edited, OnStep, Progress, edit
     from .engine.model import EditModel
-    from .engine.precision import choose_machine
+    from .engine.precision import Machine, choose_machine
     from .errors import Interrupted, UserError
     from .images import Picture, open_picture, read_infotext, save_picture
     from .models.checkpoints import Checkpoint, inspect
@@ -34,6 +36,8 @@ __all__ = [
     "EditSettings",
     "Edited",
     "Interrupted",
+    "Machine",
+    "OnStep",
     "Picture",
     "Progress",
     "UserError",
@@ -49,9 +53,9 @@ __all__ = [
 ]
 
 _PLACES = {
-    "engine.edit": ("Edited", "Progress", "edit"),
+    "engine.edit": ("Edited", "OnStep", "Progress", "edit"),
     "engine.model": ("EditModel",),
-    "engine.precision": ("choose_machine",),
+    "engine.precision": ("Machine", "choose_machine"),
     "errors": ("Interrupted", "UserError"),
     "images": ("Picture", "open_picture", "read_infotext", "save_picture"),
     "models.checkpoints": ("Checkpoint", "inspect"),

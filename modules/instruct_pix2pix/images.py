@@ -47,6 +47,9 @@ SUBFILE_TYPE, MOST_PAGES = 254, 16
 MOST_WHOLE = 100_000_000
 """Pixels above which a JPEG is read at half size, to save memory: whole it takes eight bytes a pixel."""
 
+SHOWN = 1024
+"""Pixels of the longest side of a picture in a notebook, whose file holds all that it shows."""
+
 PARAMETERS = "parameters"
 """The web UI's name for the infotext among the texts of a PNG."""
 
@@ -66,9 +69,9 @@ class Picture:
     name: str
     alpha: Image.Image | None = None
     """L, the size of `image`; None for an opaque picture, and for one that would be transparent everywhere."""
-    exif: bytes | None = None
+    exif: bytes | None = field(default=None, repr=False)
     """Camera, author, time and place, without what an edit makes stale."""
-    icc: bytes | None = None
+    icc: bytes | None = field(default=None, repr=False)
     info: Mapping[str, str] = field(default_factory=dict)
     """The texts in the file; the infotext, wherever the format keeps it, is under 'parameters'."""
     notes: tuple[str, ...] = ()
@@ -88,6 +91,10 @@ class Picture:
     def mask(self) -> Image.Image:
         """What the picture means as a mask (L): see `pixels.grey_mask`."""
         return grey_mask(self.image) if self.alpha is None else self.alpha
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        return encode_small(self.image)
 
 
 def open_picture(
@@ -192,6 +199,14 @@ def encode_picture(
     except Exception as error:
         raise UserError(f"{name} cannot be saved as {fmt} ({reason_of(error)}): save it as PNG.") from error
     return data.getvalue()
+
+
+def encode_small(image: Image.Image, fmt: str = "PNG", longest: int = SHOWN) -> bytes:
+    """Return the bytes of a picture to be looked at: of its own size, or with a longest side of so many pixels."""
+    if max(image.size) > longest:
+        image = image.copy()
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return encode_picture(image, fmt)
 
 
 def format_of(path: str | os.PathLike[str], fmt: str | None = None) -> str:

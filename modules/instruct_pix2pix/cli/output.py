@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ..engine.interactive.step_bar import moved_by_steps
 from ..errors import UserError
 from ..files import is_folder, short_name, status_of
 from ..images import format_of
@@ -24,11 +25,7 @@ from ..text import number_text, printable, say
 
 if TYPE_CHECKING:
     from ..engine.candidates import Search
-    from ..engine.edit import OnStep, Progress
-
-
-FINISHING = "{desc}finishing after {n_fmt} {unit}s [{elapsed}]"
-"""What a bar says after the last step, where no time would be left: the picture is yet to be decoded and written."""
+    from ..engine.edit import OnStep
 
 
 def progress_bar(total: int, unit: str) -> tqdm:
@@ -65,29 +62,12 @@ def tell_model(path: Path, checkpoint: Checkpoint, notes: Iterable[str]) -> None
     print(f"{printable(str(path))}: {checkpoint.label}, {size}, {checkpoint.dtype}")
 
 
-@contextlib.contextmanager
-def step_bar(steps: int, pictures: int, each: Callable[[int], int] = int) -> Iterator[OnStep]:
-    """Show a bar over the steps of all pictures; what it yields is told of every step.
+def step_bar(steps: int, pictures: int, each: Callable[[int], int] = int) -> AbstractContextManager[OnStep]:
+    """Show a bar over the steps of all pictures; what its block is given is told of every step.
 
-    `each` says how many steps a picture takes, those of its candidates included, whose edits have so many.
+    `each` is as for `moved_by_steps`.
     """
-    with progress_bar(each(steps) * pictures, "step") as bar:
-
-        def show(progress: Progress) -> None:
-            if progress.enlarged:
-                bar.set_description(f"full size {progress.enlarged:.0%}")
-                return
-            if progress.within:
-                return
-            bar.set_description(refresh=False)
-            if not bar.n:  # at a lower denoising strength there are fewer steps
-                bar.total = each(progress.steps) * pictures
-            bar.update(len(progress.seeds))
-            if bar.n >= bar.total:
-                bar.bar_format = FINISHING
-                bar.refresh()
-
-        yield show
+    return moved_by_steps(progress_bar(each(steps) * pictures, "step"), pictures, each)
 
 
 def above_bar() -> AbstractContextManager[None]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..conditioning import Fit, fit
 from ..errors import UserError
+from ..images import Picture
 from ..infotext import settings_from
+from ..pixels import is_clear, on_white, split_alpha, to_rgb
 from ..prompts import lora_tags, split_and
 from ..settings import KNOBS, EditSettings
 from ..variations import literal, variations
 from .edit_batch import Edited, FittedPicture, OnStep, Progress, PromptCache, edit_batch, encode_pictures, find_region
+from .interactive.held_interrupt import HeldInterrupt, each_whole
+from .interactive.notebook import notebook_bar
 from .model import EditModel
 from .region import edit_region
 from .result_size import sized
@@ -39,19 +44,41 @@ __all__ = [
 
 def edit(
     model: EditModel,
-    image: Image.Image,
-    settings: EditSettings,
+    image: Picture | Image.Image,
+    settings: EditSettings | str,
     *,
-    mask: Image.Image | None = None,
+    mask: Picture | Image.Image | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[Edited]:
-    """Edit an RGB picture, once for each variation and seed; every result has the picture's framing.
+    """Edit a picture, once for each variation and seed; every result has the picture's framing.
 
-    `mask` (any size, white is edited, black is kept; with transparency: see `pixels.grey_mask`) confines the change.
+    `image` is what `open_picture` returns, or any picture of Pillow's: what is transparent is laid on white.
+    `settings` may be the instruction alone. `mask` (any size, white is edited, black is kept; with transparency: see
+    `pixels.grey_mask`) confines the change. `on_step` is told of each step; without it a notebook shows a bar.
+
+    Results are made as they are asked for. What `on_step` raises, such as `Interrupted`, ends the edit between two
+    steps; so does Ctrl+C in the main thread: the KeyboardInterrupt comes after the step. The model is as it was then.
     Raises UserError for an empty instruction and for names of samplers and schedules that do not exist.
     """
-    settings = resolved(settings.require_instruction())
-    yield from edit_each(model, fitted(model, image, settings, mask), settings.pictures(), on_step)
+    asked = EditSettings(settings) if isinstance(settings, str) else settings
+    asked = resolved(asked.require_instruction())
+    deep = image.deep if isinstance(image, Picture) else None
+    shape = mask.mask if isinstance(mask, Picture) else mask
+    picture = fitted(model, _rgb(image), asked, shape, deep)
+    shown = notebook_bar(asked.steps, asked.results) if on_step is None else nullcontext(on_step)
+    with shown as tell:
+        interrupt = HeldInterrupt(tell)
+        yield from each_whole(edit_each(model, picture, asked.pictures(), interrupt.after_step), interrupt)
+
+
+def _rgb(image: Picture | Image.Image) -> Image.Image:
+    if isinstance(image, Picture):
+        return image.image
+    if image.mode == "RGB":
+        return image
+    base, alpha, _ = split_alpha(image)
+    rgb, _ = to_rgb(base, image.info.get("icc_profile"))
+    return rgb if alpha is None or is_clear(alpha) else on_white(rgb, alpha)
 
 
 def edit_each(
@@ -59,7 +86,7 @@ def edit_each(
 ) -> Iterator[Edited]:
     """Edit a picture once with each of the settings, which are resolved and of one picture, as `edit` does.
 
-    They may differ in seed, texts and scales.
+    They may differ in seed, texts and scales. While the caller has a result the model is as it was.
     """
     prompts = PromptCache(model)
     last: list[Progress] = []
@@ -73,25 +100,36 @@ def edit_each(
         if on_step is not None:
             on_step(replace(last[0], enlarged=share))
 
-    with at_work(model):
+    with SharedCores():
         if picture.whole is not None and settings[0].zoom:
             for one in settings:
-                yield edit_region(model, picture, one, prompts, on_step)
+                with taking_off(model):
+                    edited = edit_region(model, picture, one, prompts, on_step)
+                yield edited
             return
-        latent = encode_pictures(model, [picture], settings[0])
+        latent: Tensor | None = None
         for batch in _batches(settings, settings[0].batch_size):
-            for edited in edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell):
+            with taking_off(model):
+                latent = encode_pictures(model, [picture], settings[0]) if latent is None else latent
+                together = edit_batch(model, [picture] * len(batch), latent, batch, prompts, tell)
+            for edited in together:
                 yield sized(edited, picture, advance)
 
 
 @contextmanager
 def at_work(model: EditModel) -> Iterator[None]:
     """Share the cores with other programs while edits are made, and take off the model what they put on it."""
-    with SharedCores():
-        try:
-            yield
-        finally:
-            model.add_ons.take_off()
+    with SharedCores(), taking_off(model):
+        yield
+
+
+@contextmanager
+def taking_off(model: EditModel) -> Iterator[None]:
+    """Take off the model, when the block ends, what edits in it put on."""
+    try:
+        yield
+    finally:
+        model.add_ons.take_off()
 
 
 def map_of(model: EditModel, picture: FittedPicture, settings: EditSettings) -> Image.Image:

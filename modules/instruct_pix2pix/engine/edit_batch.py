@@ -20,10 +20,13 @@ from ..guidance.dual import DualGuidance
 from ..guidance.inputs import GuidanceInputs, completed, join_prompts
 from ..guidance.relevance import Keeper, Region, Watcher
 from ..guidance.rows import Scales
+from ..images import encode_small
 from ..infotext import build
 from ..pixels import grey_mask
 from ..settings import EditSettings
+from ..text import number_text, printable
 from .beside.add_ons import AddOnFacts
+from .interactive.before_after import before_after_html
 from .model import EditModel
 from .sampling.noise import ImageNoise
 from .sampling.samplers import SAMPLERS, Denoiser
@@ -98,8 +101,13 @@ class Edited:
         """The share of the picture, 0..1, that is the input's own."""
         return 0.0 if self.made.inside is None else 1 - float(np.asarray(self.made.inside).mean()) / 255
 
-    def infotext(self, model_name: str, model_hash: str | None, extra: Mapping[str, str] | None = None) -> str:
-        """Return the text that every door gives to this picture, with `extra` fields at its end."""
+    def infotext(
+        self, model_name: str | None = None, model_hash: str | None = None, extra: Mapping[str, str] | None = None
+    ) -> str:
+        """Return the text that every door gives to this picture, with `extra` fields at its end.
+
+        It names the model where `model_name` and `model_hash` (of `models.registry.model_hash`) are given.
+        """
         return build(
             self.settings,
             seed=self.settings.seed,
@@ -109,6 +117,26 @@ class Edited:
             # RNG: or the web UI would draw other noise for this seed
             extra={"Precision": self.precision, "RNG": "CPU", **self.beside.fields, **(extra or {})},
         )
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line: the instruction, seed, scales, size and time."""
+        own = self.settings
+        return (
+            f"{printable(own.instruction)} (seed {own.seed}, Text CFG {number_text(own.text_cfg)}, "
+            f"Image CFG {number_text(own.image_cfg)}, {self.image.width} x {self.image.height}, {self.seconds:.1f} s)"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Edited: {self.summary}>"
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows where it shows no HTML: the result."""
+        return encode_small(self.image)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the picture as the model saw it, and the result."""
+        return before_after_html(self.made.before, self.image, self.summary)
 
 
 Text = TypeVar("Text")

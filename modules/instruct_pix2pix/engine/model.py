@@ -13,6 +13,7 @@ from ..conditioning import join
 from ..errors import UserError
 from ..guidance.inputs import Prompt, completed
 from ..models.add_ons import AddOnFolders
+from ..models.registry import model_dirs, resolve
 from .beside.add_ons import AddOns
 from .beside.tiny_vae import CELL
 from .free_memory import ROW
@@ -22,7 +23,7 @@ from .networks.unet import Condition, size_label, take
 from .networks.vae import VAE
 from .offload import Kept, kept_or_offloaded
 from .placement import CELL_NUMBERS, TEXT_WORK, unet_work, vae_work
-from .precision import Machine
+from .precision import Machine, choose_machine
 from .sampling.schedules import ContinuousSchedule, NoiseSchedule
 from .shared_cores import SharedCores
 from .text import PromptEncoder, encode_negative, encode_prompt
@@ -83,11 +84,18 @@ class EditModel:
 
     @classmethod
     @SharedCores()
-    def load(cls, path: Path, machine: Machine, models: Sequence[Path] = ()) -> EditModel:
-        """Load a checkpoint file or a diffusers folder. Raises UserError as `load_networks` does.
+    def load(
+        cls, path: Path | str | None = None, machine: Machine | None = None, models: Sequence[Path] = ()
+    ) -> EditModel:
+        """Load a model; without a `machine`, onto what `choose_machine` finds.
 
-        LoRAs and the like are looked up near it, near the program's own models, and near those of the folders `models`.
+        `path` is that of a checkpoint file or a diffusers folder. A text may also be the name of a model that lies in
+        `models/` or in one of the folders `models`, such as 'instruct-pix2pix-fp16', or 'demo'; None is the first one
+        that can edit, or else the demo model. LoRAs and the like are looked up near the file, near the program's own
+        models, and near those of the folders `models`. Raises UserError as `registry.resolve` and `load_networks` do.
         """
+        machine = machine or choose_machine()
+        path = path if isinstance(path, Path) else resolve(path, model_dirs(models))
         _, networks = load_networks(path, machine)
         return cls(networks, machine, path.stem if path.is_file() else path.name, AddOnFolders.near(path, models))
 

@@ -24,6 +24,7 @@ from .hub import (
     size_text,
 )
 from .known import KNOWN, Offer, listed
+from .registry import model_dirs
 
 # NAME as OWNER/REPO or OWNER/REPO/FILE, also as the address a browser shows.
 _NAME = re.compile(
@@ -36,9 +37,15 @@ _WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)[.-]")
 
 
 def download(
-    name: str, folder: Path, *, report: Callable[[str], None], follow: Follow = lambda done, total: None
+    name: str,
+    folder: Path | None = None,
+    *,
+    report: Callable[[str], None] = print,
+    follow: Follow = lambda done, total: None,
 ) -> Path:
     """Download a model into the models folder `folder` and return the path of its file or diffusers folder.
+
+    Without a folder it goes where `EditModel.load` finds it by its name.
 
     `name` is one of KNOWN, OWNER/REPO (whose one checkpoint or diffusers folder is taken) or OWNER/REPO/FILE. What goes
     beside a model goes into the folder of its kind; see `add_ons`. `report` gets lines for a person: on which terms it
@@ -48,6 +55,7 @@ def download(
     used by the next. Raises UserError for a name that means nothing, a hub that cannot be reached or refuses, a full
     disk, and a file that is not what the hub says, which is removed; and what `follow` raises.
     """
+    folder = folder or model_dirs()[0]
     known = KNOWN.get(name.strip().lower())
     repo, file = (known.repo, known.file) if known else _parse(name)
     if known:
