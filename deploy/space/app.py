@@ -75,6 +75,7 @@ def options_of(environment: dict[str, str]) -> ServeOptions:
         model_folders=folders,
         device="cpu" if lends(environment) else "auto",
         precision="fp32" if lends(environment) else "auto",
+        memory=None,
         debug=False,
         limits=limits_of(environment.get("IP2P_LIMITS", "")),
         proxies=PRIVATE,

@@ -225,10 +225,15 @@ class DeviceApi(BaseHTTPRequestHandler):
 
 WITHOUT_CUDA = """
 import runpy, sys
+import torch
+if torch.version.cuda is None:  # the package takes it for one with CUDA
+    torch.version.cuda = "13.0"
+    torch._C._cuda_init = lambda: None
+    torch.cuda._is_in_bad_fork = bool  # it asks another process, and torch's own lambda cannot be sent there
 import spaces
 from spaces.zero import torch as zero_torch, wrappers, client, utils
-zero_torch.init = lambda *args: None      # there is no GPU here to begin with
-zero_torch.move = lambda *args: None
+zero_torch.init = lambda *args, **words: None      # there is no GPU here to begin with
+zero_torch.move = lambda *args, **words: None
 utils.self_cgroup_device_path = lambda: ""
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

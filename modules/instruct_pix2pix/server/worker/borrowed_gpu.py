@@ -87,8 +87,9 @@ class BorrowedGpu:
         try:
             status = task.status()
             while not status.state.ended:
-                status = task.wait(status.version, LOOK_SECONDS)
                 yield status
+                status = task.wait(status.version, LOOK_SECONDS)
+            yield status
         finally:
             task.interrupt()
             thread.join()
