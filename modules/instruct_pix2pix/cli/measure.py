@@ -57,7 +57,7 @@ def measure(path: Path, machine: Machine, *, size: int | None, steps: int, repea
         "size": size,
         "steps": steps,
         "device": str(machine.device),
-        "dtype": str(machine.dtype).removeprefix("torch."),
+        "dtype": machine.number,
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
         "torch": torch.__version__,

@@ -18,6 +18,7 @@ from .beside.tiny_vae import CELL
 from .free_memory import PIXEL, ROW, is_room_for
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
+from .networks.int8_layers import quantize
 from .networks.layers import prepare
 from .networks.unet import Condition, size_label, take
 from .networks.vae import VAE
@@ -52,6 +53,8 @@ class EditModel:
         self.unet, self.text, self.text_2 = networks.unet, networks.text, networks.text_2
         self.networks: tuple[nn.Module, ...] = (networks.unet, networks.vae, *networks.texts)
         """All that holds weights."""
+        if machine.int8:
+            quantize(networks.unet)
         for network in self.networks:
             prepare(network, machine)
         tokenizer = Tokenizer(self.config.text.vocab_size)

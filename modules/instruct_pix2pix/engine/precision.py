@@ -17,8 +17,11 @@ from ..errors import UserError
 from ..models.user_cache import read_table, write_table
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+INT8 = "int8"
+FORMATS = (*DTYPES, INT8)
+"""The precisions that a run can have, by the names that a person gives them."""
 AUTO, MEASURE = "auto", "measure"
-CHOICES = (AUTO, *DTYPES, MEASURE)
+CHOICES = (AUTO, *FORMATS, MEASURE)
 GPUS = ("cuda", "xpu", "mps")
 """torch's names for the GPUs of NVIDIA and AMD, of Intel, and of Apple."""
 
@@ -36,11 +39,19 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
+    """Whether the UNet multiplies in 8 bits; `dtype` is then the format of all the rest."""
 
     @property
     def precision(self) -> str:
-        """The format by the name that a person gives it: 'fp32', 'fp16' or 'bf16'."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        """The format by the name that a person gives it, one of FORMATS."""
+        return INT8 if self.int8 else next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def number(self) -> str:
+        """The format in torch's words: 'bfloat16', 'int8 and bfloat16'."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{INT8} and {dtype}" if self.int8 else dtype
 
 
 def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
@@ -48,8 +59,9 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
 
     The automatic format is on a GPU bf16 if that is native and fp16 otherwise, on a CPU bf16 if its matrix units
     multiply it and float32 otherwise. On a CPU it is measured once and remembered, so that the same work gives the
-    same bits however busy the machine is; 'measure' measures it again. Raises UserError for another precision and for
-    a device that is not there.
+    same bits however busy the machine is; 'measure' measures it again. 'int8', which is never chosen by itself, has
+    the automatic format beside it. Raises UserError for another precision, for a device that is not there, and for int8
+    where the processor has no instructions for it.
     """
     if precision not in CHOICES:
         raise UserError(f"Precision {precision!r} is not known: choose {', '.join(CHOICES[:-1])} or {CHOICES[-1]}.")
@@ -62,11 +74,25 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
         raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda, xpu or mps.") from error
     if precision in DTYPES:
         return Machine(where, DTYPES[precision])
+    if precision == INT8:
+        require_int8(where)
+        return Machine(where, torch.bfloat16 if cpu_multiplies_bf16() else torch.float32, int8=True)
     if where.type == "cuda":
         return Machine(where, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
     if where.type in ("mps", "xpu"):
         return Machine(where, torch.float16 if where.type == "mps" else torch.bfloat16)
     return Machine(where, torch.bfloat16 if cpu_multiplies_bf16(again=precision == MEASURE) else torch.float32)
+
+
+def require_int8(device: torch.device) -> None:
+    """Raise UserError where a device does not multiply in 8 bits: it must be a CPU with AVX-512 VNNI.
+
+    Others add up products of bytes in 16 bits, which overflow.
+    """
+    if device.type != "cpu":
+        raise UserError(f"Precision int8 is for processors, not for {device.type}: choose auto, or the device cpu.")
+    if not getattr(torch.cpu, "_is_vnni_supported", bool)() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        raise UserError("Precision int8 needs a processor with AVX-512 VNNI, which this machine has not: choose auto.")
 
 
 def cpu_multiplies_bf16(*, again: bool = False) -> bool:
