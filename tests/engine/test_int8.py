@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from instruct_pix2pix.engine.edit import edit
-from instruct_pix2pix.engine.kernels import int8
+from instruct_pix2pix.engine.kernels import int8, int8_attention
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.networks.int8_layers import quantize
 from instruct_pix2pix.engine.networks.layers import Conv2d, GatedLinear, Linear
@@ -25,8 +26,10 @@ from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
 from tools.reference_networks import SDXL_SHAPED, SMALL, TINY, random_model, randomized
 
-VNNI = getattr(torch.cpu, "_is_vnni_supported", bool)()
-needs_vnni = pytest.mark.skipif(not VNNI, reason="this processor has no AVX-512 VNNI")
+CAPABLE = ("AVX2", "AVX512")
+needs_avx2 = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in CAPABLE, reason="this processor has no AVX2"
+)
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 BOTH_WAYS = pytest.mark.parametrize("plainly", [False, True], ids=["kernels", "plain"], indirect=True)
 EXACT = Machine(torch.device("cpu"), torch.float32)
@@ -62,7 +65,7 @@ def test_rows_come_back_to_half_a_step_of_their_own_range(dtype: torch.dtype) ->
     found = int8.quantize_rows(x)
     back = (found.q.double() - found.zeros.double()[:, None]) * found.scales.double()[:, None]
     edges = torch.cat([x.double(), torch.zeros(50, 1)], dim=1)
-    step = (edges.amax(1) - edges.amin(1)) / 255
+    step = (edges.amax(1) - edges.amin(1)) / int8.largest_byte()
     assert ((back - x.double()).abs() <= 0.501 * step[:, None] + 1e-30).all()
 
 
@@ -124,7 +127,7 @@ def in_8_bits(layer: nn.Module) -> nn.Module:
     return parts.block[0]
 
 
-@needs_vnni
+@needs_avx2
 @FORMATS
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
@@ -139,7 +142,7 @@ def test_a_layer_is_near_the_exact_one(name: str, dtype: torch.dtype) -> None:
     assert difference(found - len(more), expected) < 0.02
 
 
-@needs_vnni
+@needs_avx2
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_a_row_of_a_batch_is_what_it_is_alone(name: str) -> None:
@@ -150,7 +153,7 @@ def test_a_row_of_a_batch_is_what_it_is_alone(name: str) -> None:
     assert torch.equal(ours(x)[1:2], ours(x[1:2]))
 
 
-@needs_vnni
+@needs_avx2
 @torch.no_grad()
 def test_many_rows_are_multiplied_in_parts_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("linear", "gated", "1x1"):
@@ -162,10 +165,52 @@ def test_many_rows_are_multiplied_in_parts_with_the_same_results(monkeypatch: py
             assert torch.equal(ours(x), whole)
 
 
+# --- attention ---
+
+
+@FORMATS
+@pytest.mark.parametrize("width", [40, 64])
+def test_attention_is_near_softmax(dtype: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 1040, width, generator=generator).to(dtype) for _ in range(3))
+    k = k + 20 * torch.randn(1, 3, 1, width, generator=generator).to(dtype)  # as keys have it, and softmax does not see
+    if not int8_attention.applies(q, k):
+        pytest.skip("not on this processor")
+    expected = attention_formula(q.double(), k.double(), v.double() + 1)
+    assert difference(int8_attention.attention(q, k, v + 1), expected) < 0.02
+
+
+def test_many_small_weights_of_attention_are_not_lost() -> None:
+    """One key has the weight of 2000 others together; in 127 steps each of these would round to nothing."""
+    q, k = torch.ones(1, 1, 512, 16), torch.zeros(1, 1, 2048, 16)
+    k[:, :, 7] = math.log(2000) / 4  # times 16 numbers, divided by the square root of 16
+    v = torch.ones(1, 1, 2048, 16)
+    v[:, :, 7] = 0
+    if not int8_attention.applies(q, k):
+        pytest.skip("not on this processor")
+    expected = attention_formula(q.double(), k.double(), v.double())
+    assert difference(int8_attention.attention(q, k, v), expected) < 0.02
+
+
+def attention_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_attention_over_what_is_no_number_is_none(which: str) -> None:
+    heads = {name: torch.ones(1, 1, 512, 16) for name in "qkv"}
+    heads[which][0, 0, 5, 3] = float("nan")
+    if not int8_attention.applies(heads["q"], heads["k"]):
+        pytest.skip("not on this processor")
+    found = int8_attention.attention(**heads)[0]
+    assert not found[5].isfinite().any() if which == "q" else not found.isfinite().all(1).any()
+
+
 # --- whole networks ---
 
 
-@needs_vnni
+@needs_avx2
 @pytest.mark.parametrize("config", [SMALL.unet, SDXL_SHAPED], ids=["SD1", "SDXL"])
 @FORMATS
 @torch.no_grad()
@@ -189,7 +234,7 @@ def bytes_of(network: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
 
-@needs_vnni
+@needs_avx2
 def test_it_takes_half_the_memory_of_bf16() -> None:
     unet = randomized(UNet(replace(SMALL.unet, model_channels=96))).bfloat16()
     before = bytes_of(unet)
@@ -204,13 +249,13 @@ def winter(model: EditModel, settings: EditSettings = SETTINGS) -> Tensor:
     return torch.from_numpy(np.array(edited.image)).float()
 
 
-@needs_vnni
+@needs_avx2
 def test_an_edit_by_the_demo_model_is_near_the_exact_one() -> None:
     exact, ours = EditModel.load(DEMO, EXACT), EditModel.load(DEMO, choose_machine("cpu", INT8))
     assert psnr(winter(ours), winter(exact), 255) > 35
 
 
-@needs_vnni
+@needs_avx2
 def test_a_lora_is_added_to_the_checkpoints_weights_and_leaves_no_trace() -> None:
     exact, ours = EditModel.load(DEMO, EXACT), EditModel.load(DEMO, choose_machine("cpu", INT8))
     settings = replace(SETTINGS, instruction="make it winter <lora:demo-lcm>", sampler="LCM", steps=4)
@@ -229,8 +274,8 @@ def test_it_is_never_chosen_by_itself() -> None:
 
 
 def test_a_processor_without_the_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False, raising=False)
-    with pytest.raises(UserError, match="AVX-512 VNNI"):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    with pytest.raises(UserError, match="needs an x86 processor with AVX2"):
         choose_machine("cpu", INT8)
 
 
@@ -240,7 +285,7 @@ def test_a_gpu_is_told(device: str) -> None:
         require_int8(torch.device(device))
 
 
-@needs_vnni
+@needs_avx2
 def test_a_lora_on_a_model_of_no_file_is_told() -> None:
     model = random_model(TINY, choose_machine("cpu", INT8))
     with pytest.raises(UserError, match="takes no LoRA"):

@@ -81,7 +81,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="auto",
         help="auto (what this machine runs fast, measured once), fp32, fp16, bf16, int8 (faster than bf16 in half the "
-        "memory, less exact, on CPUs with AVX-512 VNNI), or measure (auto, measured again)",
+        "memory, less exact, on x86 CPUs), or measure (auto, measured again)",
     )
 
 

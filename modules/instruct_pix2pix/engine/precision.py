@@ -85,14 +85,12 @@ def choose_machine(device: str = "auto", precision: str = AUTO) -> Machine:
 
 
 def require_int8(device: torch.device) -> None:
-    """Raise UserError where a device does not multiply in 8 bits: it must be a CPU with AVX-512 VNNI.
-
-    Others add up products of bytes in 16 bits, which overflow.
-    """
+    """Raise UserError where a device does not multiply in 8 bits: it must be an x86 processor with AVX2 or more."""
     if device.type != "cpu":
         raise UserError(f"Precision int8 is for processors, not for {device.type}: choose auto, or the device cpu.")
-    if not getattr(torch.cpu, "_is_vnni_supported", bool)() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
-        raise UserError("Precision int8 needs a processor with AVX-512 VNNI, which this machine has not: choose auto.")
+    capable = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    if not capable or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        raise UserError("Precision int8 needs an x86 processor with AVX2 and PyTorch with oneDNN: choose auto.")
 
 
 def cpu_multiplies_bf16(*, again: bool = False) -> bool:

@@ -1,9 +1,10 @@
 """Numbers in 8 bits for products of whole numbers: rows of pictures to bytes, and the products back to floats.
 
-A row x of numbers becomes bytes q in 0..255 with a scale and a zero of its own, x = scale * (q - zero): all of the
-range is used where most numbers are positive, as after SiLU. The product with a weight in 8 bits, the sum of q w, holds
-the sum of w too much, times zero, which `rescale` takes off. In torch's operations that is many passes over the
-numbers; `int8_ir` writes kernels for it, which llvmlite compiles in memory. Without them results differ by rounding.
+A row x of numbers becomes bytes q in 0..255, or 0..127 (`largest_byte`), with a scale and a zero of its own,
+x = scale * (q - zero): all of the range is used where most numbers are positive, as after SiLU. The product with a
+weight in 8 bits, the sum of q w, holds the sum of w too much, times zero, which `rescale` takes off. In torch's
+operations that is many passes over the numbers; `int8_ir` writes kernels for it, which llvmlite compiles in memory.
+Without them results differ by rounding.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import threads
+
+_ops: Any = torch.ops.onednn
 
 LEAST_SCALE = 2.0**-100
 """The scale of rows that are zero."""
@@ -27,11 +31,24 @@ class Bytes:
     """Rows of numbers in 8 bits."""
 
     q: Tensor
-    """uint8."""
+    """uint8, up to `largest_byte()`."""
     scales: Tensor
     """float32 [rows]."""
     zeros: Tensor
-    """float32 [rows], whole numbers in 0..255."""
+    """float32 [rows], whole numbers that a byte can be."""
+
+
+@lru_cache
+def largest_byte() -> int:
+    """Return up to where oneDNN's products of bytes are exact here: 255, or 127.
+
+    With no more than AVX2 two products are added up in 16 bits, which overflow.
+    """
+    ones, most = torch.ones(64), torch.full((64, 64), 255, dtype=torch.uint8)
+    weight = _ops.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), None)
+    how = (ones, torch.zeros(64, dtype=torch.int32), None, 1.0, 0, torch.float32, "none", [], "")
+    y = _ops.qlinear_pointwise(most, 1.0, 0, weight, *how)
+    return 255 if bool((y == 64 * 255 * 127).all()) else 127
 
 
 def quantize_rows(x: Tensor) -> Bytes:
@@ -115,6 +132,45 @@ def rescale(
     return out
 
 
+def quantize_evenly(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [rows, K], of a K that 16 divides -> signed bytes [rows, K] and float32 scales [rows]; 0 stays 0.
+
+    Only where `can_weigh()`.
+    """
+    kernels = _kernels(x)
+    assert kernels is not None
+    low, high, scales, zeros = torch.empty(4, len(x))
+    q = torch.empty(x.shape, dtype=torch.uint8)
+    offsets = torch.arange(0, max(q.numel(), 1), x.shape[1])
+    ranges, quantize, _ = kernels
+    _in_parts(lambda a, b: ranges(*_pointers(x, low, high), a, b, x.shape[1]), len(x))
+    torch.maximum(high, -low, out=high)
+    torch.mul(high, -128 / 127, out=low)  # so that a byte is 128 more than its signed one
+    where = _pointers(x, low, high, offsets, q, scales, zeros)
+    _in_parts(lambda a, b: quantize(*where, a, b, x.shape[1]), len(x))
+    return q.bitwise_xor_(128).view(torch.int8), scales
+
+
+def weigh(scores: Tensor, scales: Tensor, key_scales: Tensor, weights: Tensor) -> Tensor:
+    """int32 scores [rows, keys] times scales [rows] and key scales [keys] -> 2 to the power of that, as softmax has it.
+
+    Written to `weights`, signed bytes [rows, keys] of which the largest of a row is nearly 127; their sums are
+    returned, float32 [rows]. They are rounded up as often as their fraction says: of many keys with little weight each
+    the sum stays. Only where `can_weigh()`, for a number of keys that 16 divides.
+    """
+    sums = torch.empty(len(scores))
+    kernel = _kernel("weigh", False, "")
+    where = _pointers(scores, scales, key_scales, _thresholds(scores.shape[1]), weights, sums)
+    _in_parts(lambda a, b: kernel(*where, a, b, scores.shape[1]), len(scores))
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _thresholds(keys: int) -> Tensor:
+    """Fractions of the multiples of the golden ratio: any few that follow each other lie evenly in 0..1."""
+    return (torch.arange(keys + 16 * 16, dtype=torch.float64) * ((5**0.5 - 1) / 2)).frac().float().clamp(max=0.99999)
+
+
 def _ranges_plainly(x: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.aminmax(x.float(), dim=1)
     none = (x.float() * 0).sum(1)
@@ -122,12 +178,13 @@ def _ranges_plainly(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_plainly(x: Tensor, low: Tensor, high: Tensor) -> Bytes:
-    scales = (high - low) / 255
+    largest = largest_byte()
+    scales = (high - low) / largest
     scales = torch.where(scales < LEAST_SCALE, LEAST_SCALE, scales)
     factors = 1 / scales
     zeros = (-low * factors).round()
     values = x.float() * factors[:, None] + (zeros + 0.5)[:, None]
-    return Bytes(values.nan_to_num().clamp(0, 255).to(torch.uint8), scales, zeros)
+    return Bytes(values.nan_to_num().clamp(0, largest).to(torch.uint8), scales, zeros)
 
 
 def _pointers(*tensors: Tensor) -> list[int]:
@@ -157,8 +214,19 @@ def _kernels(x: Tensor, dtype: torch.dtype | None = None, other: str = "") -> Se
 
 
 def has_kernels() -> bool:
-    """Tell whether there are kernels: llvmlite is installed, and the processor has AVX-512."""
+    """Tell whether there are kernels: llvmlite is installed, and the processor has AVX2."""
     return _writer() is not None
+
+
+def can_weigh() -> bool:
+    """Tell whether `weigh` and `quantize_evenly` can be used: it has AVX-512, too, with exact products of bytes."""
+    return has_kernels() and _compiler().can_weigh() and largest_byte() == 255
+
+
+def _compiler() -> ModuleType:
+    writer = _writer()
+    assert writer is not None, "not without llvmlite"
+    return writer
 
 
 @lru_cache
@@ -173,14 +241,9 @@ def _writer() -> ModuleType | None:
 
 @lru_cache
 def _compiled(half: bool, other: str) -> Sequence[Callable[..., None]]:
-    writer = _writer()
-    assert writer is not None
-    names = ("ranges", "quantize")
-    return [*(_kernel(name, half, "") for name in names), _kernel("rescale", half, other)]
+    return _kernel("ranges", half, ""), _kernel("quantize", half, ""), _kernel("rescale", half, other)
 
 
 @lru_cache
 def _kernel(name: str, half: bool, other: str) -> Callable[..., None]:
-    writer = _writer()
-    assert writer is not None
-    return writer.writer(name, half=half, other=other).compile()
+    return _compiler().writer(name, half=half, other=other, largest=largest_byte()).compile()

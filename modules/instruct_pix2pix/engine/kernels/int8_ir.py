@@ -5,14 +5,23 @@ All walk over rows of numbers, sixteen at a time; how many a row has is a multip
 
 from __future__ import annotations
 
+import math
+
 from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, KernelWriter, Value, cpu_has, ir
 
 STEP = 16
+MOST_EXPONENT = math.log2(126.9)
+"""The exponent of the largest weight, which must stay below 128 with what is added to round it."""
 HALVES, INTS, BYTES = (ir.VectorType(kind, STEP) for kind in (I16, I32, I8))
 
 
 def can_compile() -> bool:
-    """Tell whether this processor has vectors of sixteen numbers, for which the kernels are written."""
+    """Tell whether this processor multiplies and adds eight numbers or more at once."""
+    return cpu_has("avx2", "fma")
+
+
+def can_weigh() -> bool:
+    """Tell whether it has the instructions of the kernel 'weigh', too."""
     return cpu_has("avx512f", "avx512bw", "avx512vl")
 
 
@@ -78,9 +87,21 @@ class _RowWriter(KernelWriter):
     def ints(self, value: int) -> Value:
         return ir.Constant(INTS, [value] * STEP)
 
-    def either(self, name: str, x: Value, y: Value) -> Value:
-        """'minnum' or 'maxnum' of two vectors; of a number and none that is one, the number."""
-        return self.call(f"llvm.{name}.v16f32", FLOATS, x, y)
+    def slot(self, value: float) -> Value:
+        """A vector in memory, which the compiler turns into a register."""
+        with self.b.goto_entry_block():
+            pointer = self.b.alloca(FLOATS)
+            pointer.align, pointer.type = 64, POINTER
+        self.b.store(self.floats(value), pointer, align=64)
+        return pointer
+
+    def least(self, x: Value, y: Value) -> Value:
+        """The smaller of two vectors' numbers, y where x is no number."""
+        return self.b.select(self.b.fcmp_ordered("<", x, y), x, y)
+
+    def most(self, x: Value, y: Value) -> Value:
+        """The larger of two vectors' numbers, y where x is no number."""
+        return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
 
 
 class _Ranges(_RowWriter):
@@ -96,13 +117,13 @@ class _Ranges(_RowWriter):
         b = self.b
         x, lowest, highest = self.pointers
         from_ = self.begin(x, row, self.width)
-        slots = [self.slot() for _ in range(3)]
+        slots = [self.slot(0) for _ in range(3)]
         with self.loop(self.numbers, STEP) as i:
             value = self.get(from_, i)
             low, high, none = (b.load(slot, typ=FLOATS, align=64) for slot in slots)
             results = (
-                self.either("minnum", low, value),
-                self.either("maxnum", high, value),
+                self.least(value, low),
+                self.most(value, high),
                 self.fma(value, self.floats(0), none),
             )
             for result, slot in zip(results, slots, strict=True):
@@ -114,29 +135,22 @@ class _Ranges(_RowWriter):
         self.put_one(b.fadd(least, add), lowest, row)
         self.put_one(b.fadd(most, add), highest, row)
 
-    def slot(self) -> Value:
-        """A vector of zeros in memory, which the compiler turns into a register."""
-        with self.b.goto_entry_block():
-            pointer = self.b.alloca(FLOATS)
-            pointer.align, pointer.type = 64, POINTER
-        self.b.store(self.floats(0), pointer, align=64)
-        return pointer
-
 
 class _Quantize(_RowWriter):
     """quantize(x, lowest, highest, offsets, q, scales, zeros, first row, last, numbers of a row)
 
-    x = scale * (q - zero), q in 0..255; row r is written to q + offsets[r].
+    x = scale * (q - zero), q in 0..`largest`; row r is written to q + offsets[r].
     """
 
-    def __init__(self, *, half: bool) -> None:
+    def __init__(self, *, half: bool, largest: int) -> None:
         super().__init__("quantize", 7, half=half)
+        self.largest = largest
 
     def row(self, row: Value) -> None:
         b = self.b
         x, lowest, highest, offsets, q, scales, zeros = self.pointers
         low, high = self.one(lowest, row), self.one(highest, row)
-        scale = b.fdiv(b.fsub(high, low), ir.Constant(F32, 255))
+        scale = b.fdiv(b.fsub(high, low), ir.Constant(F32, self.largest))
         least = ir.Constant(F32, 2.0**-100)
         scale = b.select(b.fcmp_ordered("<", scale, least), least, scale)  # what is no number stays so
         factor = b.fdiv(ir.Constant(F32, 1), scale)
@@ -149,7 +163,7 @@ class _Quantize(_RowWriter):
         factors, shift = self.spread(factor), self.spread(b.fadd(zero, ir.Constant(F32, 0.5)))
         with self.loop(self.numbers, STEP) as i:
             value = self.fma(self.get(from_, i), factors, shift)
-            value = self.either("minnum", self.either("maxnum", value, self.floats(0)), self.floats(255))
+            value = self.least(self.most(value, self.floats(0)), self.floats(self.largest))
             b.store(b.trunc(b.fptosi(value, INTS), BYTES), self.at(to, i), align=1)
 
 
@@ -177,8 +191,52 @@ class _Rescale(_RowWriter):
             self.put(value, to, i)
 
 
-def writer(name: str, *, half: bool, other: str = "") -> KernelWriter:
-    """Return what writes a kernel: 'ranges', 'quantize' or 'rescale', which takes `other`: '', 'add' or 'multiply'."""
+class _Weigh(_RowWriter):
+    """weigh(scores, scales, key scales, thresholds, weights, sums, first row, last, numbers of a row)
+
+    What softmax makes of int32 scores * scale * key scale, with exponents of two: the largest weight of a row is nearly
+    127, the others are rounded down or up by `thresholds`, float32 in 0..1, of which row r has those from 16 (r mod 16)
+    on. `sums` are the sums of the weights of each row, as rounded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("weigh", 6, half=False)
+
+    def row(self, row: Value) -> None:
+        b = self.b
+        scores, scales, key_scales, thresholds, weights, sums = self.pointers
+        from_, to = self.begin(scores, row, 4), self.begin(weights, row, 1)
+        beside = self.at(thresholds, b.mul(b.and_(row, self.n(15)), self.n(64)))
+        scale = self.one(scales, row)
+        most, total = self.slot(-3e38), self.slot(0)
+        with self.loop(self.numbers, STEP) as i:
+            b.store(self.most(self.score(from_, key_scales, i), b.load(most, typ=FLOATS, align=64)), most, align=64)
+        largest = self.call("llvm.vector.reduce.fmax.v16f32", F32, b.load(most, typ=FLOATS, align=64))
+        shift = b.fsub(ir.Constant(F32, MOST_EXPONENT), b.fmul(largest, scale))
+        factors, shifts = self.spread(scale), self.spread(shift)
+        with self.loop(self.numbers, STEP) as i:
+            power = self.exp2(self.fma(self.score(from_, key_scales, i), factors, shifts))
+            weight = b.fptosi(b.fadd(power, self.floats_at(beside, i)), INTS)
+            b.store(b.trunc(weight, BYTES), self.at(to, i), align=1)
+            b.store(b.fadd(b.load(total, typ=FLOATS, align=64), b.sitofp(weight, FLOATS)), total, align=64)
+        sum_ = self.call(
+            "llvm.vector.reduce.fadd.v16f32", F32, ir.Constant(F32, 0), b.load(total, typ=FLOATS, align=64)
+        )
+        self.put_one(b.fadd(sum_, b.fmul(scale, ir.Constant(F32, 0))), sums, row)  # no number for a scale that is none
+
+    def score(self, scores: Value, key_scales: Value, i: Value) -> Value:
+        b = self.b
+        whole = b.load(self.at(scores, b.mul(i, self.n(4))), typ=INTS, align=4)
+        return b.fmul(b.sitofp(whole, FLOATS), self.floats_at(key_scales, i))
+
+
+def writer(name: str, *, half: bool, other: str = "", largest: int = 255) -> KernelWriter:
+    """Return what writes a kernel: 'ranges', 'weigh', 'quantize' with the `largest` byte, or 'rescale'.
+
+    `half` stands for bf16; `other` is '', 'add' or 'multiply', see 'rescale'.
+    """
+    if name == "weigh":
+        return _Weigh()
     if name == "rescale":
         return _Rescale(half=half, other=other)
-    return _Ranges(half=half) if name == "ranges" else _Quantize(half=half)
+    return _Ranges(half=half) if name == "ranges" else _Quantize(half=half, largest=largest)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import int8
-from .layers import OWN_BIAS, Conv2d, GatedLinear, HasLevels, Linear, QuantizedLayer
+from ..kernels import int8, int8_attention
+from .layers import OWN_BIAS, Conv2d, GatedLinear, HasLevels, Linear, QuantizedLayer, attention
 
 _ops: Any = torch.ops.onednn
 
-PRODUCTS_AT_ONCE = 4 << 20
+PRODUCTS_AT_ONCE = 2 << 20
 """Numbers that a linear layer multiplies out before they are scaled: they stay in the processor's caches."""
 LEAST_CHANNELS = 32
 """Channels, in and out, of the layers that are worth it."""
@@ -71,6 +71,12 @@ class _LinearWeight(_Weight):
         return int8.rescale(self.products(x.q), x, self.sums, self.bias(bias), dtype, **other)
 
 
+class _GatedWeight(nn.Module):
+    def __init__(self, value: _LinearWeight, gate: _LinearWeight) -> None:
+        super().__init__()
+        self.value, self.gate = value, gate
+
+
 class _ConvWeight(_Weight):
     def __init__(self, weight: Tensor, stride: list[int]) -> None:
         self._stride = stride
@@ -114,7 +120,7 @@ class Int8GatedLinear(QuantizedLayer):
         self.set_weight(layer.weight)
 
     def set_weight(self, weight: Tensor) -> None:  # noqa: D102 - as in the base
-        self.in_8_bits = nn.ModuleList(map(_LinearWeight, weight.chunk(2)))
+        self.in_8_bits = _GatedWeight(*map(_LinearWeight, weight.chunk(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] -> [.., out / 2]."""
@@ -123,11 +129,11 @@ class Int8GatedLinear(QuantizedLayer):
 
     def _part(self, x: Tensor) -> Tensor:
         """x [rows, in] -> [rows, out / 2]."""
-        value, gate = self.in_8_bits
+        weight = self.in_8_bits
         bias, gate_bias = self.bias.chunk(2)
         q = int8.quantize_rows(x.contiguous())
-        gates = F.gelu(gate.apply_to(q, gate_bias, x.dtype))
-        return value.apply_to(q, bias, x.dtype, multiply=gates)
+        gates = F.gelu(weight.gate.apply_to(q, gate_bias, x.dtype))
+        return weight.value.apply_to(q, bias, x.dtype, multiply=gates)
 
 
 class Int8Conv2d(QuantizedLayer):
@@ -174,6 +180,18 @@ def _parts(rows: Tensor, out: int) -> tuple[Tensor, ...]:
     return rows.tensor_split(-(-len(rows) * out // PRODUCTS_AT_ONCE) or 1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `layers.attention`, in 8 bits where that is faster."""
+    return int8_attention.attention(q, k, v) if int8_attention.applies(q, k) else attention(q, k, v)
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A layer that calls a function for its attention, which can be replaced."""
+
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 def quantize(network: nn.Module, reread: Callable[[str], Tensor] | None = None) -> None:
     """Put layers in 8 bits in the place of a network's own, between its first layer and its last.
 
@@ -183,6 +201,9 @@ def quantize(network: nn.Module, reread: Callable[[str], Tensor] | None = None) 
     """
     names = {layer: name for name, layer in network.named_modules()}
     for part, _ in network.by_level() if isinstance(network, HasLevels) else ():
+        for module in part.modules():
+            if isinstance(module, Attends):
+                module.attend = attend
         for parent, name, layer in list(_layers_of_pictures(part)):
             quantized = _in_8_bits(layer)
             if reread is not None:
