@@ -42,7 +42,7 @@ class _Weight(nn.Module):
         super().__init__()
         flat = weight.detach().float().flatten(1)
         scales = (flat.abs().amax(1) / 127).clamp(min=int8.LEAST_SCALE)
-        q = (flat / scales[:, None]).round().clamp(-127, 127)
+        q = (flat / scales[:, None]).round_().clamp_(-127, 127)
         self.register_buffer("scales", scales, persistent=False)
         self.register_buffer("sums", q.sum(1) * scales, persistent=False)
         self.register_buffer("nothing", torch.zeros_like(scales), persistent=False)
