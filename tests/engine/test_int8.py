@@ -258,11 +258,11 @@ def test_an_edit_by_the_demo_model_is_near_the_exact_one() -> None:
 @needs_avx2
 def test_a_lora_is_added_to_the_checkpoints_weights_and_leaves_no_trace() -> None:
     exact, ours = EditModel.load(DEMO, EXACT), EditModel.load(DEMO, choose_machine("cpu", INT8))
-    settings = replace(SETTINGS, instruction="make it winter <lora:demo-lcm>", sampler="LCM", steps=4)
+    settings = replace(SETTINGS, instruction="make it winter <lora:demo-lcm:3>", sampler="LCM", steps=4)
     before = winter(ours)
     changed, expected = winter(ours, settings), winter(exact, settings)
-    assert psnr(changed, expected, 255) > 35
-    assert psnr(changed, before, 255) < 35
+    without = winter(exact, replace(settings, instruction="make it winter"))
+    assert psnr(changed, expected, 255) > 30 > psnr(changed, without, 255)
     assert torch.equal(winter(ours), before)
 
 
