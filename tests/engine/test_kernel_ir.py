@@ -6,7 +6,7 @@ import pytest
 
 binding = pytest.importorskip("llvmlite.binding")
 
-from instruct_pix2pix.engine.kernels import amx_attention_ir, winograd_ir  # noqa: E402
+from instruct_pix2pix.engine.kernels import amx_attention_ir, int8_ir, winograd_ir  # noqa: E402
 
 SAPPHIRE_RAPIDS, HASWELL = "sapphirerapids", "haswell"
 """The first processors with AMX and with AVX2, in LLVM's names."""
@@ -34,3 +34,17 @@ def test_the_attention_kernel_is_valid_and_multiplies_by_amx(width: int) -> None
 def test_winograds_transforms_are_valid_and_multiply_and_add_at_once(number: int) -> None:
     code = code_for(HASWELL, winograd_ir.assemblies()[number])
     assert "vfmadd" in code and "call" not in code
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["ranges", "quantize", "rescale"])
+def test_the_kernels_of_bytes_are_valid_for_avx2(name: str, half: bool) -> None:
+    for other in ("", "add", "multiply"):
+        code = code_for(HASWELL, int8_ir.writer(name, half=half, other=other, largest=127).assembly())
+        assert "vfmadd" in code or "vfnmadd" in code
+        assert "call" not in code
+
+
+def test_the_kernel_of_attention_in_8_bits_is_valid() -> None:
+    code = code_for(SAPPHIRE_RAPIDS, int8_ir.writer("weigh", half=False).assembly())
+    assert "vscalefps" in code and "call" not in code

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..engine.edit import resolved
 from ..engine.loading.loader import find_config
-from ..engine.precision import DTYPES
+from ..engine.precision import FORMATS
 from ..errors import Remedy, UserError
 from ..files import is_part, write_whole
 from ..models.checkpoints import inspect
@@ -115,10 +115,10 @@ def precision_of(output: Path, asked: str, choose: Callable[[str], str]) -> str:
 
     `asked` and the argument of `choose` are one of `engine.precision.CHOICES`.
     """
-    if asked in DTYPES:
+    if asked in FORMATS:
         return asked
     recorded = recorded_precision(output)
-    return recorded if recorded in DTYPES else choose(asked)
+    return recorded if recorded in FORMATS else choose(asked)
 
 
 def run_batch(

@@ -20,6 +20,5 @@ def load(path: Path, machine: Machine, models: Sequence[Path]) -> tuple[EditMode
     hash_ = model_hash(path)
     for note in model.notes:
         say(note)
-    number = str(machine.dtype).removeprefix("torch.")
-    say_hint(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {number}.")
+    say_hint(f"Loaded in {time.perf_counter() - began:.1f} s; runs on {machine.device} in {machine.number}.")
     return model, hash_

@@ -58,7 +58,7 @@ def measure(path: Path, machine: Machine, *, size: int | None, steps: int, repea
         "size": size,
         "steps": steps,
         "device": str(machine.device),
-        "dtype": str(machine.dtype).removeprefix("torch."),
+        "dtype": machine.number,
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
         "cpu_kind": cpu_kind(),

@@ -19,6 +19,7 @@ from .beside.tiny_vae import CELL
 from .free_memory import ROW
 from .kernels.cuda_graph import GraphedUNet
 from .loading.loader import Networks, load_networks
+from .networks.int8_layers import quantize
 from .networks.unet import Condition, size_label, take
 from .networks.vae import VAE
 from .offload import Kept, kept_or_offloaded
@@ -65,6 +66,8 @@ class EditModel:
         self.networks: tuple[nn.Module, ...] = (networks.unet, networks.vae, *networks.texts)
         """All that holds weights."""
         self._texts = networks.texts
+        if machine.int8:
+            quantize(networks.unet)
         for network in self.networks:
             self.home.prepare(network)
         tokenizer = Tokenizer(self.config.text.vocab_size)

@@ -17,8 +17,11 @@ from ..errors import UserError
 from ..models.user_cache import read_table, write_table
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+INT8 = "int8"
+FORMATS = (*DTYPES, INT8)
+"""The precisions that a run can have, by the names that a person gives them."""
 AUTO, MEASURE = "auto", "measure"
-CHOICES = (AUTO, *DTYPES, MEASURE)
+CHOICES = (AUTO, *FORMATS, MEASURE)
 GPUS = ("cuda", "xpu", "mps")
 """torch's names for the GPUs of NVIDIA and AMD, of Intel, and of Apple."""
 
@@ -40,11 +43,19 @@ class Machine:
     dtype: torch.dtype
     memory: int | None = None
     """The bytes of a card's memory that the program may take, its driver's included; None: what is free."""
+    int8: bool = False
+    """Whether the UNet multiplies in 8 bits; `dtype` is then the format of all the rest."""
 
     @property
     def precision(self) -> str:
-        """The format by the name that a person gives it: 'fp32', 'fp16' or 'bf16'."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        """The format by the name that a person gives it, one of FORMATS."""
+        return INT8 if self.int8 else next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def number(self) -> str:
+        """The format in torch's words: 'bfloat16', 'int8 and bfloat16'."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{INT8} and {dtype}" if self.int8 else dtype
 
 
 def choose_machine(device: str = "auto", precision: str = AUTO, memory: float | None = None) -> Machine:
@@ -54,8 +65,9 @@ def choose_machine(device: str = "auto", precision: str = AUTO, memory: float | 
 
     The automatic format is on a GPU bf16 if that is native and fp16 otherwise, on a CPU bf16 if its matrix units
     multiply it and float32 otherwise. On a CPU it is measured once and remembered, so that the same work gives the
-    same bits however busy the machine is; 'measure' measures it again. Raises UserError for another precision, too
-    little memory and a device that is not there.
+    same bits however busy the machine is; 'measure' measures it again. 'int8', which is never chosen by itself, has
+    the automatic format beside it. Raises UserError for another precision, too little memory, a device that is not
+    there, and for int8 where the processor has no instructions for it.
     """
     if memory is not None and not LEAST_MEMORY <= memory < float("inf"):
         raise UserError(f"{memory:g} GB of a card's memory are no limit to work with: give {LEAST_MEMORY} GB or more.")
@@ -68,8 +80,10 @@ def choose_machine(device: str = "auto", precision: str = AUTO, memory: float | 
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"This machine has no device {device!r}: choose auto, cpu, cuda, xpu or mps.") from error
+    if precision == INT8:
+        require_int8(where)
     dtype = DTYPES.get(precision) or _fast_format(where, again=precision == MEASURE)
-    return Machine(where, dtype, None if memory is None else int(memory * 2**30))
+    return Machine(where, dtype, None if memory is None else int(memory * 2**30), int8=precision == INT8)
 
 
 def _fast_format(device: torch.device, *, again: bool) -> torch.dtype:
@@ -78,6 +92,15 @@ def _fast_format(device: torch.device, *, again: bool) -> torch.dtype:
     if device.type in ("mps", "xpu"):
         return torch.float16 if device.type == "mps" else torch.bfloat16
     return torch.bfloat16 if cpu_multiplies_bf16(again=again) else torch.float32
+
+
+def require_int8(device: torch.device) -> None:
+    """Raise UserError where a device does not multiply in 8 bits: it must be an x86 processor with AVX2 or more."""
+    if device.type != "cpu":
+        raise UserError(f"Precision int8 is for processors, not for {device.type}: choose auto, or the device cpu.")
+    capable = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    if not capable or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        raise UserError("Precision int8 needs an x86 processor with AVX2 and PyTorch with oneDNN: choose auto.")
 
 
 def cpu_multiplies_bf16(*, again: bool = False) -> bool:

@@ -99,8 +99,7 @@ class RayWorker:
             self._runner = self._model_thread.submit(runner_of, setup.path).result()
         else:
             return WorkerReady(os.getpid(), "")
-        number = str(machine.dtype).removeprefix("torch.")
-        return WorkerReady(os.getpid(), f"{machine.device.type}, {number}", self._runner.model.notes)
+        return WorkerReady(os.getpid(), f"{machine.device.type}, {machine.number}", self._runner.model.notes)
 
     def make(self, unit: Unit, states: Mapping[Path, FileState], files: SentFiles) -> list[Result] | None:
         """Return the results of a unit; none if it was stopped.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..loading.diffusers_keys import unet_name
+from ..networks.layers import QuantizedLayer
 from ..networks.unet import UNet
 
 _PREFIXES = (  # as files write them, and what the table below has in their place
@@ -95,7 +96,8 @@ def name_of(key: str) -> tuple[str, str] | None:
 
 
 def _stems(network: nn.Module) -> Iterable[str]:
-    return [key.removesuffix(".weight") for key in network.state_dict() if key.endswith(".weight")]
+    modules = network.named_modules()
+    return [name for name, one in modules if hasattr(one, "weight") or isinstance(one, QuantizedLayer)]
 
 
 def _flat(name: str) -> str:

@@ -20,9 +20,6 @@ KEYS = 64
 QUERIES = 32
 """Queries at a time; the kernel takes no fewer."""
 
-EXP2 = (0.99992524, 0.69583390, 0.22606605, 0.07802529)
-"""Coefficients of the cubic that is nearest to 2^x for x in [0, 1], within 7.5e-5 of it; the constant first."""
-
 WORDS, HALVES, MASK = (ir.VectorType(of, 16) for of in (I32, I16, ir.IntType(1)))
 ALL_LANES = ir.Constant(MASK, [1] * 16)
 
@@ -187,15 +184,6 @@ class _AttentionWriter(KernelWriter):
                 low, high = (b.bitcast(self.exp2(self.fma(score, factors, shift[x])), WORDS) for score in pair)
                 merged = b.or_(b.lshr(low, self.all(16)), b.and_(high, self.all(-65536)))
                 self.put(merged, to, row * 128 + x * 64)
-
-    def exp2(self, x: Value) -> Value:
-        """2^x: a cubic of x - floor(x), times 2^floor(x)."""
-        every, now = ir.Constant(I16, -1), ir.Constant(I32, 4)
-        rest = self.call("llvm.x86.avx512.mask.reduce.ps.512", FLOATS, x, ir.Constant(I32, 9), x, every, now)
-        power = self.floats(EXP2[-1])
-        for coefficient in EXP2[-2::-1]:
-            power = self.fma(power, rest, self.floats(coefficient))
-        return self.call("llvm.x86.avx512.mask.scalef.ps.512", FLOATS, power, x, power, every, now)
 
     def accumulate(self, v: Value, count: Value, weights: Value, sums: Value) -> None:
         """Add values times weights to sums, float32 [c and a row for the ones, 32]."""

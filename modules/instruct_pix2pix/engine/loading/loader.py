@@ -22,6 +22,7 @@ from ...models.checkpoints import Checkpoint, ema_twin, inspect, noise_levels, w
 from ...models.moving_average import belongs
 from ...models.weights_files import TensorInfo, TensorSource, fits, header, read_weights
 from ..networks.clip import PooledTextEncoder, TextEncoder
+from ..networks.int8_layers import quantize
 from ..networks.layers import packs
 from ..networks.unet import UNet
 from ..networks.vae import VAE
@@ -245,14 +246,20 @@ def _fill(
         and (info.dtype, scale) == (dtype_name, None)
         and not _wants_channels_last(shapes[key])
     }
-    state: dict[str, Tensor] = {}
-    for group in _groups({key: info.tensor for key, info in infos.items() if key not in kept}):
-        chosen = {key: (sources[key], infos[key].scale) for key in group}
-        state.update(_converted(chosen, shapes, machine, home))
+    located = {key: (source, infos[key].scale) for key, source in sources.items()}
+
+    def reread(key: str) -> Tensor:
+        return _converted({key: located[key]}, shapes, machine, home)[key]
+
+    def take(state: Mapping[str, Tensor]) -> None:
+        module.load_state_dict(state, strict=False, assign=True)
+        if machine.int8 and isinstance(module, UNet):  # at once, before more is read
+            quantize(module, reread)
+
     mapped = {file: read_weights(file) for file in {sources[key].file for key in kept}}
-    for key in kept:
-        state[key] = sources[key].of(mapped[sources[key].file][sources[key].name]).reshape(shapes[key])
-    module.load_state_dict(state, assign=True)
+    take({k: sources[k].of(mapped[sources[k].file][sources[k].name]).reshape(shapes[k]) for k in kept})
+    for group in _groups({key: info.tensor for key, info in infos.items() if key not in kept}):
+        take(_converted({key: located[key] for key in group}, shapes, machine, home))
     module.eval().requires_grad_(False)
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from ...errors import UserError
 from ..free_memory import CARDS
 from ..kernels import amx_attention, fused, winograd
 from ..precision import Machine
@@ -365,7 +366,24 @@ def packs(machine: Machine) -> bool:
     return machine.dtype == torch.float32
 
 
-_HELD = ("weight", "bias", "gate", "packed_for", "pack_at_next_call")
+class QuantizedLayer(nn.Module):
+    """A layer that holds its weight in a form from which the checkpoint's own does not come back."""
+
+    reread: Callable[[], Tensor] | None = None
+    """Returns the weight as the checkpoint has it, in the format in which the layer was made, where that is known."""
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Hold another weight."""
+        raise NotImplementedError
+
+    def plain_weight(self) -> Tensor:
+        """Return the weight as the checkpoint has it. Raises UserError where that is not known."""
+        if self.reread is None:
+            raise UserError("A model in int8 that is from no file takes no LoRA: choose precision bf16 or fp32.")
+        return self.reread()
+
+
+_HELD = ("weight", "bias", "gate", "in_8_bits", "packed_for", "pack_at_next_call")
 
 
 def plain_weight(layer: nn.Module) -> Tensor:
@@ -373,6 +391,8 @@ def plain_weight(layer: nn.Module) -> Tensor:
 
     To that end a weight that may go Winograd's way comes out of that form in any case: it returns from it rounded.
     """
+    if isinstance(layer, QuantizedLayer):
+        return layer.plain_weight()
     if isinstance(layer, Conv2d) and layer.may_use_winograd and layer.weight.ndim == 4:
         return winograd.restore_weight(winograd.transform_weight(layer._plain_weight()))
     return layer._plain_weight() if isinstance(layer, _Packable) else layer.get_parameter("weight").detach()
@@ -393,7 +413,9 @@ def replace_parameters(layer: nn.Module, weight: Tensor | None, bias: Tensor | N
     """Give a layer another plain weight or bias; None leaves the one that it has. It packs them at its next call."""
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
-    if weight is not None:
+    if weight is not None and isinstance(layer, QuantizedLayer):
+        layer.set_weight(weight)
+    elif weight is not None:
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if isinstance(layer, _Packable):
             layer.pack_at_next_call = packs(machine)

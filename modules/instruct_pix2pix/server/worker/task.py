@@ -165,7 +165,7 @@ class Task(ABC, Generic[S]):
 
     @property
     def precision(self) -> str | None:
-        """The number format to compute in, one of `engine.precision.DTYPES`; None leaves it to the worker."""
+        """The number format to compute in, one of `engine.precision.FORMATS`; None leaves it to the worker."""
         return None
 
     @property

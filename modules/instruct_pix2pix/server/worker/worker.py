@@ -19,7 +19,7 @@ import torch
 from ...engine.edit import resolved
 from ...engine.loading.loader import find_config
 from ...engine.model import EditModel
-from ...engine.precision import DTYPES, Machine
+from ...engine.precision import FORMATS, Machine, choose_machine
 from ...engine.process_memory import give_back
 from ...models.add_ons import AddOnFolders
 from ...models.checkpoints import inspect, model_files, vae_names
@@ -158,8 +158,9 @@ class Worker:
             timer.cancel()
 
     def _machine_for(self, task: Task[Any]) -> Machine:
-        dtype = DTYPES.get(task.precision or "")
-        return self.machine if dtype is None else replace(self.machine, dtype=dtype)
+        """Return the machine with the precision that a task asks for. Raises UserError where it cannot have it."""
+        asked = task.precision
+        return choose_machine(str(self.machine.device), asked) if asked in FORMATS else self.machine
 
     def _load(self, path: Path, machine: Machine) -> LoadedModel:
         """Return the model of this path on this machine, loaded unless it is there. Raises UserError."""
