@@ -1,1 +1,1 @@
-"""The dual guidance: `rows` is the paper, `denoiser` sums them, `cached` makes it cheaper; `dual` is a model's of ours."""
+"""The dual guidance: `rows` is the paper, `denoiser` sums the rows, `dual` does it for the engine."""
