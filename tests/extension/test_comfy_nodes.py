@@ -260,9 +260,7 @@ def test_a_blank_negative_prompt_of_sdxl_has_the_pooled_vector_that_training_gav
         assert bool(states.any()) == (pooled > 0)
 
 
-@pytest.mark.parametrize(
-    ("traits", "size"), [({}, 512), ({"sdxl": True}, 768), ({"sdxl": True, "cosxl": True}, 1024)]
-)
+@pytest.mark.parametrize(("traits", "size"), [({}, 512), ({"sdxl": True}, 768), ({"sdxl": True, "cosxl": True}, 1024)])
 def test_the_size_is_what_suits_the_model(model: EditModel, traits: dict[str, bool], size: int) -> None:
     assert kind_of(Patcher(Model(model, **traits))).suited.size == size
 

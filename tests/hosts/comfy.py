@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tests.hosts import checkpoints
-from tests.hosts.running import DIRECT, JOB_SECONDS, ROOT, STARTUP_SECONDS, RefusedError, picture
+from tests.hosts.running import DIRECT, ROOT, STARTUP_SECONDS, RefusedError, picture
 
 FLAGS = [
     "--cpu",
@@ -34,6 +34,8 @@ FLAGS = [
     "sqlite:///:memory:",
 ]
 """What makes it run on the CPU in float32."""
+
+JOB_SECONDS = 1500
 
 
 class EndedError(Exception):

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME=PATH[,PYTHON]",
         help=f"a host to test in: {', '.join(FLAGS)}; PYTHON is PATH/venv/bin/python unless given",
     )
-    group.addoption("--comfy", metavar="PATH[,PYTHON]", help="a ComfyUI to test in; PYTHON as with --host")
+    group.addoption("--comfy", metavar="PATH[,PYTHON]", help="a ComfyUI to test in, as --comfy=PATH")
     group.addoption("--host-pictures", metavar="FOLDER", help="a folder for screenshots of ComfyUI's page")
     group.addoption("--host-xl", action="store_true", help="test with SDXL checkpoints too, of 2.4 GB each")
     group.addoption("--host-summary", type=Path, metavar="FILE", help="a JSON file for the numbers that were seen")
@@ -78,7 +78,7 @@ def comfy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A running ComfyUI with our folder and the probe among its packs."""
     given = request.config.getoption("--comfy", default=None)
     if not given:
-        pytest.skip("no ComfyUI is given: --comfy PATH")
+        pytest.skip("no ComfyUI is given: --comfy=PATH")
     path, _, python = given.partition(",")
     xl = bool(request.config.getoption("--host-xl"))
     checkpoints.make(checkpoints.folder())

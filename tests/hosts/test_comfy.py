@@ -1,4 +1,4 @@
-"""In a real ComfyUI (`--comfy PATH`): the nodes against the engine, beside other nodes, and on its page."""
+"""In a real ComfyUI (`--comfy=PATH`): the nodes against the engine, beside other nodes, and on its page."""
 
 from __future__ import annotations
 

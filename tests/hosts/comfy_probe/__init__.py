@@ -17,7 +17,15 @@ def note(**what: object) -> None:
         file.write(json.dumps(what) + "\n")
 
 
-class Count:
+class Always:
+    """A node that runs in every job: ComfyUI takes what did not change from the job before."""
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs: object) -> float:
+        return float("nan")
+
+
+class Count(Always):
     """Writes down each call of the UNet: its rows, and what ComfyUI tells patches of them."""
 
     @classmethod
@@ -42,7 +50,7 @@ class Count:
         return (patched,)
 
 
-class Patch:
+class Patch(Always):
     """Changes cross-attention as IP-Adapter does: another addition for prompt and negative prompt, by their places."""
 
     @classmethod
@@ -65,7 +73,7 @@ class Patch:
         return (patched,)
 
 
-class AroundCFG:
+class AroundCFG(Always):
     """Adds to what CFG gives, as perturbed-attention guidance and the like do."""
 
     @classmethod
@@ -88,7 +96,7 @@ class AroundCFG:
         return (patched,)
 
 
-class Keep:
+class Keep(Always):
     """Writes a picture, a mask or a latent to a file, with all its bits."""
 
     @classmethod
