@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def three_rows(x: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def guided(model: Rows, text: float, image: float, focus: Focus, **options: object) -> DualGuidance:
+def guided(model: Rows, text: float, image: float, focus: Focus, **options: Any) -> DualGuidance:
     return DualGuidance(model, GIVEN, Scales(text, image), SIGMAS, focus=focus, **options)
 
 
