@@ -23,10 +23,10 @@ SIDE = 192
 TEMPLATES = {
     "Edit a picture by saying what to change": (Workflow(EditSettings("make it winter", seed=0)), "house"),
     "Edit and keep the rest as it is": (
-        Workflow(EditSettings("paint the house red", seed=0, keep_rest="automatic")),
+        Workflow(EditSettings("make the car blue", seed=0, keep_rest="automatic")),
         "car",
     ),
-    "Edit with guider and sampler": (Workflow(EditSettings("make it night", seed=0), builder=True), "night"),
+    "Edit with guider and sampler": (Workflow(EditSettings("make it summer", seed=0), builder=True), "night"),
 }
 """Each template's name: its workflow, and the example that it is shown by."""
 
