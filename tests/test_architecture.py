@@ -22,7 +22,7 @@ LAYERS = {
     "batch": {"engine", "models", "guidance", "core"},
     "panel": {"models", "core"},
     "server": {"panel", "batch", "engine", "models", "guidance", "core"},
-    "cli": {"server", "batch", "engine", "models", "guidance", "core"},
+    "cli": {"server", "hosts", "batch", "engine", "models", "guidance", "core"},
     "hosts": {"guidance", "models", "core"},
     "core": set(),
     # the public face: what it names is imported when it is asked for

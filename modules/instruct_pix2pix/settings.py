@@ -568,6 +568,14 @@ STRENGTH = Knob(
     rule=_check_strength,
 )
 
+FOCUS = Knob(
+    "off",
+    label="Focus",
+    help="found: lets the instruction act only where its first steps mean to change something; mask: only in the mask.",
+    choices=("off", "found", "mask"),
+)
+"""Where the instruction acts (see `guidance/focus.py`), at doors that leave the guidance to others' workflows."""
+
 FROM_NOISE = Knob(
     True,
     label="Start from noise",

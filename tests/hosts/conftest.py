@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hosts import checkpoints
+from tests.hosts.comfy import Comfy
 from tests.hosts.running import FLAGS, Host
 
 Record = Callable[[str, object], None]
@@ -24,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME=PATH[,PYTHON]",
         help=f"a host to test in: {', '.join(FLAGS)}; PYTHON is PATH/venv/bin/python unless given",
     )
+    group.addoption("--comfy", metavar="PATH[,PYTHON]", help="a ComfyUI to test in, as --comfy=PATH")
+    group.addoption("--host-pictures", metavar="FOLDER", help="a folder for screenshots of ComfyUI's page")
     group.addoption("--host-xl", action="store_true", help="test with SDXL checkpoints too, of 2.4 GB each")
     group.addoption("--host-summary", type=Path, metavar="FILE", help="a JSON file for the numbers that were seen")
 
@@ -64,6 +67,27 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     running = Host(name, folder, python, tmp_path_factory.mktemp(name), xl=xl)
     running.start()
     request.config.stash.setdefault(SEEN, {}).setdefault(name, {})["commit"] = running.commit
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def comfy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+    """A running ComfyUI with our folder and the probe among its packs."""
+    given = request.config.getoption("--comfy", default=None)
+    if not given:
+        pytest.skip("no ComfyUI is given: --comfy=PATH")
+    path, _, python = given.partition(",")
+    xl = bool(request.config.getoption("--host-xl"))
+    checkpoints.make(checkpoints.folder())
+    if xl:
+        checkpoints.make_xl(checkpoints.folder())
+    folder = Path(path).resolve()
+    interpreter = Path(python).absolute() if python else folder / "venv" / "bin" / "python"
+    running = Comfy(folder, interpreter, tmp_path_factory.mktemp("comfy"), xl=xl)
+    running.start()
     try:
         yield running
     finally:

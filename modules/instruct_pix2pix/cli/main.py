@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 from ..errors import Remedy, UserError, out_of_memory
 from ..text import say, say_problem, telling_ends_nothing
-from . import batch, bench, completion, convert, edit, grid, merge, models, serve
+from . import batch, bench, completion, convert, edit, grid, merge, models, serve, workflow
 from .arguments import Command
 from .parser import Parser, nearest
 
@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     convert.COMMAND,
     bench.COMMAND,
+    workflow.COMMAND,
     completion.command(lambda: _parser("ip2p")),
 )
 LAUNCHER = "python launch.py"

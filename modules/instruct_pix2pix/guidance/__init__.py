@@ -1,1 +1,1 @@
-"""The dual guidance: `rows` is the paper, `dual` the denoiser, `cached` what makes it cheaper."""
+"""The dual guidance: `rows` is the paper, `denoiser` sums the rows, `dual` does it for the engine."""

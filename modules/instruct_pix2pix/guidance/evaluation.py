@@ -60,6 +60,15 @@ class RowEvaluator(Generic[Condition]):
         self._between = between
         self._conditions: OrderedDict[object, Condition] = OrderedDict()
 
+    @property
+    def prompt_weights(self) -> list[float]:
+        """See `denoiser.RowSource`."""
+        return [prompt.weight for prompt in self.given.prompts]
+
+    def texts_at(self, step: int) -> tuple[Tensor, ...]:
+        """See `denoiser.RowSource`."""
+        return tuple(prompt.at(step) for prompt in (*self.given.prompts, self.given.negative))
+
     def __call__(
         self, x: Tensor, sigma: Tensor, step: int, kinds: Sequence[Kind], needed: Sequence[Sequence[Kind]]
     ) -> Tensor:
@@ -67,11 +76,8 @@ class RowEvaluator(Generic[Condition]):
 
         `needed` says which of them each picture needs, in the same order; the others are zeros.
         """
-        alike: dict[tuple[Kind, ...], list[int]] = {}
-        for picture, own in enumerate(needed):
-            if own:
-                alike.setdefault(tuple(own), []).append(picture)
         size = self._together or len(x)
+        alike = pictures_alike(needed)
         calls = [(own, some[i : i + size]) for own, some in alike.items() for i in range(0, len(some), size)]
         if calls == [(tuple(kinds), [*range(len(x))])]:
             return self._call(x, sigma, step, kinds, None)
@@ -117,6 +123,15 @@ class RowEvaluator(Generic[Condition]):
         while len(self._conditions) > MOST_CONDITIONS:
             self._conditions.popitem(last=False)
         return self._conditions[key]
+
+
+def pictures_alike(needed: Sequence[Sequence[Kind]]) -> dict[tuple[Kind, ...], list[int]]:
+    """Return the pictures that need the same rows, by those rows; without those that need none."""
+    alike: dict[tuple[Kind, ...], list[int]] = {}
+    for picture, own in enumerate(needed):
+        if own:
+            alike.setdefault(tuple(own), []).append(picture)
+    return alike
 
 
 def _of(values: Tensor, pictures: Sequence[int] | None) -> Tensor:

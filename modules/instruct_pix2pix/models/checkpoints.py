@@ -110,6 +110,11 @@ _SUITED = {
 }
 
 
+def suited_of(kind: str, family: str) -> Suited:
+    """Return the settings with which a model edits well; `kind` and `family` are those of a `Checkpoint`."""
+    return _SUITED.get((kind, family), Suited())
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a model file is, and by which of its tensors that is known.
@@ -144,7 +149,7 @@ class Checkpoint:
     @property
     def suited(self) -> Suited:
         """The settings with which a model of this kind edits well."""
-        return _SUITED.get((self.kind, self.family), Suited())
+        return suited_of(self.kind, self.family)
 
     @property
     def label(self) -> str:
