@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Iterator
 
 ROOT = Path(__file__).resolve().parent
-REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
+REQUIREMENTS = {"run": ["requirements-run.txt"], "test": ["requirements-dev.txt", "requirements-reference.txt"]}
 QUICK_TESTS = ["tests/core", "tests/guidance", "tests/models", "tests/test_architecture.py"]
 SLOW_AMONG_THEM = ["tests/core/test_panel.py", "tests/core/test_grid.py", "tests/guidance/test_cached.py"]
 TOGETHER = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]

@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
     (cli / "__init__.py").write_text("")
     (cli / "main.py").write_text(CLI)
     make_wheel(folder, "tiny")
-    (folder / "requirements.txt").write_text("./tiny-1.0-py3-none-any.whl\n")
+    (folder / "requirements-run.txt").write_text("./tiny-1.0-py3-none-any.whl\n")
     return folder
 
 
@@ -191,7 +191,7 @@ def test_changed_requirements_are_installed_at_the_next_start(
     with_pip = {**environ, "PYTHONPATH": str(pip_folder)}
     assert "extra False" in start(python, project, with_pip).stdout
     make_wheel(project, "extra")
-    with (project / "requirements.txt").open("a") as file:
+    with (project / "requirements-run.txt").open("a") as file:
         file.write("./extra-1.0-py3-none-any.whl\n")
     assert "extra True" in start(python, project, with_pip).stdout
 
@@ -204,13 +204,13 @@ def test_a_failed_installation_says_so_in_a_sentence_and_is_tried_again(
     failed = start(python, project, with_pip)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert failed.stderr.splitlines()[-1].startswith("Installing requirements.txt failed")
+    assert failed.stderr.splitlines()[-1].startswith("Installing requirements-run.txt failed")
     assert "Traceback" not in failed.stderr
     assert stamps(python) == []
     (project / "elsewhere.whl").rename(project / "tiny-1.0-py3-none-any.whl")
     assert start(python, project, with_pip).returncode == 7
     assert stamps(python) == ["instruct-pix2pix-run.stamp"]
-    (project / "requirements.txt").write_text("./missing-1.0-py3-none-any.whl\n")
+    (project / "requirements-run.txt").write_text("./missing-1.0-py3-none-any.whl\n")
     assert start(python, project, with_pip).returncode == 1
     assert stamps(python) == []  # what was installed before may be half replaced now
 
@@ -280,7 +280,7 @@ def with_tools(project: Path) -> Path:
         code = "import os, sys; print('NAME', sys.argv[1:]); sys.exit(3 * (os.getenv('FAILING') == 'NAME'))"
         make_wheel(project, name, code=code.replace("NAME", name))
     wheels = "./ruff-1.0-py3-none-any.whl\n./pyright-1.0-py3-none-any.whl\n"
-    (project / "requirements-dev.txt").write_text("-r requirements.txt\n" + wheels)
+    (project / "requirements-dev.txt").write_text("-r requirements-run.txt\n" + wheels)
     (project / "requirements-reference.txt").write_text("./pytest-1.0-py3-none-any.whl\n")
     return project
 
@@ -417,7 +417,7 @@ def test_intels_own_cards_are_told_from_what_is_in_its_processors(
 def test_pytorch_is_fetched_as_it_fits_the_card_or_from_where_a_person_says(
     project: Path, python: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    (project / "requirements.txt").write_text("torch==2.13.0\n")
+    (project / "requirements-run.txt").write_text("torch==2.13.0\n")
     log = tmp_path / "log"
     code = f"import sys\nwith open({str(log)!r}, 'a') as log: log.write(' '.join(sys.argv[1:]) + '\\n')\n"
     paths = {"PYTHONPATH": fake_pip(tmp_path / "pip", code), "PATH": nvidia_smi(tmp_path / "bin", "6.1, 580.82")}

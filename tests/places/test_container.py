@@ -24,7 +24,7 @@ DOCKERFILE = (PLACE / "Dockerfile").read_text(encoding="utf-8")
 def test_everything_that_is_copied_is_there_and_let_through() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     paths = [path for line in copied for path in line.split()]
-    assert {"modules", "javascript", "examples", "requirements.txt", "setup.py"} <= set(paths)
+    assert {"modules", "javascript", "examples", "requirements-run.txt", "setup.py"} <= set(paths)
     ignored = (PLACE / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     for path in paths:
         assert (ROOT / path).exists(), path
@@ -42,7 +42,7 @@ def test_it_is_nobodys_root_and_waits_for_a_password() -> None:
 
 
 def test_the_torch_that_is_taken_is_the_one_of_the_requirements() -> None:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements-run.txt").read_text().splitlines()
     assert len([line for line in lines if line.startswith("torch==")]) == 1
 
 

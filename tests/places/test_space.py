@@ -48,7 +48,7 @@ def test_the_front_matter_names_the_gradio_that_the_page_is_made_for() -> None:
     _, matter, text = (PLACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     found = OmegaConf.to_container(OmegaConf.create(matter))
     assert isinstance(found, dict)
-    assert f"gradio=={found['sdk_version']}" in (ROOT / "requirements.txt").read_text()
+    assert f"gradio=={found['sdk_version']}" in (ROOT / "requirements-run.txt").read_text()
     assert (found["sdk"], found["app_file"], found["license"]) == ("gradio", "app.py", "mit")
     limits = Limits()
     assert f"of {limits.steps} steps and {limits.seconds} seconds" in " ".join(text.split())
