@@ -106,7 +106,7 @@ class OpenVINONetwork:
 
 def compile_network(file: Path, shapes: Sequence[Sequence[int]], precision: str, threads: int) -> Any:  # noqa: ANN401
     """Return OpenVINO's compiled model of a file, for inputs of these shapes, on so many threads of the CPU."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     core = openvino.Core()
     model = core.read_model(file)
@@ -145,7 +145,7 @@ def write_network(unet: nn.Module, examples: Sequence[Tensor], file: Path, half:
 
     `half` stores the weights in fp16, which loses nothing where the checkpoint has them so.
     """
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     shapes = [[-1, example.shape[1], *[-1] * (example.ndim - 2)] if example.ndim > 1 else [1] for example in examples]
     shapes[2][2:] = examples[2].shape[2:]  # rows and tokens may change, the width of a text may not
@@ -158,7 +158,7 @@ def write_network(unet: nn.Module, examples: Sequence[Tensor], file: Path, half:
 
 def write_model(model: Any, file: Path, half: bool) -> None:  # noqa: ANN401 - OpenVINO's
     """Write both files of a model of OpenVINO; the one that is looked for comes last."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         written = Path(folder, file.name)
@@ -172,8 +172,8 @@ def quantize(file: Path, calls: Sequence[Sequence[np.ndarray]], out: Path) -> No
 
     The ranges of activations are those of `calls`, each a list of the inputs.
     """
-    import nncf
-    import openvino
+    import nncf  # pyright: ignore[reportMissingImports]
+    import openvino  # pyright: ignore[reportMissingImports]
 
     model = openvino.Core().read_model(file)
     data = nncf.Dataset(list(calls), lambda inputs: list(inputs))

@@ -91,7 +91,7 @@ def measure_diffusers(device: str, precision: str, size: int, steps: int) -> dic
 def convert_for_openvino(file: str) -> dict[str, Any]:
     """Write diffusers' UNet with random weights for OpenVINO: traced in fp16, which halves its memory."""
     import torch
-    from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as make_16bit_traceable
+    from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as make_16bit_traceable  # pyright: ignore[reportMissingImports]
 
     from benchmarks.openvino_peer import write_network
 

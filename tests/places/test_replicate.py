@@ -173,7 +173,7 @@ def test_cogs_server_tells_our_sentence(server: httpx.Client) -> None:
 def test_cog_reads_types_ranges_and_choices_of_the_signature() -> None:
     assert find_spec("cog") is not None, "pip install -r tests/places/requirements.txt"
     sys.path.insert(0, str(PLACE))
-    from cog._inspector import check_input, create_predictor
+    from cog._inspector import check_input, create_predictor  # pyright: ignore[reportMissingImports]
 
     inputs = create_predictor("predict", "Runner").inputs
     assert set(inputs) == set(signature())
