@@ -141,18 +141,16 @@ def test_the_page_was_up_and_there_is_a_link_to_it(kernel: Kernel) -> None:
     assert kernel.run("print(page.poll())")[0].text.strip() != "None"
 
 
-def test_a_folder_is_edited_and_not_twice(kernel: Kernel) -> None:
+def test_a_folder_is_edited(kernel: Kernel) -> None:
     assert "There is no Drive here" in told(kernel.cell("folder").outputs)
-    made = kernel.folder / "examples-in-winter"
     names = sorted(path.name for path in EXAMPLES.glob("*.png"))
+    made = kernel.folder / "examples-in-winter"
     assert sorted(path.name for path in made.glob("*.png")) == names
-    before = {name: (made / name).stat().st_mtime_ns for name in names}
-    kernel.run(kernel.cell("folder").source)
-    assert {name: (made / name).stat().st_mtime_ns for name in names} == before
+    assert all((read_infotext(made / name) or "").startswith("make it winter\n") for name in names)
 
 
 def test_an_interrupt_ends_an_edit_after_the_step_and_the_kernel_goes_on(kernel: Kernel) -> None:
-    [out] = kernel.run(
+    outputs = kernel.run(
         """
 import signal
 def see(progress):
@@ -173,7 +171,7 @@ hook.remove()
 print(after.image.tobytes() == before.image.tobytes())
 """
     )
-    assert out.text == "interrupted after [1, 2]\nTrue\n"
+    assert told(outputs) == "interrupted after [1, 2]\nTrue\n"
 
 
 def test_on_colab_the_page_is_in_a_frame_and_drive_is_mounted(kernel: Kernel) -> None:
