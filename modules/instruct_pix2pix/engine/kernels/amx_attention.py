@@ -26,13 +26,14 @@ LEAST_QUERIES = 512
 
 @lru_cache
 def _writer() -> ModuleType | None:
-    """Return the module `amx_attention_ir`; None where processor, system or llvmlite cannot run what it writes."""
-    if not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
-        return None
+    """Return the module that writes the kernel; None where processor, system or llvmlite cannot run what it writes."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     try:
-        from . import amx_attention_ir
+        from . import amx_attention_ir, avx512_attention_ir
     except ImportError:
         return None
+    if not amx:
+        return avx512_attention_ir if avx512_attention_ir.can_compile() else None
     return amx_attention_ir if amx_attention_ir.can_compile() and torch.cpu._init_amx() else None
 
 
