@@ -1,8 +1,8 @@
-"""Attention in bf16 for processors with AMX, over twice as fast as torch's at thousands of positions.
+"""Attention in bf16 for processors with AMX or AVX-512 bf16, over twice as fast as torch's at thousands of positions.
 
 In torch's kernel the matrix unit waits while scores are written, scaled, compared, summed, rounded and rearranged, and
-for the exponentials. `amx_attention_ir` writes a kernel without most of that; llvmlite compiles it in memory, once in a
-process for each head width. Without llvmlite torch's kernel is used.
+for the exponentials. `amx_attention_ir` writes a kernel without most of that, and `avx512_attention_ir` the same without
+AMX; llvmlite compiles it in memory, once in a process for each head width. Without llvmlite torch's kernel is used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
     """
     (batch, heads, queries, width), keys = q.shape, k.shape[2]
     writer = _writer()
-    assert writer is not None, "not without AMX"
+    assert writer is not None, "not without AMX or AVX-512 bf16"
     kernel = _kernel(width)
     out = torch.empty(batch, queries, heads, width, dtype=q.dtype)
     strides = [2 * x.stride(dim) for x, dim in ((q, 2), (k, 2), (v, 2), (out, 1))]
