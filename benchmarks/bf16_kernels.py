@@ -19,23 +19,30 @@ from torch import Tensor
 
 from instruct_pix2pix.engine.kernels import amx_attention
 from instruct_pix2pix.engine.loading.config import CONFIGS, load_config
+from instruct_pix2pix.engine.networks import layers
 from instruct_pix2pix.engine.networks.layers import Conv2d, prepare
 from instruct_pix2pix.engine.networks.unet import Condition, UNet
 from instruct_pix2pix.engine.precision import Machine
 
 CPU = torch.device("cpu")
-WAYS = {"neither": (False, False), "attention": (True, False), "both": (True, True)}
+WAYS = {"neither": (False, False), "both": (True, True), "attention": (True, False)}
 """Which of the kernels are used: that of attention, that of convolutions."""
 
 
 def random_unet() -> UNet:
-    """Return SD1's UNet with random weights, bf16."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        return UNet(load_config(CONFIGS / "sd1.yaml").unet).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    """Return SD1's UNet with random weights, bf16: the same million numbers again and again."""
+    with torch.device("meta"):
+        unet = UNet(load_config(CONFIGS / "sd1.yaml").unet).eval().requires_grad_(False).bfloat16()
+    unet.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(2**20 + 7, generator=generator).bfloat16()  # an odd count: channels differ
+    for name, weight in unet.named_parameters():
+        if weight.ndim == 1:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            numbers = (pool * weight[0].numel() ** -0.5).repeat(-(-weight.numel() // len(pool)))
+            weight.copy_(numbers[: weight.numel()].view_as(weight))
+    return unet
 
 
 def inputs(rows: int, size: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Condition]:
@@ -66,6 +73,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="pixels")
     parser.add_argument("--rows", type=int, nargs="+", default=[3, 1])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levels", type=int, default=3, help="levels, from the finest, that are convolved so")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--busy", action="store_true", help="count one thread's processor time")
     parser.add_argument("--exact", action="store_true", help="compare with float32 at 256 pixels instead")
     options = parser.parse_args()
@@ -73,12 +82,11 @@ def main() -> None:
         torch.set_num_threads(1)
     direct, winograd = random_unet(), random_unet()
     exact = copy.deepcopy(direct).float() if options.exact else None
-    for unet in (direct, winograd):
-        prepare(unet, Machine(CPU, torch.bfloat16))
-    for layer in direct.modules():
-        if isinstance(layer, Conv2d):
-            layer.may_use_winograd = False
+    for unet, levels in ((direct, 0), (winograd, options.levels)):
+        with mock.patch.dict(layers.WINOGRAD_LEVELS, {torch.bfloat16: levels}):
+            prepare(unet, Machine(CPU, torch.bfloat16))
     ways = {name: (attention, winograd if conv else direct) for name, (attention, conv) in WAYS.items()}
+    ways = {name: ways[name] for name in options.ways}
     with torch.inference_mode():
         if exact is not None:
             expected = exact(*inputs(1, 256, torch.float32))
@@ -103,7 +111,7 @@ def measure(ways: dict[str, tuple[bool, UNet]], rows: int, size: int, rounds: in
                 start = clock()
                 unet(*arguments)
                 seconds[name].append(clock() - start)
-    first = statistics.median(seconds["neither"][1:])
+    first = statistics.median(next(iter(seconds.values()))[1:])
     for name, times in seconds.items():
         median = statistics.median(times[1:])
         each = ", ".join(f"{one:.2f}" for one in times)

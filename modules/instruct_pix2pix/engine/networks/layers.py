@@ -26,9 +26,10 @@ _ops: Any = torch.ops.mkldnn
 OWN_BIAS: Any = object()
 """Stands for the bias of the layer itself."""
 
-WINOGRAD_LEVELS = {torch.float32: 2, torch.bfloat16: 3}
+WINOGRAD_LEVELS = {torch.float32: 2, torch.bfloat16: 0}
 """Levels, from the finest, whose 3x3 convolutions may use Winograd's algorithm: what it saves grows with the picture,
-and the memory that its weights take with the channels, of which coarser levels have more. In bf16 they take less."""
+and the memory that its weights take with the channels, of which coarser levels have more. None in bf16: there a layer
+is nearly twice as fast, but its error is two and a half times that of rounding (docs/performance.md)."""
 
 HEAD_BY_HEAD_FROM, QUERIES_AT_ONCE = 128, 512
 """Queries and keys from which on bf16 attention without AMX multiplies head by head, and the queries of a head in one
@@ -338,7 +339,7 @@ def prepare(network: nn.Module, machine: Machine) -> None:
         if isinstance(layer, _Packable):
             layer.pack_at_next_call = True
     levels = WINOGRAD_LEVELS[machine.dtype]
-    if machine.dtype == torch.bfloat16 and not winograd_bf16.available():
+    if levels and machine.dtype == torch.bfloat16 and not winograd_bf16.available():
         levels = 0
     for part, level in network.by_level() if isinstance(network, HasLevels) else ():
         for layer in part.modules():
