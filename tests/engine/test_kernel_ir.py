@@ -6,10 +6,16 @@ import pytest
 
 binding = pytest.importorskip("llvmlite.binding")
 
-from instruct_pix2pix.engine.kernels import amx_attention_ir, int8_ir, winograd_ir  # noqa: E402
+from instruct_pix2pix.engine.kernels import (  # noqa: E402
+    amx_attention_ir,
+    avx512_attention_ir,
+    int8_ir,
+    winograd_bf16_ir,
+    winograd_ir,
+)
 
-SAPPHIRE_RAPIDS, HASWELL = "sapphirerapids", "haswell"
-"""The first processors with AMX and with AVX2, in LLVM's names."""
+SAPPHIRE_RAPIDS, ZEN_4, HASWELL = "sapphirerapids", "znver4", "haswell"
+"""The first processors with AMX, of AMD's with AVX-512 bf16, and with AVX2, in LLVM's names."""
 
 
 def code_for(cpu: str, assembly: str) -> str:
@@ -28,6 +34,21 @@ def test_the_attention_kernel_is_valid_and_multiplies_by_amx(width: int) -> None
     scores = 4 * -(-width // 32)  # four products for each 32 numbers of a head
     sums = 2 * -(-(width + 1) // 16)  # two for each 16 values, the row of ones among them
     assert code.count("tdpbf16ps") == scores + sums
+
+
+@pytest.mark.parametrize("width", [40, 64, 34])
+def test_without_amx_it_multiplies_by_avx_512(width: int) -> None:
+    code = code_for(ZEN_4, avx512_attention_ir.assembly(width))
+    scores, sums = 2 * 8, 2 * (width + 1)  # for eight keys, and for all values and the row of ones: 32 queries each
+    assert code.count("vdpbf16ps") == scores + sums
+    assert "tilezero" not in code
+
+
+def test_winograds_convolution_in_bf16_is_valid_and_keeps_its_sums_in_registers() -> None:
+    code = code_for(ZEN_4, winograd_bf16_ir.assembly())
+    products = [line for line in code.splitlines() if "vdpbf16ps" in line]
+    assert len(products) == 6 * 4
+    assert len({line.split(",")[-1].strip() for line in products}) == 6 * 4
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["input", "output"])

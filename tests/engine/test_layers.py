@@ -207,8 +207,17 @@ def test_the_3x3_convolutions_of_the_two_finest_levels_may_use_winograds_algorit
     assert {name for name, layer in convolutions.items() if layer.may_use_winograd} == FINE[name]
 
 
+@packed_here
+def test_in_bf16_none_may_so_that_weights_come_back_as_they_were() -> None:
+    with torch.device("meta"):
+        network = UNet(DEMO.unet).bfloat16()
+    prepare(network, Machine(CPU, torch.bfloat16))
+    assert not any(layer.may_use_winograd for layer in network.modules() if isinstance(layer, Conv2d))
+
+
 def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "multiplies_heads", lambda device: True)
+    monkeypatch.setattr(layers.amx_attention, "applies", lambda q, k, v: False)  # as without llvmlite
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, length, 3, 20).bfloat16().transpose(1, 2) for length in (600, 150, 150))
     with torch.inference_mode():

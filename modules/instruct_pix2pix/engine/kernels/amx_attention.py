@@ -1,8 +1,8 @@
-"""Attention in bf16 for processors with AMX, over twice as fast as torch's at thousands of positions.
+"""Attention in bf16 for processors with AMX or AVX-512 bf16, over twice as fast as torch's at thousands of positions.
 
 In torch's kernel the matrix unit waits while scores are written, scaled, compared, summed, rounded and rearranged, and
-for the exponentials. `amx_attention_ir` writes a kernel without most of that; llvmlite compiles it in memory, once in a
-process for each head width. Without llvmlite torch's kernel is used.
+for the exponentials. `amx_attention_ir` writes a kernel without most of that, and `avx512_attention_ir` the same
+without AMX; llvmlite compiles it in memory, once in a process for each head width. Without llvmlite torch's is used.
 """
 
 from __future__ import annotations
@@ -22,17 +22,25 @@ MOST_WIDTH = 160
 """The widest heads, in numbers, that the kernel takes."""
 LEAST_QUERIES = 512
 """Queries from which on it is faster than torch's."""
+LEAST_WITHOUT_AMX = 4096
+"""Queries and keys from which on it is known to be faster than torch's products on processors without AMX."""
+
+
+@lru_cache
+def has_amx() -> bool:
+    """Tell whether this processor has AMX, and the system lets torch use it."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 @lru_cache
 def _writer() -> ModuleType | None:
-    """Return the module `amx_attention_ir`; None where processor, system or llvmlite cannot run what it writes."""
-    if not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
-        return None
+    """Return the module that writes the kernel; None where processor, system or llvmlite cannot run what it writes."""
     try:
-        from . import amx_attention_ir
+        from . import amx_attention_ir, avx512_attention_ir
     except ImportError:
         return None
+    if not has_amx():
+        return avx512_attention_ir if avx512_attention_ir.can_compile() else None
     return amx_attention_ir if amx_attention_ir.can_compile() and torch.cpu._init_amx() else None
 
 
@@ -41,6 +49,7 @@ def applies(q: Tensor, k: Tensor, v: Tensor) -> bool:
     width = q.shape[-1]
     return (
         q.shape[2] >= LEAST_QUERIES
+        and (has_amx() or min(q.shape[2], k.shape[2]) >= LEAST_WITHOUT_AMX)
         and q.dtype == k.dtype == v.dtype == torch.bfloat16
         and q.device.type == "cpu"
         and width % 2 == 0
@@ -57,7 +66,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
     """
     (batch, heads, queries, width), keys = q.shape, k.shape[2]
     writer = _writer()
-    assert writer is not None, "not without AMX"
+    assert writer is not None, "not without AMX or AVX-512 bf16"
     kernel = _kernel(width)
     out = torch.empty(batch, queries, heads, width, dtype=q.dtype)
     strides = [2 * x.stride(dim) for x, dim in ((q, 2), (k, 2), (v, 2), (out, 1))]

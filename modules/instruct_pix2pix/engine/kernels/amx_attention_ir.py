@@ -13,14 +13,31 @@ import itertools
 import math
 from collections.abc import Callable
 
-from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, KernelWriter, Type, Value, cpu_has, ir
+from .llvm import (
+    F32,
+    FLOATS,
+    HALVES,
+    I8,
+    I16,
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    WORDS,
+    KernelWriter,
+    Type,
+    Value,
+    cpu_has,
+    ir,
+    with_wide_vectors,
+)
 
 KEYS = 64
 """Keys at a time: their scores and exponentials, 12 KB, stay in the first-level cache."""
 QUERIES = 32
 """Queries at a time; the kernel takes no fewer."""
 
-WORDS, HALVES, MASK = (ir.VectorType(of, 16) for of in (I32, I16, ir.IntType(1)))
+MASK = ir.VectorType(ir.IntType(1), 16)
 ALL_LANES = ir.Constant(MASK, [1] * 16)
 
 
@@ -31,12 +48,12 @@ def can_compile() -> bool:
 
 def compile_kernel(width: int) -> Callable[..., int]:
     """Return `attend` for heads of this width, an even number."""
-    return _AttentionWriter(width).compile()
+    return AttentionWriter(width).compile()
 
 
 def assembly(width: int) -> str:
     """Return `attend` for heads of this width as LLVM assembly, on any processor."""
-    return _AttentionWriter(width).assembly()
+    return AttentionWriter(width).assembly()
 
 
 def packed_bytes(width: int, keys: int) -> int:
@@ -54,7 +71,7 @@ def _tiles_down(width: int) -> int:
     return -(-(width + 1) // 16)
 
 
-class _AttentionWriter(KernelWriter):
+class AttentionWriter(KernelWriter):
     """Writes the kernel for heads of one width; a call computes some of the queries of one head.
 
     attend(q, k, v, out, packed, queries, keys, bytes from row to row of q, k, v and out, factor that makes scores
@@ -66,17 +83,14 @@ class _AttentionWriter(KernelWriter):
         super().__init__("attend", I32, [*[POINTER] * 5, *[I64] * 6, F32])
 
     def assembly(self) -> str:
+        """Write the function and return the module as LLVM assembly. To be called once."""
         b, width, across, down = self.b, self.width, self.across, self.down
         q, k, v, out, packed, queries, keys, q_row, k_row, v_row, out_row, factor = self.function.args
         scores, weights, sums = self.buffer(KEYS * 128), self.buffer(KEYS * 64), self.buffer(down * 16 * 128)
         words, shifts, overflow = self.buffer(across * 16 * 128), self.buffer(128), self.buffer(2)
         factors = self.splat(factor)
         padded = b.and_(b.add(keys, self.n(31)), self.n(-32))
-        # every tile is 16 rows of 64 bytes: palette, then bytes and rows of each
-        shape = self.buffer(64)
-        every = bytearray([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
-        b.store(ir.Constant(ir.ArrayType(I8, 64), every), shape)
-        self.call("llvm.x86.ldtilecfg", VOID, shape)
+        self.begin()
         b.store(ir.Constant(I16, 0), overflow)
         packed = b.inttoptr(b.and_(b.add(b.ptrtoint(packed, I64), self.n(63)), self.n(-64)), POINTER)
         packed_v = self.at(packed, b.mul(padded, self.n(across * 64)))
@@ -99,10 +113,9 @@ class _AttentionWriter(KernelWriter):
                 self.accumulate(self.at(packed_v, b.mul(t, self.n(down * 32))), count, weights, sums)
             self.finish(sums, self.at(out, b.mul(first, out_row)), out_row, overflow)
 
-        self.call("llvm.x86.tilerelease", VOID)
+        self.end()
         b.ret(b.zext(b.load(overflow, typ=I16), I32))
-        attributes = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'  # llvmlite has no API for these
-        return str(self.module).replace("\n{\n", f" {attributes}\n{{\n", 1)
+        return with_wide_vectors(str(self.module))
 
     # --- packing ---
 
@@ -146,6 +159,18 @@ class _AttentionWriter(KernelWriter):
                 self.put(self.gather(WORDS, from_, row, ALL_LANES), self.at(words, b.mul(word, self.n(128))), x * 64)
 
     # --- the computation ---
+
+    def begin(self) -> None:
+        """Configure the tiles: every one is 16 rows of 64 bytes."""
+        shape = self.buffer(64)
+        # palette, then bytes and rows of each
+        every = bytearray([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
+        self.b.store(ir.Constant(ir.ArrayType(I8, 64), every), shape)
+        self.call("llvm.x86.ldtilecfg", VOID, shape)
+
+    def end(self) -> None:
+        """Release the tiles."""
+        self.call("llvm.x86.tilerelease", VOID)
 
     def score(self, k: Value, count: Value, words: Value, scores: Value) -> None:
         """Products of keys and queries, float32 [keys, 32]."""
@@ -225,23 +250,24 @@ class _AttentionWriter(KernelWriter):
     # --- expressions ---
 
     def all(self, value: int) -> Value:
+        """Sixteen times the same word."""
         return ir.Constant(WORDS, [value] * 16)
 
     def lanes(self, step: int) -> Value:
+        """The words 0, step, 2 * step, ..."""
         return ir.Constant(WORDS, [step * i for i in range(16)])
 
     @property
     def zeros(self) -> Value:
+        """Sixteen words of zero."""
         return ir.Constant(WORDS, None)
 
-    def splat(self, value: Value) -> Value:
-        vector = ir.Constant(ir.VectorType(value.type, 16), ir.Undefined)
-        return self.b.shuffle_vector(self.b.insert_element(vector, value, ir.Constant(I32, 0)), vector, self.zeros)
-
     def get(self, pointer: Value, offset: int) -> Value:
+        """Sixteen float32 numbers at a multiple of 64 bytes."""
         return self.b.load(self.at(pointer, self.n(offset)), typ=FLOATS, align=64)
 
     def put(self, value: Value, pointer: Value, offset: int) -> None:
+        """Store a vector at a multiple of 32 bytes."""
         self.b.store(value, self.at(pointer, self.n(offset)), align=32)
 
     def gather(self, of: Type, pointer: Value, row: Value, mask: Value) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,31 @@ FLOATS = ir.VectorType(F32, 16)
 """Sixteen float32 numbers: a cache line, and one vector of AVX-512 or two of AVX2."""
 EXP2 = (0.99992524, 0.69583390, 0.22606605, 0.07802529)
 """Coefficients of the cubic that is nearest to 2^x for x in [0, 1], within 7.5e-5 of it; the constant first."""
+WORDS, HALVES = ir.VectorType(I32, 16), ir.VectorType(I16, 16)
+"""Sixteen words of 32 bits, and of 16."""
+
+
+class _BrainFloat(ir.types.Type):
+    """The type bf16, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BrainFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BrainFloat)
+
+
+BF16 = ir.VectorType(_BrainFloat(), 16)
+"""Sixteen bf16 numbers."""
+WIDE = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'
+
+
+def with_wide_vectors(assembly: str) -> str:
+    """Return a module whose function may use vectors of 512 bits: llvmlite has no API for these attributes."""
+    return assembly.replace("\n{\n", f" {WIDE}\n{{\n", 1)
 
 
 def cpu_has(*features: str) -> bool:
@@ -121,3 +146,37 @@ class KernelWriter:
         i.add_incoming(b.add(i, self.n(step)), b.block)
         b.branch(head)
         b.position_at_end(done)
+
+    def accumulate_in(
+        self, end: Value, step: int, values: Sequence[Value], body: Callable[[Value, list[Value]], Sequence[Value]]
+    ) -> list[Value]:
+        """A loop as `loop` that carries values in registers: `body(counter, values)` returns the next ones."""
+        b = self.b
+        carried: list[Value] = []
+        before = b.block
+        head, inside, done = (b.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(self.n(0), before)
+        for value in values:
+            carried.append(b.phi(value.type))
+            carried[-1].add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", i, end), inside, done)
+        b.position_at_end(inside)
+        for phi, value in zip(carried, body(i, carried), strict=True):
+            phi.add_incoming(value, b.block)
+        i.add_incoming(b.add(i, self.n(step)), b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        return carried
+
+    def splat(self, value: Value) -> Value:
+        """Sixteen times the same number."""
+        vector = ir.Constant(ir.VectorType(value.type, 16), ir.Undefined)
+        lanes = ir.Constant(WORDS, None)
+        return self.b.shuffle_vector(self.b.insert_element(vector, value, ir.Constant(I32, 0)), vector, lanes)
+
+    def add_bf16_products(self, total: Value, x: Value, y: Value) -> Value:
+        """Add to sixteen sums the products of two pairs of bf16 numbers each; the pairs are 32-bit words."""
+        return self.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, x, y)

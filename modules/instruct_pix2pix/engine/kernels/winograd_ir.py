@@ -47,31 +47,40 @@ def assemblies() -> tuple[str, str]:
     return _InputTransform().assembly(), _OutputTransform().assembly()
 
 
-class _TileWriter(KernelWriter):
-    """What both kernels share: the loop over tiles, and pointers to cells, some of them outside the picture."""
+class TileWriter(KernelWriter):
+    """What the kernels share: pointers to cells, some of them outside the picture, and small matrix products."""
 
-    def __init__(self, name: str, pointers: int) -> None:
-        super().__init__(name, VOID, [*[POINTER] * pointers, *[I64] * 8])
+    side: int = 4
+    """Cells of an output tile, down and across."""
+
+    def __init__(self, name: str, pointers: int, more: int = 0) -> None:
+        super().__init__(name, VOID, [*[POINTER] * pointers, *[I64] * (8 + more)])
         arguments = list(self.function.args)
         for argument in arguments[:pointers]:
             argument.add_attribute("noalias")
-        self.pointers = arguments[:pointers]
-        self.first, self.last, self.down, self.across, self.h, self.w, self.row, self.plane = arguments[pointers:]
+        self.pointers, numbers = arguments[:pointers], arguments[pointers:]
+        self.first, self.last, self.down, self.across, self.h, self.w, self.row, self.plane, *self.more = numbers
 
     def assembly(self) -> str:
+        """Write the loop over tiles and return the module as LLVM assembly. To be called once."""
         with self.loop(self.last, 1, self.first) as tile:
             self.tile(tile)
         self.b.ret_void()
         return str(self.module)
 
     def tile(self, tile: Value) -> None:
+        """Write what is done with one tile."""
         raise NotImplementedError
 
-    def cells(self, tile: Value, begin: int, size: int) -> list[list[tuple[Value, Value]]]:
-        """Return, for size x size cells of a tile from `begin` on, whether each lies inside and its offset in bytes."""
+    def cells(self, tile: Value, begin: int, size: int, row: Value | None = None) -> list[list[tuple[Value, Value]]]:
+        """Return, for size x size cells of a tile from `begin` on, whether each lies inside and its offset in bytes.
+
+        `row`: the bytes of a cell, if not those of the input.
+        """
         b = self.b
-        rest, x = b.sdiv(tile, self.across), b.mul(b.srem(tile, self.across), self.n(4))
-        picture, y = b.sdiv(rest, self.down), b.mul(b.srem(rest, self.down), self.n(4))
+        row = self.row if row is None else row
+        rest, x = b.sdiv(tile, self.across), b.mul(b.srem(tile, self.across), self.n(self.side))
+        picture, y = b.sdiv(rest, self.down), b.mul(b.srem(rest, self.down), self.n(self.side))
         top = b.mul(picture, self.h)
 
         def places(at: Value, end: Value) -> list[tuple[Value, Value]]:
@@ -83,7 +92,7 @@ class _TileWriter(KernelWriter):
             line = b.mul(b.add(top, cell_y), self.w)
             found.append(
                 [
-                    (b.and_(inside_y, inside_x), b.mul(b.add(line, cell_x), self.row))
+                    (b.and_(inside_y, inside_x), b.mul(b.add(line, cell_x), row))
                     for inside_x, cell_x in places(x, self.w)
                 ]
             )
@@ -106,13 +115,15 @@ class _TileWriter(KernelWriter):
         return total
 
     def get(self, pointer: Value, offset: Value) -> Value:
+        """Sixteen float32 numbers."""
         return self.b.load(self.at(pointer, offset), typ=FLOATS, align=16)
 
     def put(self, value: Value, pointer: Value, offset: Value) -> None:
+        """Store sixteen float32 numbers."""
         self.b.store(value, self.at(pointer, offset), align=16)
 
 
-class _InputTransform(_TileWriter):
+class _InputTransform(TileWriter):
     """B^T d B of input tiles d.
 
     transform_input(out, x, zeros, first tile, last, tiles down, across, h, w, bytes of a cell, bytes of one cell of all
@@ -135,7 +146,7 @@ class _InputTransform(_TileWriter):
                     self.put(value, to, b.add(at, b.mul(self.n(6 * i + j), self.plane)))
 
 
-class _OutputTransform(_TileWriter):
+class _OutputTransform(TileWriter):
     """A^T m A of the products m, plus the bias and what else is to be added.
 
     transform_output(products, bias, add or 0, zeros, y, scrap, first tile, last, and so on as `transform_input`)

@@ -11,6 +11,7 @@ import itertools
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn.attention import SDPBackend
 
 from ...errors import UserError
 from ..free_memory import CARDS
-from ..kernels import amx_attention, fused, winograd
+from ..kernels import amx_attention, fused, winograd, winograd_bf16
 from ..precision import Machine
 
 _ops: Any = torch.ops.mkldnn
@@ -30,7 +31,8 @@ OWN_BIAS: Any = object()
 
 WINOGRAD_LEVELS = 2
 """Levels, from the finest, whose 3x3 convolutions may use Winograd's algorithm: what it saves grows with the picture,
-and the memory that its weights take with the channels, of which coarser levels have more."""
+and the memory that its weights take with the channels, of which coarser levels have more. In bf16 a layer's error is
+two and a half times that of rounding, and the network's 1.15 times what it was (docs/performance.md)."""
 
 HEAD_BY_HEAD_FROM, QUERIES_AT_ONCE = 128, 512
 """Queries and keys from which on bf16 attention without AMX multiplies head by head, and the queries of a head in one
@@ -125,7 +127,7 @@ class Conv2d(nn.Conv2d, _Packable):
             self._repack_for(x)
         if self._has_winograd_weight:
             assert bias is not None
-            return winograd.convolve(x, self.weight, bias, add)
+            return winograd_for(self.weight.dtype).convolve(x, self.weight, bias, add)
         if not self.weight.is_mkldnn:
             return self._plain_forward(x, bias, add)
         rows = self._rows_at_once(x)
@@ -151,23 +153,25 @@ class Conv2d(nn.Conv2d, _Packable):
 
     @property
     def _has_winograd_weight(self) -> bool:
-        return self.weight.ndim == 3
+        return self.weight.ndim != 4
 
     @property
     def _is_packed(self) -> bool:
         return self._has_winograd_weight or super()._is_packed
 
     def _plain_weight(self) -> Tensor:
-        return winograd.restore_weight(self.weight.detach()) if self._has_winograd_weight else super()._plain_weight()
+        if not self._has_winograd_weight:
+            return super()._plain_weight()
+        return winograd_for(self.weight.dtype).restore_weight(self.weight.detach())
 
     def _uses_winograd(self, x: Tensor) -> bool:
-        return self.may_use_winograd and winograd.applies(self.weight, x)
+        return self.may_use_winograd and winograd_for(self.weight.dtype).applies(self.weight, x)
 
     def _packed_weight(self, x: Tensor) -> Tensor:
         self.packed_for = x.shape[2:]
         weight = self._plain_weight()
         if self._uses_winograd(x):
-            return winograd.transform_weight(weight)
+            return winograd_for(weight.dtype).transform_weight(weight)
         weight = weight.contiguous().to_mkldnn()
         return torch._C._nn.mkldnn_reorder_conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
             weight, self.padding, self.stride, self.dilation, self.groups, x[: self._rows_at_once(x)].shape
@@ -191,6 +195,11 @@ class Conv2d(nn.Conv2d, _Packable):
         """Pictures in a call of oneDNN: with no more than AVX2 it wants another layout for more than it has threads."""
         alike = self.kernel_size == (1, 1) or torch.backends.cpu.get_cpu_capability() != "AVX2"
         return len(x) if alike else torch.get_num_threads()
+
+
+def winograd_for(dtype: torch.dtype) -> ModuleType:
+    """Return the module that convolves by Winograd's algorithm in this format."""
+    return winograd_bf16 if dtype == torch.bfloat16 else winograd
 
 
 def conv_norm_silu(
@@ -289,8 +298,8 @@ def mlp_in_parts(
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(c)) v for heads q [B, H, N, c], k and v [B, H, T, c] -> [B, N, H * c].
 
-    By torch's own kernel, except in bf16 on CPUs: with AMX our kernel is faster, and without AMX torch's reaches a
-    quarter of the speed of products head by head.
+    By torch's own kernel, except in bf16 on CPUs: with AMX or AVX-512 bf16 our kernel is faster, and without llvmlite,
+    which compiles it, and without AMX torch's reaches a quarter of the speed of products head by head.
     """
     if not torch.is_grad_enabled() and amx_attention.applies(q, k, v):
         out = amx_attention.attention(q, k, v)
@@ -349,10 +358,12 @@ def prepare(network: nn.Module, machine: Machine) -> None:
     for layer in network.modules():
         if isinstance(layer, _Packable):
             layer.pack_at_next_call = True
+    has_kernel = machine.dtype != torch.bfloat16 or winograd_bf16.available()
+    levels = WINOGRAD_LEVELS if has_kernel else 0
     for part, level in network.by_level() if isinstance(network, HasLevels) else ():
         for layer in part.modules():
             if isinstance(layer, Conv2d):
-                layer.may_use_winograd = level < WINOGRAD_LEVELS and layer.is_plain_3x3
+                layer.may_use_winograd = level < levels and layer.is_plain_3x3
 
 
 def packs(machine: Machine) -> bool:
@@ -394,7 +405,8 @@ def plain_weight(layer: nn.Module) -> Tensor:
     if isinstance(layer, QuantizedLayer):
         return layer.plain_weight()
     if isinstance(layer, Conv2d) and layer.may_use_winograd and layer.weight.ndim == 4:
-        return winograd.restore_weight(winograd.transform_weight(layer._plain_weight()))
+        ways = winograd_for(layer.weight.dtype)
+        return ways.restore_weight(ways.transform_weight(layer._plain_weight()))
     return layer._plain_weight() if isinstance(layer, _Packable) else layer.get_parameter("weight").detach()
 
 
