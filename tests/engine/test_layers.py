@@ -208,11 +208,17 @@ def test_the_3x3_convolutions_of_the_two_finest_levels_may_use_winograds_algorit
 
 
 @packed_here
-def test_in_bf16_none_may_so_that_weights_come_back_as_they_were() -> None:
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_in_bf16_they_may_where_there_is_a_kernel(monkeypatch: pytest.MonkeyPatch, has_kernel: bool) -> None:
+    if not packs(Machine(CPU, torch.bfloat16)):
+        pytest.skip("this processor does not multiply bf16")
+    monkeypatch.setattr(layers.winograd_bf16, "available", lambda: has_kernel)
     with torch.device("meta"):
         network = UNet(DEMO.unet).bfloat16()
     prepare(network, Machine(CPU, torch.bfloat16))
-    assert not any(layer.may_use_winograd for layer in network.modules() if isinstance(layer, Conv2d))
+    convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, Conv2d)}
+    allowed = {name for name, layer in convolutions.items() if layer.may_use_winograd}
+    assert allowed == (FINE["the demo's UNet"] if has_kernel else set())
 
 
 def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
