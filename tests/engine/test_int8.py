@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from instruct_pix2pix.engine.edit import edit
-from instruct_pix2pix.engine.kernels import int8, int8_attention
+from instruct_pix2pix.engine.kernels import int8
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.networks.int8_layers import quantize
 from instruct_pix2pix.engine.networks.layers import Conv2d, GatedLinear, Linear
@@ -163,48 +162,6 @@ def test_many_rows_are_multiplied_in_parts_with_the_same_results(monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr("instruct_pix2pix.engine.networks.int8_layers.PRODUCTS_AT_ONCE", 500)
             assert torch.equal(ours(x), whole)
-
-
-# --- attention ---
-
-
-@FORMATS
-@pytest.mark.parametrize("width", [40, 64])
-def test_attention_is_near_softmax(dtype: torch.dtype, width: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 3, 1040, width, generator=generator).to(dtype) for _ in range(3))
-    k = k + 20 * torch.randn(1, 3, 1, width, generator=generator).to(dtype)  # as keys have it, and softmax does not see
-    if not int8_attention.applies(q, k):
-        pytest.skip("not on this processor")
-    expected = attention_formula(q.double(), k.double(), v.double() + 1)
-    assert difference(int8_attention.attention(q, k, v + 1), expected) < 0.02
-
-
-def test_many_small_weights_of_attention_are_not_lost() -> None:
-    """One key has the weight of 2000 others together; in 127 steps each of these would round to nothing."""
-    q, k = torch.ones(1, 1, 512, 16), torch.zeros(1, 1, 2048, 16)
-    k[:, :, 7] = math.log(2000) / 4  # times 16 numbers, divided by the square root of 16
-    v = torch.ones(1, 1, 2048, 16)
-    v[:, :, 7] = 0
-    if not int8_attention.applies(q, k):
-        pytest.skip("not on this processor")
-    expected = attention_formula(q.double(), k.double(), v.double())
-    assert difference(int8_attention.attention(q, k, v), expected) < 0.02
-
-
-def attention_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    weights = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, dim=-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
-
-
-@pytest.mark.parametrize("which", ["q", "k", "v"])
-def test_attention_over_what_is_no_number_is_none(which: str) -> None:
-    heads = {name: torch.ones(1, 1, 512, 16) for name in "qkv"}
-    heads[which][0, 0, 5, 3] = float("nan")
-    if not int8_attention.applies(heads["q"], heads["k"]):
-        pytest.skip("not on this processor")
-    found = int8_attention.attention(**heads)[0]
-    assert not found[5].isfinite().any() if which == "q" else not found.isfinite().all(1).any()
 
 
 # --- whole networks ---

@@ -64,8 +64,3 @@ def test_the_kernels_of_bytes_are_valid_for_avx2(name: str, half: bool) -> None:
         code = code_for(HASWELL, int8_ir.writer(name, half=half, other=other, largest=127).assembly())
         assert "vfmadd" in code or "vfnmadd" in code
         assert "call" not in code
-
-
-def test_the_kernel_of_attention_in_8_bits_is_valid() -> None:
-    code = code_for(SAPPHIRE_RAPIDS, int8_ir.writer("weigh", half=False).assembly())
-    assert "vscalefps" in code and "call" not in code

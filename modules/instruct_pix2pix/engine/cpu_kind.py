@@ -23,7 +23,7 @@ class Expected:
 
 EXPECTED = {
     AMX: Expected("bf16", 1.6),
-    AVX512_BF16: Expected("bf16", 6.8),
+    AVX512_BF16: Expected("bf16", 5.5),
     AVX512: Expected("fp32", 9.8),
     AVX2: Expected("fp32", 10.3),
 }

@@ -132,45 +132,6 @@ def rescale(
     return out
 
 
-def quantize_evenly(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [rows, K], of a K that 16 divides -> signed bytes [rows, K] and float32 scales [rows]; 0 stays 0.
-
-    Only where `can_weigh()`.
-    """
-    kernels = _kernels(x)
-    assert kernels is not None
-    low, high, scales, zeros = torch.empty(4, len(x))
-    q = torch.empty(x.shape, dtype=torch.uint8)
-    offsets = torch.arange(0, max(q.numel(), 1), x.shape[1])
-    ranges, quantize, _ = kernels
-    _in_parts(lambda a, b: ranges(*_pointers(x, low, high), a, b, x.shape[1]), len(x))
-    torch.maximum(high, -low, out=high)
-    torch.mul(high, -128 / 127, out=low)  # so that a byte is 128 more than its signed one
-    where = _pointers(x, low, high, offsets, q, scales, zeros)
-    _in_parts(lambda a, b: quantize(*where, a, b, x.shape[1]), len(x))
-    return q.bitwise_xor_(128).view(torch.int8), scales
-
-
-def weigh(scores: Tensor, scales: Tensor, key_scales: Tensor, weights: Tensor) -> Tensor:
-    """int32 scores [rows, keys] times scales [rows] and key scales [keys] -> 2 to the power of that, as softmax has it.
-
-    Written to `weights`, signed bytes [rows, keys] of which the largest of a row is nearly 127; their sums are
-    returned, float32 [rows]. They are rounded up as often as their fraction says: of many keys with little weight each
-    the sum stays. Only where `can_weigh()`, for a number of keys that 16 divides.
-    """
-    sums = torch.empty(len(scores))
-    kernel = _kernel("weigh", False, "")
-    where = _pointers(scores, scales, key_scales, _thresholds(scores.shape[1]), weights, sums)
-    _in_parts(lambda a, b: kernel(*where, a, b, scores.shape[1]), len(scores))
-    return sums
-
-
-@lru_cache(maxsize=8)
-def _thresholds(keys: int) -> Tensor:
-    """Fractions of the multiples of the golden ratio: any few that follow each other lie evenly in 0..1."""
-    return (torch.arange(keys + 16 * 16, dtype=torch.float64) * ((5**0.5 - 1) / 2)).frac().float().clamp(max=0.99999)
-
-
 def _ranges_plainly(x: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.aminmax(x.float(), dim=1)
     none = (x.float() * 0).sum(1)
@@ -216,11 +177,6 @@ def _kernels(x: Tensor, dtype: torch.dtype | None = None, other: str = "") -> Se
 def has_kernels() -> bool:
     """Tell whether there are kernels: llvmlite is installed, and the processor has AVX2."""
     return _writer() is not None
-
-
-def can_weigh() -> bool:
-    """Tell whether `weigh` and `quantize_evenly` can be used: it has AVX-512, too, with exact products of bytes."""
-    return has_kernels() and _compiler().can_weigh() and largest_byte() == 255
 
 
 def _compiler() -> ModuleType:

@@ -5,24 +5,15 @@ All walk over rows of numbers, sixteen at a time; how many a row has is a multip
 
 from __future__ import annotations
 
-import math
-
 from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, KernelWriter, Value, cpu_has, ir
 
 STEP = 16
-MOST_EXPONENT = math.log2(126.9)
-"""The exponent of the largest weight, which must stay below 128 with what is added to round it."""
 HALVES, INTS, BYTES = (ir.VectorType(kind, STEP) for kind in (I16, I32, I8))
 
 
 def can_compile() -> bool:
     """Tell whether this processor multiplies and adds eight numbers or more at once."""
     return cpu_has("avx2", "fma")
-
-
-def can_weigh() -> bool:
-    """Tell whether it has the instructions of the kernel 'weigh', too."""
-    return cpu_has("avx512f", "avx512bw", "avx512vl")
 
 
 class _RowWriter(KernelWriter):
@@ -191,52 +182,11 @@ class _Rescale(_RowWriter):
             self.put(value, to, i)
 
 
-class _Weigh(_RowWriter):
-    """weigh(scores, scales, key scales, thresholds, weights, sums, first row, last, numbers of a row)
-
-    What softmax makes of int32 scores * scale * key scale, with exponents of two: the largest weight of a row is nearly
-    127, the others are rounded down or up by `thresholds`, float32 in 0..1, of which row r has those from 16 (r mod 16)
-    on. `sums` are the sums of the weights of each row, as rounded.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("weigh", 6, half=False)
-
-    def row(self, row: Value) -> None:
-        b = self.b
-        scores, scales, key_scales, thresholds, weights, sums = self.pointers
-        from_, to = self.begin(scores, row, 4), self.begin(weights, row, 1)
-        beside = self.at(thresholds, b.mul(b.and_(row, self.n(15)), self.n(64)))
-        scale = self.one(scales, row)
-        most, total = self.slot(-3e38), self.slot(0)
-        with self.loop(self.numbers, STEP) as i:
-            b.store(self.most(self.score(from_, key_scales, i), b.load(most, typ=FLOATS, align=64)), most, align=64)
-        largest = self.call("llvm.vector.reduce.fmax.v16f32", F32, b.load(most, typ=FLOATS, align=64))
-        shift = b.fsub(ir.Constant(F32, MOST_EXPONENT), b.fmul(largest, scale))
-        factors, shifts = self.spread(scale), self.spread(shift)
-        with self.loop(self.numbers, STEP) as i:
-            power = self.exp2(self.fma(self.score(from_, key_scales, i), factors, shifts))
-            weight = b.fptosi(b.fadd(power, self.floats_at(beside, i)), INTS)
-            b.store(b.trunc(weight, BYTES), self.at(to, i), align=1)
-            b.store(b.fadd(b.load(total, typ=FLOATS, align=64), b.sitofp(weight, FLOATS)), total, align=64)
-        sum_ = self.call(
-            "llvm.vector.reduce.fadd.v16f32", F32, ir.Constant(F32, 0), b.load(total, typ=FLOATS, align=64)
-        )
-        self.put_one(b.fadd(sum_, b.fmul(scale, ir.Constant(F32, 0))), sums, row)  # no number for a scale that is none
-
-    def score(self, scores: Value, key_scales: Value, i: Value) -> Value:
-        b = self.b
-        whole = b.load(self.at(scores, b.mul(i, self.n(4))), typ=INTS, align=4)
-        return b.fmul(b.sitofp(whole, FLOATS), self.floats_at(key_scales, i))
-
-
 def writer(name: str, *, half: bool, other: str = "", largest: int = 255) -> KernelWriter:
-    """Return what writes a kernel: 'ranges', 'weigh', 'quantize' with the `largest` byte, or 'rescale'.
+    """Return what writes a kernel: 'ranges', 'quantize' with the `largest` byte, or 'rescale'.
 
     `half` stands for bf16; `other` is '', 'add' or 'multiply', see 'rescale'.
     """
-    if name == "weigh":
-        return _Weigh()
     if name == "rescale":
         return _Rescale(half=half, other=other)
     return _Ranges(half=half) if name == "ranges" else _Quantize(half=half, largest=largest)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import int8, int8_attention
-from .layers import OWN_BIAS, Conv2d, GatedLinear, HasLevels, Linear, QuantizedLayer, attention
+from ..kernels import int8
+from .layers import OWN_BIAS, Conv2d, GatedLinear, HasLevels, Linear, QuantizedLayer
 
 _ops: Any = torch.ops.onednn
 
@@ -180,18 +180,6 @@ def _parts(rows: Tensor, out: int) -> tuple[Tensor, ...]:
     return rows.tensor_split(-(-len(rows) * out // PRODUCTS_AT_ONCE) or 1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As `layers.attention`, in 8 bits where that is faster."""
-    return int8_attention.attention(q, k, v) if int8_attention.applies(q, k) else attention(q, k, v)
-
-
-@runtime_checkable
-class Attends(Protocol):
-    """A layer that calls a function for its attention, which can be replaced."""
-
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
 def quantize(network: nn.Module, reread: Callable[[str], Tensor] | None = None) -> None:
     """Put layers in 8 bits in the place of a network's own, between its first layer and its last.
 
@@ -201,9 +189,6 @@ def quantize(network: nn.Module, reread: Callable[[str], Tensor] | None = None) 
     """
     names = {layer: name for name, layer in network.named_modules()}
     for part, _ in network.by_level() if isinstance(network, HasLevels) else ():
-        for module in part.modules():
-            if isinstance(module, Attends):
-                module.attend = attend
         for parent, name, layer in list(_layers_of_pictures(part)):
             quantized = _in_8_bits(layer)
             if reread is not None:

@@ -8,7 +8,7 @@ label embedding and the transformer depths of SDXL.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,8 +139,6 @@ class ResBlock(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of x [B, N, C] over a context [B, T, D], or over itself."""
 
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor] = staticmethod(attention)
-
     def __init__(self, channels: int, context_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -152,7 +150,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, add: Tensor, condition: Condition | None = None) -> Tensor:
         """x [B, N, C] -> [B, N, C], `add` [B, N, C] added."""
         k, v = self.keys(x) if condition is None else condition.keys(self)
-        return self.to_out[0](self.attend(self._heads(self.to_q(x)), k, v), add=add)
+        return self.to_out[0](attention(self._heads(self.to_q(x)), k, v), add=add)
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, D] -> keys and values [B, heads, T, C / heads]."""
