@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,8 @@ def page(comfy: Comfy, frames: list[bytes | str]) -> Iterator[Any]:
 
     with chromium() as browser:
         opened = browser.new_page(viewport={"width": 1500, "height": 900})
-        opened.on("websocket", lambda socket: socket.on("framereceived", frames.append))
+        heard = partial(list.append, frames)  # playwright takes no built-in function
+        opened.on("websocket", lambda socket: socket.on("framereceived", heard))
         comfy.post("settings/Comfy.TutorialCompleted", True)  # pyright: ignore[reportArgumentType]
         opened.goto(comfy.url, timeout=300_000)
         opened.wait_for_function("() => window.app?.graph && window.LiteGraph", timeout=300_000)
