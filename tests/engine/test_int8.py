@@ -15,7 +15,7 @@ from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.kernels import int8
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.networks.int8_layers import quantize
-from instruct_pix2pix.engine.networks.layers import Conv2d, GatedLinear, Linear
+from instruct_pix2pix.engine.networks.layers import Conv2d, GatedLinear, Linear, plain_weight
 from instruct_pix2pix.engine.networks.unet import Condition, UNet
 from instruct_pix2pix.engine.precision import INT8, Machine, choose_machine, require_int8
 from instruct_pix2pix.errors import UserError
@@ -245,5 +245,6 @@ def test_a_gpu_is_told(device: str) -> None:
 @needs_avx2
 def test_a_lora_on_a_model_of_no_file_is_told() -> None:
     model = random_model(TINY, choose_machine("cpu", INT8))
+    layer = model.unet.get_submodule("middle_block.0.in_layers.2")
     with pytest.raises(UserError, match="takes no LoRA"):
-        model.unet.middle_block[0].in_layers[2].plain_weight()
+        plain_weight(layer)
