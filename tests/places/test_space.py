@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def start(log: Path, command: list[str], **environment: str) -> tuple[subprocess
     port = free_port()
     known = {**os.environ, "IP2P_MODEL": "demo", "GRADIO_SERVER_PORT": str(port), **environment}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=log.parent, env=known, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=log.parent, env=known, stdout=out, stderr=out, start_new_session=True)
     server, until = f"http://127.0.0.1:{port}", time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:
         with suppress(httpx.HTTPError):
@@ -265,6 +266,8 @@ def test_with_the_real_package_an_edit_borrows_a_gpu_and_gives_it_back(tmp_path:
         finally:
             process.terminate()
             process.wait(60)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the process that the package began for the GPU
             api.shutdown()
     asked = [path.partition("?")[0] for path in DeviceApi.asked]
     assert asked[0] == "/startup-report" and asked[1] == "/schedule" and asked[-1] == "/release"
