@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=3, help="edits to take the median of (default 3)")
     about = "compare with other programs at full size, in turns; takes long, and needs requirements-peers.txt"
     parser.add_argument("--peers", action="store_true", help=about)
-    about = "with --peers: smaller and fewer, all of it in less than ten minutes"
+    about = "with --peers: smaller and fewer, 256 pixels, two steps, two rounds"
     parser.add_argument("--quick", action="store_true", help=about)
     about = "with --peers: which to measure beside ours, such as 'diffusers-bf16,openvino' (default all)"
     parser.add_argument("--ways", metavar="WAY,...", help=about)
