@@ -5,10 +5,10 @@ All walk over rows of numbers, sixteen at a time; how many a row has is a multip
 
 from __future__ import annotations
 
-from .llvm import F32, FLOATS, I8, I16, I32, I64, POINTER, VOID, KernelWriter, Value, cpu_has, ir
+from .llvm import F32, FLOATS, HALVES, I8, I64, POINTER, VOID, WORDS, KernelWriter, Value, cpu_has, ir
 
 STEP = 16
-HALVES, INTS, BYTES = (ir.VectorType(kind, STEP) for kind in (I16, I32, I8))
+BYTES = ir.VectorType(I8, STEP)
 
 
 def can_compile() -> bool:
@@ -48,12 +48,6 @@ class _RowWriter(KernelWriter):
     def put_one(self, value: Value, pointer: Value, row: Value) -> None:
         self.b.store(value, self.at(pointer, self.b.mul(row, self.n(4))), align=4)
 
-    def spread(self, value: Value) -> Value:
-        """A float32 number sixteen times."""
-        b = self.b
-        vector = b.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(I32, 0))
-        return b.shuffle_vector(vector, vector, ir.Constant(INTS, [0] * STEP))
-
     def floats_at(self, pointer: Value, i: Value) -> Value:
         """Sixteen float32 numbers from number i on."""
         return self.b.load(self.at(pointer, self.b.mul(i, self.n(4))), typ=FLOATS, align=4)
@@ -63,20 +57,20 @@ class _RowWriter(KernelWriter):
         if not self.half:
             return self.floats_at(pointer, i)
         b = self.b
-        bits = b.zext(b.load(self.at(pointer, b.mul(i, self.n(2))), typ=HALVES, align=2), INTS)
+        bits = b.zext(b.load(self.at(pointer, b.mul(i, self.n(2))), typ=HALVES, align=2), WORDS)
         return b.bitcast(b.shl(bits, self.ints(16)), FLOATS)
 
     def put(self, value: Value, pointer: Value, i: Value) -> None:
         """Write sixteen numbers in the format of the pictures, rounded to the nearest, ties to even."""
         b = self.b
         if self.half:
-            bits = b.bitcast(value, INTS)
+            bits = b.bitcast(value, WORDS)
             odd = b.and_(b.lshr(bits, self.ints(16)), self.ints(1))
             value = b.trunc(b.lshr(b.add(bits, b.add(odd, self.ints(0x7FFF))), self.ints(16)), HALVES)
         b.store(value, self.at(pointer, b.mul(i, self.n(self.width))), align=self.width)
 
     def ints(self, value: int) -> Value:
-        return ir.Constant(INTS, [value] * STEP)
+        return ir.Constant(WORDS, [value] * STEP)
 
     def slot(self, value: float) -> Value:
         """A vector in memory, which the compiler turns into a register."""
@@ -151,11 +145,11 @@ class _Quantize(_RowWriter):
         from_ = self.begin(x, row, self.width)
         offset = b.load(self.at(offsets, b.mul(row, self.n(8))), typ=I64, align=8)
         to = self.at(q, offset)
-        factors, shift = self.spread(factor), self.spread(b.fadd(zero, ir.Constant(F32, 0.5)))
+        factors, shift = self.splat(factor), self.splat(b.fadd(zero, ir.Constant(F32, 0.5)))
         with self.loop(self.numbers, STEP) as i:
             value = self.fma(self.get(from_, i), factors, shift)
             value = self.least(self.most(value, self.floats(0)), self.floats(self.largest))
-            b.store(b.trunc(b.fptosi(value, INTS), BYTES), self.at(to, i), align=1)
+            b.store(b.trunc(b.fptosi(value, WORDS), BYTES), self.at(to, i), align=1)
 
 
 class _Rescale(_RowWriter):
@@ -171,7 +165,7 @@ class _Rescale(_RowWriter):
     def row(self, row: Value) -> None:
         b = self.b
         y, scales, zeros, sums, bias, other, out = self.pointers
-        scale, zero = self.spread(self.one(scales, row)), self.spread(b.fneg(self.one(zeros, row)))
+        scale, zero = self.splat(self.one(scales, row)), self.splat(b.fneg(self.one(zeros, row)))
         from_, beside, to = self.begin(y, row, 4), self.begin(other, row, self.width), self.begin(out, row, self.width)
         with self.loop(self.numbers, STEP) as i:
             value = self.fma(zero, self.floats_at(sums, i), self.floats_at(from_, i))

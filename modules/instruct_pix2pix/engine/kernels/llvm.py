@@ -18,8 +18,6 @@ I8, I16, I32, I64 = map(ir.IntType, (8, 16, 32, 64))
 F32, POINTER, VOID = ir.FloatType(), ir.PointerType(), ir.VoidType()
 FLOATS = ir.VectorType(F32, 16)
 """Sixteen float32 numbers: a cache line, and one vector of AVX-512 or two of AVX2."""
-EXP2 = (0.99992524, 0.69583390, 0.22606605, 0.07802529)
-"""Coefficients of the cubic that is nearest to 2^x for x in [0, 1], within 7.5e-5 of it; the constant first."""
 WORDS, HALVES = ir.VectorType(I32, 16), ir.VectorType(I16, 16)
 """Sixteen words of 32 bits, and of 16."""
 
@@ -107,15 +105,6 @@ class KernelWriter:
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         """x * y + z of sixteen numbers each."""
         return self.call("llvm.fma.v16f32", FLOATS, x, y, z)
-
-    def exp2(self, x: Value) -> Value:
-        """2^x of sixteen numbers, with AVX-512: a cubic of x - floor(x), times 2^floor(x)."""
-        every, now = ir.Constant(I16, -1), ir.Constant(I32, 4)
-        rest = self.call("llvm.x86.avx512.mask.reduce.ps.512", FLOATS, x, ir.Constant(I32, 9), x, every, now)
-        power = self.floats(EXP2[-1])
-        for coefficient in EXP2[-2::-1]:
-            power = self.fma(power, rest, self.floats(coefficient))
-        return self.call("llvm.x86.avx512.mask.scalef.ps.512", FLOATS, power, x, power, every, now)
 
     def minimum(self, x: Value, y: Value) -> Value:
         """The smaller of two integers."""
