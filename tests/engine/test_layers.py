@@ -204,7 +204,8 @@ def test_the_3x3_convolutions_of_the_two_finest_levels_may_use_winograds_algorit
     convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, Conv2d)}
     assert not any(layer.may_use_winograd for layer in convolutions.values())
     prepare(network, Machine(CPU, torch.float32))
-    assert {name for name, layer in convolutions.items() if layer.may_use_winograd} == FINE[name]
+    wide = {each for each in FINE[name] if min(convolutions[each].weight.shape[:2]) >= 128}
+    assert {name for name, layer in convolutions.items() if layer.may_use_winograd} == wide
 
 
 @packed_here
@@ -218,7 +219,39 @@ def test_in_bf16_they_may_where_there_is_a_kernel(monkeypatch: pytest.MonkeyPatc
     prepare(network, Machine(CPU, torch.bfloat16))
     convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, Conv2d)}
     allowed = {name for name, layer in convolutions.items() if layer.may_use_winograd}
-    assert allowed == (FINE["the demo's UNet"] if has_kernel else set())
+    wide = {name for name in FINE["the demo's UNet"] if min(convolutions[name].weight.shape[:2]) >= 128}
+    assert allowed == (wide if has_kernel else set())
+
+
+@packed_here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "out"), [(8, 8), (96, 96), (128, 144), (192, 136), (128, 192)])
+def test_a_weight_of_any_width_comes_back_as_the_checkpoint_has_it(
+    dtype: torch.dtype, channels: int, out: int
+) -> None:
+    """As for a LoRA, which reads the weights of layers that Winograd's kernels do not take too."""
+    if not packs(Machine(CPU, dtype)):
+        pytest.skip("this processor does not multiply bf16")
+    torch.manual_seed(0)
+    levels = _OneLevel(Conv2d(channels, out, 3, padding=1).to(dtype).requires_grad_(False))
+    weight = levels.layer.weight.detach().clone()
+    prepare(levels, Machine(CPU, dtype))
+    before = layers.plain_weight(levels.layer)
+    assert (before - weight).float().norm() / weight.float().norm() < (0.01 if dtype == torch.bfloat16 else 1e-5)
+    with torch.inference_mode():
+        levels.layer(torch.randn(1, channels, 32, 32, dtype=dtype))
+    assert torch.equal(layers.plain_weight(levels.layer), before)
+
+
+class _OneLevel(torch.nn.Module):
+    """One layer, at the finest level."""
+
+    def __init__(self, layer: Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def by_level(self) -> list[tuple[torch.nn.Module, int]]:
+        return [(self.layer, 0)]
 
 
 def test_attention_head_by_head_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,12 @@ def available() -> bool:
     return _writer() is not None
 
 
+def takes(weight: Tensor) -> bool:
+    """Tell whether a weight [out, in, 3, 3] can be transformed for the kernel, and is large enough to gain by it."""
+    out, channels = weight.shape[:2]
+    return min(out, channels) >= LEAST_CHANNELS and out % 64 == channels % 16 == 0
+
+
 def applies(weight: Tensor, x: Tensor) -> bool:
     """Tell whether to convolve x [B, in, h, w] with a weight [out, in, 3, 3], padded by one cell, in this way.
 
@@ -43,8 +49,7 @@ def applies(weight: Tensor, x: Tensor) -> bool:
         weight.dtype == x.dtype == torch.bfloat16
         and x.device.type == "cpu"
         and x.shape[2:].numel() >= LEAST_CELLS
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
-        and weight.shape[0] % 64 == weight.shape[1] % 16 == 0
+        and takes(weight)
         and available()
         and is_room_for(2 * weight.numel() + SPARE_NUMBERS, x.dtype, x.device)
     )

@@ -358,12 +358,12 @@ def prepare(network: nn.Module, machine: Machine) -> None:
     for layer in network.modules():
         if isinstance(layer, _Packable):
             layer.pack_at_next_call = True
-    has_kernel = machine.dtype != torch.bfloat16 or winograd_bf16.available()
-    levels = WINOGRAD_LEVELS if has_kernel else 0
+    ways = winograd_for(machine.dtype)
+    levels = WINOGRAD_LEVELS if ways.available() else 0
     for part, level in network.by_level() if isinstance(network, HasLevels) else ():
         for layer in part.modules():
             if isinstance(layer, Conv2d):
-                layer.may_use_winograd = level < levels and layer.is_plain_3x3
+                layer.may_use_winograd = level < levels and layer.is_plain_3x3 and ways.takes(layer.weight)
 
 
 def packs(machine: Machine) -> bool:
