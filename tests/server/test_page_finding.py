@@ -69,6 +69,17 @@ def test_the_best_of_three_shows_all_that_were_looked_at_and_each_can_be_taken(a
     assert np.abs(pixels(again) - pixels(result)).max() <= 1
 
 
+def test_a_search_keeps_the_rest_before_the_server_has_answered(at_page: Visit) -> None:
+    """Whoever presses Generate at once gets what the page shows."""
+    assert at_page.locate("#ip2p_keep_rest input:checked").input_value() == "off"
+    at_page.page.route("**/queue/join*", lambda route: None)  # held until it is unrouted
+    at_page.set("ip2p_best_of", 3)
+    at_page.locate("#ip2p_keep_rest input[value=automatic]:checked").wait_for(state="attached", timeout=5000)
+    assert not at_page.locate("#ip2p_keep_amount").is_visible()
+    at_page.page.unroute("**/queue/join*")
+    at_page.locate("#ip2p_keep_amount").wait_for()
+
+
 def test_one_slider_takes_the_place_of_two_which_keep_their_values(at_page: Visit) -> None:
     ask(at_page, "remove the ball", 5)
     at_page.set("ip2p_text_cfg", 9)

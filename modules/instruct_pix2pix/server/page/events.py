@@ -29,6 +29,10 @@ from .strip.handlers import StripHandlers
 Arguments = dict[str, Any]
 """Those of an event, as `gr.Button.click` takes them."""
 
+SEARCH_KEEPS = """(by_strength, best_of, keep_rest) =>
+    keep_rest === "off" && (by_strength || best_of > 1) ? "automatic" : keep_rest"""
+"""Keeps the rest, in sight, as soon as results are to be found: in the browser, before Generate can be pressed."""
+
 
 @dataclass(frozen=True)
 class Handlers:
@@ -434,9 +438,14 @@ def _form_events(page: gr.Blocks, layout: Layout, events: _Events, form_handlers
     prompts, settings = layout.prompts, layout.settings
     kept: set[Block] = {settings.keep_amount, settings.look_pane}
     settings.keep_rest.input(form_handlers.keeping, settings.keep_rest, unordered(*kept), **events.queued)
-    search, changed = [settings.by_strength, settings.best_of, settings.keep_rest], {*events.finding, *kept}
-    for one in (settings.by_strength, settings.best_of):
-        one.input(form_handlers.searching, search, unordered(*changed, settings.keep_rest), **events.queued)
+    finding = [settings.by_strength, settings.best_of, settings.keep_rest]
+    for one in finding[:2]:
+        one.input(**events.browser, js=SEARCH_KEEPS, inputs=finding, outputs=settings.keep_rest).then(
+            form_handlers.searching,
+            [settings.by_strength, settings.keep_rest],
+            unordered(*events.finding, *kept),
+            **events.queued,
+        )
     sizing = settings.result_sizing
     sizing.input(form_handlers.result_sizing, sizing, unordered(settings.result_longest), **events.queued)
     settings.sizing.input(form_handlers.sizing, settings.sizing, unordered(*events.sides), **events.queued)

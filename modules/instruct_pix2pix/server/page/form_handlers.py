@@ -65,12 +65,9 @@ class FormHandlers:
             settings.strength_pane: gr.update(visible=by_strength),
         }
 
-    def searching(self, by_strength: bool, best_of: float | None, keep_rest: str) -> Updates:
-        """Keep the rest, in sight, as soon as results are to be found: what suits a search."""
-        shown = self.finding(by_strength)
-        if keep_rest == "off" and (by_strength or (best_of or 1) > 1):
-            shown |= self._set({"keep_rest": "automatic"}, self.keeping("automatic"))
-        return shown
+    def searching(self, by_strength: bool, keep_rest: str) -> Updates:
+        """Show what has an effect where results are found, and where they are not."""
+        return {**self.finding(by_strength), **self.keeping(keep_rest)}
 
     def take(self, one: EditSettings) -> Updates:
         """Set the seed and the scales of one edit, and make results of them as they are."""
