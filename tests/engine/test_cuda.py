@@ -50,7 +50,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def unrecorded(model: EditModel) -> EditModel:
-    model.unet_graphs.forward = lambda x, t, condition, entries, is_room: model.unet(x, t, condition, entries)
+    model.unet_graphs.forward = lambda x, t, condition, entries, _, deep: model.unet(x, t, condition, entries, deep)
     return model
 
 

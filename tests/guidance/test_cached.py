@@ -18,6 +18,7 @@ from torch import Tensor
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
+from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
@@ -40,7 +41,15 @@ class Analytic:
     def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
         return texts
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         return denoise(x[list(entries)], sigma[list(entries)], condition, image[list(entries)])
 
 

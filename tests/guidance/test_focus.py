@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.focus import Focus
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
@@ -37,7 +38,15 @@ class Rows:
     def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
         return texts
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         self.rows.append(len(condition))
         x, sigma, image = (each[list(entries)] for each in (x, sigma, image))
         said = condition.mean(dim=(1, 2)).view(-1, 1, 1, 1)

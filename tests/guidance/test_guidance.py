@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instruct_pix2pix.guidance.apg import Projection
+from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt, join_prompts
 from instruct_pix2pix.guidance.rows import Row, Scales, rows, same_length
@@ -38,7 +39,15 @@ class Analytic:
         self.conditions.append(texts)
         return texts
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         assert len(x) == len(sigma) == len(image) and len(condition) == len(entries)
         self.calls.append(len(condition))
         self.different.append(len(x))
@@ -290,7 +299,15 @@ def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
 class Exact(Analytic):
     """The same in float64."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         return super().__call__(x.double(), sigma.double(), condition.double(), image.double(), entries)
 
 

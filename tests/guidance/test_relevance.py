@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.relevance import SMOOTH, Keeper, Region, grown, inside, map_steps, relevance
@@ -102,7 +103,15 @@ class Edits:
     def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
         return texts
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Tensor, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         self.rows.append(len(entries))
         said = (condition[:, 0, 0] > 0.5).to(x).view(-1, 1, 1, 1)
         seen = self.start.expand(len(entries), -1, -1, -1)

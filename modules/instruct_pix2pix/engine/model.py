@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..conditioning import join
 from ..errors import UserError
+from ..guidance.deep import DeepFeatures
 from ..guidance.inputs import Prompt, completed
 from ..models.add_ons import AddOnFolders
 from ..models.registry import model_dirs, resolve
@@ -160,6 +161,7 @@ class EditModel:
         condition: Condition,
         image: Tensor,
         entries: Sequence[int] | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """Denoise rows: x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> [N, 4, h, w] float32.
 
@@ -178,31 +180,56 @@ class EditModel:
         t = self.levels.sigma_to_t(levels[:1] if one_level else levels).to(x.device, non_blocking=True)
         image = image if self.config.cosxl is None else image * self.config.scale_factor
         seen = join(x / (level**2 + 1).sqrt(), image).to(self.machine.dtype, memory_format=torch.channels_last)
-        predicted = self._predict(seen, t, condition, entries).float()
+        predicted = self._predict(seen, t, condition, entries, deep).float()
         return self.levels.denoised(take(x, entries), predicted, level)
 
-    def _predict(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+    def _predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        entries: Sequence[int] | None,
+        deep: DeepFeatures | None,
+    ) -> Tensor:
         """Evaluate the UNet, all rows at once where they fit into memory, else one by one."""
         count = len(condition.text)
         if self.home.moves:
-            return self._predict_in_turn(x, t, condition, entries)
+            return self._predict_in_turn(x, t, condition, entries, deep)
         if self.unet_graphs.knows(x, t, condition, entries) or self.is_room_for_rows(count, x):
-            return self.unet_graphs(x, t, condition, entries, lambda: self.is_room_for_rows(2 * count, x))
-        return self._one_by_one(x, t, condition, entries)
+            return self.unet_graphs(x, t, condition, entries, lambda: self.is_room_for_rows(2 * count, x), deep)
+        return self._one_by_one(x, t, condition, entries, deep)
 
     def _predict_in_turn(
-        self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        entries: Sequence[int] | None,
+        deep: DeepFeatures | None,
     ) -> Tensor:
         """Evaluate a UNet whose weights come and go: no recorded kernels find them again."""
         count = len(condition.text)
         together = self.is_room_for_rows(count, x)
         with self.home.using([self.unet], self._work_of_rows(count if together else 1, x)):
-            return self.unet(x, t, condition, entries) if together else self._one_by_one(x, t, condition, entries)
+            call = self.unet if together else self._one_by_one
+            return call(x, t, condition, entries, deep)
 
-    def _one_by_one(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+    def _one_by_one(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        entries: Sequence[int] | None,
+        deep: DeepFeatures | None,
+    ) -> Tensor:
         count = len(condition.text)
-        each = zip(take(x, entries).split(1), t.expand(count).split(1), condition.rows(), strict=True)
-        return torch.cat([self.unet(*row) for row in each])
+        kept = count * [None] if deep is None or deep.rows is None else deep.rows.split(1)
+        each = [DeepFeatures(own) for own in kept]
+        rows = zip(take(x, entries).split(1), t.expand(count).split(1), condition.rows(), each, strict=True)
+        predicted = torch.cat([self.unet(*row, None, own) for *row, own in rows])
+        if deep is not None:
+            deep.rows = torch.cat([own.rows for own in each if own.rows is not None])
+        return predicted
 
     def _work_of_rows(self, count: int, x: Tensor) -> int:
         """Return the bytes that so many rows like x need beside the UNet's weights."""

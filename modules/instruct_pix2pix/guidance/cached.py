@@ -21,6 +21,8 @@ from torch import Tensor
 
 SHARES = {"exact": 1.0, "balanced": 0.5, "fast": 0.25}
 """The speeds of `settings.SPEEDS`, each with the share of the steps at which every row is evaluated."""
+REUSING = frozenset({"fast"})
+"""Those at which a model of ours also reuses deep features, as `deep` says."""
 
 
 @lru_cache

@@ -7,6 +7,8 @@ from typing import Any, Generic
 
 from torch import Tensor
 
+from .cached import REUSING
+from .deep import KeptFeatures
 from .denoiser import GuidedDenoiser
 from .evaluation import Condition, RowEvaluator, RowModel
 from .inputs import GuidanceInputs
@@ -28,11 +30,14 @@ class DualGuidance(GuidedDenoiser, Generic[Condition]):
         *,
         together: int | None = None,
         between: Callable[[float], None] | None = None,
+        speed: str = "exact",
+        leaders: Sequence[int] | None = None,
         **options: Any,  # noqa: ANN401 - those of the class above
     ) -> None:
-        self.evaluator = RowEvaluator(model, given, together, between)
+        deep = KeptFeatures(leaders) if speed in REUSING else None
+        self.evaluator = RowEvaluator(model, given, together, between, deep)
         """Has the model, and what the edit is conditioned on."""
-        super().__init__(self.evaluator, scales, sigmas, **options)
+        super().__init__(self.evaluator, scales, sigmas, speed=speed, leaders=leaders, **options)
 
     @property
     def rows_in_all(self) -> int:

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .deep import DeepFeatures, KeptFeatures
 from .inputs import GuidanceInputs
 from .rows import Kind, same_length
 
@@ -31,10 +32,19 @@ class RowModel(Protocol[Condition]):
         """
         ...
 
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition, image: Tensor, entries: Sequence[int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        image: Tensor,
+        entries: Sequence[int],
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
         """x [M, 4, h, w], sigma [M], image [M, 4, h, w] and N texts -> denoised [N, 4, h, w].
 
-        `entries` [N] says for each row which entry of x, sigma and image it has.
+        `entries` [N] says for each row which entry of x, sigma and image it has. `deep` has deep features of the N
+        rows, which are then taken, or asks for them; a model without such leaves it as it is.
         """
         ...
 
@@ -44,6 +54,7 @@ class RowEvaluator(Generic[Condition]):
 
     `together` is how many pictures share a call of the model, None: all. `between` is told, between two calls of one
     step, which share of them is done, 0..1; what it raises ends the sampling. `evaluated` counts the rows so far.
+    `deep` keeps features for every other call of the full rows alone; None: all calls have all layers.
     """
 
     def __init__(
@@ -52,12 +63,14 @@ class RowEvaluator(Generic[Condition]):
         given: GuidanceInputs,
         together: int | None = None,
         between: Callable[[float], None] | None = None,
+        deep: KeptFeatures | None = None,
     ) -> None:
         self.model = model
         self.given = given
         self.evaluated = 0
         self._together = together
         self._between = between
+        self._deep = deep
         self._conditions: OrderedDict[object, Condition] = OrderedDict()
 
     @property
@@ -77,8 +90,12 @@ class RowEvaluator(Generic[Condition]):
         `needed` says which of them each picture needs, in the same order; the others are zeros.
         """
         size = self._together or len(x)
-        alike = pictures_alike(needed)
-        calls = [(own, some[i : i + size]) for own, some in alike.items() for i in range(0, len(some), size)]
+        calls = [
+            (own, some[i : i + size])
+            for own, pictures in pictures_alike(needed).items()
+            for some in self._split(own, pictures)
+            for i in range(0, len(some), size)
+        ]
         if calls == [(tuple(kinds), [*range(len(x))])]:
             return self._call(x, sigma, step, kinds, None)
         denoised = x.new_zeros(len(kinds), *x.shape)
@@ -89,6 +106,13 @@ class RowEvaluator(Generic[Condition]):
             denoised[places, torch.tensor(pictures)] = self._call(x[pictures], sigma, step, own, pictures)
         return denoised
 
+    def _split(self, kinds: Sequence[Kind], pictures: list[int]) -> list[list[int]]:
+        """Part the pictures whose call has deep features that are kept from those whose call has all layers."""
+        if self._deep is None:
+            return [pictures]
+        served = [picture for picture in pictures if self._deep.serves(kinds, picture)]
+        return [some for some in (served, [one for one in pictures if one not in served]) if some]
+
     def _call(
         self, x: Tensor, sigma: Tensor, step: int, kinds: Sequence[Kind], pictures: Sequence[int] | None
     ) -> Tensor:
@@ -97,13 +121,19 @@ class RowEvaluator(Generic[Condition]):
         self.evaluated += batch * count
         image = _of(self.given.image.to(x), pictures).expand(batch, -1, -1, -1)
         seen = list(dict.fromkeys(kind.image for kind in kinds))  # with and without the picture
+        places = range(batch) if pictures is None else pictures
+        deep = None if self._deep is None else self._deep.before(kinds, places)
+        has_all_layers = deep is not None and deep.rows is None
         denoised = self.model(
             x.repeat(len(seen), 1, 1, 1),
             sigma.reshape(-1)[:1].float().expand(batch * len(seen)),
             self._condition(step, kinds, x, pictures),
             torch.cat([image if one else torch.zeros_like(image) for one in seen]),
             [seen.index(kind.image) * batch + i for kind in kinds for i in range(batch)],
+            deep,
         )
+        if self._deep is not None and deep is not None and has_all_layers:
+            self._deep.after(deep, kinds, places)
         return denoised.unflatten(0, (count, batch))
 
     def _condition(self, step: int, kinds: Sequence[Kind], x: Tensor, pictures: Sequence[int] | None) -> Condition:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...guidance.deep import DeepFeatures
 from ..networks.unet import Condition, UNet
 
 MOST = 4
@@ -33,14 +34,21 @@ class GraphedUNet(nn.Module):
         self._graphs: OrderedDict[Shape, _Graph | None] = OrderedDict()
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None, is_room: Callable[[], bool]
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        entries: Sequence[int] | None,
+        is_room: Callable[[], bool],
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """As UNet.forward; the result is overwritten by the next call of this shape.
 
-        `is_room` tells whether a recording may keep as much memory as a call takes.
+        `is_room` tells whether a recording may keep as much memory as a call takes. Few kernels lie above deep
+        features: they are not worth one.
         """
-        if x.device.type != "cuda" or torch.is_grad_enabled():
-            return self.unet(x, t, condition, entries)
+        if x.device.type != "cuda" or torch.is_grad_enabled() or (deep is not None and deep.rows is not None):
+            return self.unet(x, t, condition, entries, deep)
         key = _shape(x, t, condition, entries)
         known = self._graphs.get(key)
         if known is None and key in self._graphs and is_room():
@@ -49,7 +57,7 @@ class GraphedUNet(nn.Module):
         self._graphs.move_to_end(key)
         while len(self._graphs) > MOST:
             self._graphs.popitem(last=False)
-        return self.unet(x, t, condition, entries) if known is None else known(x, t, condition)
+        return self.unet(x, t, condition, entries, deep) if known is None else known(x, t, condition, deep)
 
     def knows(self, x: Tensor, t: Tensor, condition: Condition, entries: Sequence[int] | None) -> bool:
         """Whether a call of this shape is recorded, so that it takes no more memory."""
@@ -83,20 +91,23 @@ class _Graph:
         self._x, self._t, self._condition = x.clone(), t.clone(), condition.copy()
         self._held = condition
         """The one that `_condition` has the texts of."""
+        self._deep = DeepFeatures()
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream(x.device)
         aside.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(aside):  # what is set up at a first call must not be recorded
-            unet(self._x, self._t, self._condition, entries)
+            unet(self._x, self._t, self._condition, entries, DeepFeatures())
         torch.cuda.current_stream(x.device).wait_stream(aside)
         with torch.cuda.graph(self._graph):
-            self._noise = unet(self._x, self._t, self._condition, entries)
+            self._noise = unet(self._x, self._t, self._condition, entries, self._deep)
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition, deep: DeepFeatures | None) -> Tensor:
         self._x.copy_(x)
         self._t.copy_(t)
         if condition is not self._held:  # a Condition never changes: the same one has the same texts
             self._condition.overwrite(condition)
             self._held = condition
         self._graph.replay()
+        if deep is not None and self._deep.rows is not None:
+            deep.rows = self._deep.rows.clone()
         return self._noise

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...guidance.deep import DeepFeatures
 from ..kernels.fused import group_norm, layer_norm, norm_silu, upsample_2x
 from .layers import Conv2d, GatedLinear, Linear, attention, conv_norm_silu, mlp_in_parts
 
@@ -357,10 +358,13 @@ class UNet(nn.Module):
         t: Tensor,
         condition: Tensor | Condition,
         entries: Sequence[int] | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """x [M, in, h, w], timesteps t [M] or [1], texts [N, T, D] -> [N, out, h, w].
 
         `entries` [N] says for each row which entry of x it has, all of one timestep; None: each its own, and M is N.
+        With rows in `deep` only the last output block, and what it takes of the input blocks, is evaluated above them;
+        without, they are put there.
         """
         if isinstance(condition, Tensor):
             condition = Condition(condition)
@@ -369,16 +373,29 @@ class UNet(nn.Module):
             if len(condition.label) > 1 and entries is not None:  # rows with labels of their own share no layer
                 x, entries = take(x, entries), None
             emb = emb + self.label_emb(condition.label)
-        skips: list[Tensor] = []
-        h = x
-        for block in self.input_blocks:
+        first = self.input_blocks[0](x, emb, condition, entries)
+        h = None if deep is None else deep.rows
+        if h is None:
+            h = self._inner(first, emb, condition, entries)
+            if deep is not None:
+                deep.rows = h
+        h = torch.cat([h, take(first, entries)], dim=1)
+        h = self.output_blocks[-1](h, emb, condition, entries)
+        return self.out[2](norm_silu(self.out[0], h))
+
+    def _inner(self, h: Tensor, emb: Tensor, condition: Condition, entries: Sequence[int] | None) -> Tensor:
+        """Evaluate all blocks but the first and the last: the deep features, from what the first one makes."""
+        sizes, skips = [h.shape[-2:]], list[Tensor]()
+        for block in self.input_blocks[1:]:
             h = block(h, emb, condition, entries)
             skips.append(h)
+            sizes.append(h.shape[-2:])
         h = self.middle_block(h, emb, condition, entries)
-        for block in self.output_blocks:
+        for block in self.output_blocks[:-1]:
+            sizes.pop()
             h = torch.cat([h, take(skips.pop(), entries)], dim=1)
-            h = block(h, emb, condition, entries, skips[-1].shape[-2:] if skips else None)
-        return self.out[2](norm_silu(self.out[0], h))
+            h = block(h, emb, condition, entries, sizes[-1])
+        return h
 
 
 def as_depths(depth: int | Sequence[int], levels: int) -> tuple[int, ...]:
