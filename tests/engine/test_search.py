@@ -91,6 +91,17 @@ def test_so_it_does_whatever_else_is_asked_for(model: EditModel, changes: dict, 
         assert one.image.size == other.image.size and apart(one, other) <= 1
 
 
+@pytest.mark.parametrize("pairs", [[(7.5, 1.5), (1.0, 1.0), (3.0, 1.0)], [(1.0, 1.0), (7.5, 1.5)]])
+def test_at_speed_fast_those_with_and_those_without_guidance_are_as_they_are_alone(
+    model: EditModel, pairs: list[tuple[float, float]]
+) -> None:
+    base = resolved(replace(BASE, speed="fast", steps=9))
+    asked = [replace(base, text_cfg=text, image_cfg=image) for text, image in pairs]
+    picture = shown(model, BASE)
+    together = edit_together(model, picture, asked)
+    assert max(map(apart, together, edit_each(model, picture, asked))) <= 1
+
+
 def test_candidates_may_differ_in_their_texts(model: EditModel) -> None:
     texts = [("make it night", 3), ("make it winter", 5), ("make it night", 7)]
     asked = [replace(resolved(BASE), instruction=text, text_cfg=cfg) for text, cfg in texts]

@@ -31,13 +31,17 @@ class DeepFeatures:
 class KeptFeatures:
     """The deep features of the pictures' full rows, from the last call that had all layers until one that had not.
 
-    None are kept of pictures that never had another row: in every step they are all that there is.
+    None are kept of pictures without guidance, whose full row is all that a step has. What a picture gets does not
+    depend on those beside it.
     """
 
-    def __init__(self, leaders: Sequence[int] | None = None) -> None:
-        """`leaders` are those of `GuidedDenoiser`: at the first call, what one of them has is its followers' too."""
+    def __init__(self, guided: Sequence[bool], leaders: Sequence[int] | None = None) -> None:
+        """`guided` says whether there is guidance: one for all pictures, or one for each.
+
+        `leaders` are those of `GuidedDenoiser`: at the first call, what one of them has is its followers' too.
+        """
         self._kept: dict[int, Tensor] = {}
-        self._guided: set[int] = set()
+        self._guided = guided
         self._followers: dict[int, list[int]] = {}
         for picture, leader in enumerate(leaders or ()):
             self._followers.setdefault(leader, []).append(picture)
@@ -55,10 +59,10 @@ class KeptFeatures:
 
     def after(self, made: DeepFeatures, kinds: Sequence[Kind], pictures: Sequence[int]) -> None:
         """Keep what a call with all layers has put into what it was given; the full kinds come first."""
+        if made.rows is None:
+            return
         full = sum(kind.full for kind in kinds)
         for place, picture in enumerate(pictures):
             for one in self._followers.pop(picture, [picture]):
-                if full < len(kinds):
-                    self._guided.add(one)
-                if made.rows is not None and one in self._guided:
+                if self._guided[one if len(self._guided) > 1 else 0]:
                     self._kept[one] = made.rows[place : full * len(pictures) : len(pictures)]

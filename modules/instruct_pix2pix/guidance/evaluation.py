@@ -123,7 +123,7 @@ class RowEvaluator(Generic[Condition]):
         seen = list(dict.fromkeys(kind.image for kind in kinds))  # with and without the picture
         places = range(batch) if pictures is None else pictures
         deep = None if self._deep is None else self._deep.before(kinds, places)
-        has_all_layers = deep is not None and deep.rows is None
+        served = deep is not None and deep.rows is not None
         denoised = self.model(
             x.repeat(len(seen), 1, 1, 1),
             sigma.reshape(-1)[:1].float().expand(batch * len(seen)),
@@ -132,7 +132,7 @@ class RowEvaluator(Generic[Condition]):
             [seen.index(kind.image) * batch + i for kind in kinds for i in range(batch)],
             deep,
         )
-        if self._deep is not None and deep is not None and has_all_layers:
+        if self._deep is not None and deep is not None and not served:
             self._deep.after(deep, kinds, places)
         return denoised.unflatten(0, (count, batch))
 
