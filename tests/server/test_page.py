@@ -258,6 +258,7 @@ def test_only_what_is_painted_over_changes(at_page: Visit) -> None:
 
     at_page.ready_to_paint()
     canvas = at_page.locate("#ip2p_paint canvas")
+    canvas.evaluate("(one) => one.scrollIntoView({ block: 'center' })")  # on a phone the words above are elsewhere
     box = canvas.bounding_box()
     mouse = at_page.page.mouse
     mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6)
