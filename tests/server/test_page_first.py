@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from playwright.sync_api import TimeoutError as WaitedInVain
 
 from instruct_pix2pix.models.checkpoints import Checkpoint, inspect
 from instruct_pix2pix.models.registry import DEMO, ModelEntry
@@ -76,14 +77,21 @@ def is_no_wider_than_the_screen(visited: Visit) -> bool:
     return visited.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def is_uncovered(visited: Visit, selector: str) -> bool:
-    """Whether a click in the middle of an element would reach it."""
-    return visited.locate(selector).evaluate(
-        """(one) => {
-            const box = one.getBoundingClientRect();
-            return one.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2));
-        }"""
-    )
+REACHED = """(selector) => {
+    const one = document.querySelector(selector), box = one.getBoundingClientRect();
+    const reached = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    const covers = reached?.outerHTML.slice(0, 300);
+    return one.contains(reached) ? "" : `${selector} at ${JSON.stringify(box)} is under ${covers}`;
+}"""
+
+
+def require_uncovered(visited: Visit, *selectors: str) -> None:
+    """Require that a click in the middle of these elements reaches them, once the page has come to rest."""
+    for selector in selectors:
+        try:
+            visited.page.wait_for_function(f"(selector) => !({REACHED})(selector)", arg=selector, timeout=5000)
+        except WaitedInVain:
+            pytest.fail(visited.page.evaluate(REACHED, selector))
 
 
 def photograph(folder: Path, size: tuple[int, int] = (300, 200)) -> Path:
@@ -207,10 +215,10 @@ def test_generate_and_interrupt_stay_in_reach_at_the_last_setting(site, screen: 
         visited.set("img2img_steps", 100)
         visited.locate("#ip2p_vae").evaluate("(one) => one.scrollIntoView({ block: 'center' })")
         in_view(visited, "#ip2p_vae", GENERATE)
-        assert is_uncovered(visited, GENERATE) and is_uncovered(visited, "#ip2p_vae input")
+        require_uncovered(visited, GENERATE, "#ip2p_vae input")
         visited.generate(wait=False)
         in_view(visited, "#img2img_interrupt")
-        assert is_uncovered(visited, "#img2img_interrupt")
+        require_uncovered(visited, "#img2img_interrupt")
         # what becomes of it is in sight
         visited.page.wait_for_function(
             """() => {
