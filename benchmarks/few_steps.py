@@ -40,8 +40,9 @@ CHECKPOINT = Path(__file__).with_name("random.safetensors")
 
 def few(steps: int, pixels: int, vae: str) -> EditSettings:
     """Return the settings of an edit by a model that was distilled for few steps."""
-    scales = {"text_cfg": 1, "image_cfg": 1}
-    return EditSettings("make it winter", seed=1, steps=steps, sampler="LCM", size=str(pixels), vae=vae, **scales)
+    return EditSettings(
+        "make it winter", seed=1, steps=steps, sampler="LCM", size=str(pixels), vae=vae, text_cfg=1, image_cfg=1
+    )
 
 
 def seconds_of(action: Callable[[], object]) -> float:
