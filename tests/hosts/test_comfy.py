@@ -141,13 +141,13 @@ def test_no_text_of_sdxl_is_the_engines(comfy: Comfy, no_text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"speed": "fast"}, {"rescale": 0.7}, {"formula": "instruct-diffusion"}], ids=lambda one: next(iter(one))
+    "options", [{"speed": "balanced"}, {"rescale": 0.7}, {"formula": "instruct-diffusion"}], ids=lambda one: next(iter(one))
 )
 def test_a_setting_acts_as_in_the_engine(comfy: Comfy, options: dict[str, Any]) -> None:
     settings = replace(ASKED, steps=6)
     inputs = {{"formula": "guidance"}.get(name, name): value for name, value in options.items()}
     comfy.run(workflow_of(settings, **inputs))
-    whole = whole_steps("fast", 6) if "speed" in options else range(6)
+    whole = whole_steps("balanced", 6) if "speed" in options else range(6)
     assert rows_of(comfy) == [3 if step in whole else 1 for step in range(6)]
     torch.testing.assert_close(comfy.kept("image"), by_the_engine(EDITS, settings, **options), atol=1e-3, rtol=0)
 
