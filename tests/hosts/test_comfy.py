@@ -141,7 +141,9 @@ def test_no_text_of_sdxl_is_the_engines(comfy: Comfy, no_text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"speed": "balanced"}, {"rescale": 0.7}, {"formula": "instruct-diffusion"}], ids=lambda one: next(iter(one))
+    "options",
+    [{"speed": "balanced"}, {"rescale": 0.7}, {"formula": "instruct-diffusion"}],
+    ids=lambda one: next(iter(one)),
 )
 def test_a_setting_acts_as_in_the_engine(comfy: Comfy, options: dict[str, Any]) -> None:
     settings = replace(ASKED, steps=6)
