@@ -21,12 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.peers import make_checkpoint
+from benchmarks.peers import CHECKPOINT, make_checkpoint
+from benchmarks.random_inputs import soft_picture
 from instruct_pix2pix.conditioning import to_tensor
 from instruct_pix2pix.engine.beside.tiny_vae import TinyDecoder
 from instruct_pix2pix.engine.edit import edit
@@ -34,8 +33,6 @@ from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.images import open_picture, save_picture
 from instruct_pix2pix.settings import EditSettings
-
-CHECKPOINT = Path(__file__).with_name("random.safetensors")
 
 
 def few(steps: int, pixels: int, vae: str) -> EditSettings:
@@ -73,8 +70,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (folder / "VAE-approx").mkdir()
     save_file(TinyDecoder().state_dict(), folder / "VAE-approx" / "taesd_decoder.safetensors")
     photograph = folder / "photograph.png"
-    numbers = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(numbers).resize((args.pixels, args.pixels), Image.Resampling.BICUBIC).save(photograph)
+    soft_picture(args.pixels).save(photograph)
 
     path = args.model or make_checkpoint(CHECKPOINT)
     names = args.precision or [choose_machine("cpu").precision]

@@ -21,17 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from benchmarks.peers import make_checkpoint
+from benchmarks.peers import CHECKPOINT, make_checkpoint
+from benchmarks.random_inputs import random_rows, soft_picture
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.networks.unet import Condition
 from instruct_pix2pix.engine.precision import INT8, choose_machine
 from instruct_pix2pix.settings import EditSettings
-
-CHECKPOINT = Path(__file__).with_name("random.safetensors")
 
 
 def bytes_of(network: nn.Module) -> int:
@@ -49,12 +46,9 @@ def steps(path: Path, beside: str, pixels: int, rows: list[int], rounds: int, bu
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(rounds + 1):
             for name, model in models.items():
-                generator = torch.Generator().manual_seed(0)
-                cells, dtype = pixels // model.config.vae.factor, model.machine.dtype
-                x = torch.randn(count, model.config.unet.in_channels, cells, cells, generator=generator).to(dtype)
-                text = torch.randn(count, 77, model.config.unet.context_dim, generator=generator).to(dtype)
+                rows_of_it = random_rows(model, count, pixels)
                 began = clock()
-                model.unet(x.to(memory_format=torch.channels_last), torch.tensor([500.0]), Condition(text))
+                model.unet(*rows_of_it)
                 if turn:  # weights are packed in the first
                     seconds[name].append(clock() - began)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -65,12 +59,10 @@ def steps(path: Path, beside: str, pixels: int, rows: list[int], rounds: int, bu
 
 def distances(path: Path, beside: str, pixels: int, count: int) -> dict[str, float]:
     """Return the PSNR to the edit in float32, in dB, of the same edit in both formats."""
-    numbers = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    picture = Image.fromarray(numbers).resize((pixels, pixels), Image.Resampling.BICUBIC)
     settings = EditSettings(instruction="make it winter", seed=1, steps=count, size=str(pixels), sampler="Euler")
     results = {}
     for name in ("fp32", beside, INT8):  # one after the other: together they need not fit into memory
-        (edited,) = edit(EditModel.load(path, choose_machine("cpu", name)), picture, settings)
+        (edited,) = edit(EditModel.load(path, choose_machine("cpu", name)), soft_picture(pixels), settings)
         results[name] = np.asarray(edited.image).astype(float)
     exact = results.pop("fp32")
     return {name: 10 * float(np.log10(255**2 / np.square(r - exact).mean())) for name, r in results.items()}

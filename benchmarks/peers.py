@@ -50,6 +50,8 @@ from instruct_pix2pix.engine.process_memory import tune_memory
 from instruct_pix2pix.errors import UserError
 from instruct_pix2pix.settings import EditSettings
 
+CHECKPOINT = Path(__file__).with_name("random.safetensors")
+"""The full-size checkpoint of random weights that benchmarks take where none is named."""
 MISSING = (
     "bench --peers compares with {name}, which is not installed here: "
     "run '{python} -m pip install -r requirements-dev.txt' first."
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.busy:
         torch.set_num_threads(1)
     machine = choose_machine(args.device, args.precision)
-    checkpoint = args.model or make_checkpoint(Path(__file__).with_name("random.safetensors"))
+    checkpoint = args.model or make_checkpoint(CHECKPOINT)
     if not checkpoint.is_file():
         raise UserError(f"'{checkpoint}' is no file: --peers takes a checkpoint file, or none for random weights.")
     pixels = np.random.default_rng(0).integers(0, 256, (args.size, args.size, 3), np.uint8)

@@ -18,29 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.peers import make_checkpoint
+from benchmarks.peers import CHECKPOINT, make_checkpoint
+from benchmarks.random_inputs import random_rows
 from instruct_pix2pix.engine.model import EditModel
-from instruct_pix2pix.engine.networks.unet import Condition
 from instruct_pix2pix.engine.precision import choose_machine
 from instruct_pix2pix.guidance.cached import REUSING, SHARES, whole_steps
 from instruct_pix2pix.guidance.deep import DeepFeatures
-
-CHECKPOINT = Path(__file__).with_name("random.safetensors")
 
 
 @torch.inference_mode()
 def seconds(model: EditModel, pixels: int, rounds: int) -> dict[str, float]:
     """Return the seconds of a step of each kind."""
-    cells, dtype = pixels // model.config.vae.factor, model.machine.dtype
-
-    def inputs(rows: int) -> tuple[Tensor, Tensor, Condition]:
-        x = torch.randn(rows, model.config.unet.in_channels, cells, cells).to(dtype)
-        text = torch.randn(rows, 77, model.config.unet.context_dim).to(dtype)
-        return x.to(memory_format=torch.channels_last), torch.tensor([500.0]), Condition(text)
-
-    three, one, deep = inputs(3), inputs(1), DeepFeatures()
+    three, one, deep = random_rows(model, 3, pixels), random_rows(model, 1, pixels), DeepFeatures()
     model.unet(*one, None, deep)
     calls: dict[str, Callable[[], object]] = {
         "three rows": lambda: model.unet(*three),
