@@ -18,44 +18,17 @@ from torch import Tensor
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.guidance.cached import SHARES, whole_steps
-from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.rows import Scales, rescale_noise
 from instruct_pix2pix.settings import SPEEDS, EditSettings
+from tests.helpers.analytic_rows import AnalyticRows, noise
 
 ROOT = Path(__file__).parents[2]
 SIGMAS = torch.tensor([14.6, 10.7, 8.1, 6.3, 5.0, 4.0, 3.3, 2.7, 2.2, 1.9, 1.6, 1.3, 1.1, 0.9, 0.8, 0.6, 0.5, 0.3, 0.2])
 LEVELS = SIGMAS.tolist()
 SIGMAS = torch.cat([SIGMAS, SIGMAS.new_tensor([0.03, 0.0])])
 WHOLE = {"balanced": {0, 3, 5, 8, 10, 12, 14, 16, 18, 19}, "fast": {0, 6, 11, 16, 19}}
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Analytic:
-    """A denoiser in one line, in which text, picture and time act on each other."""
-
-    def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
-        return texts
-
-    def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        condition: Tensor,
-        image: Tensor,
-        entries: Sequence[int],
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        return denoise(x[list(entries)], sigma[list(entries)], condition, image[list(entries)])
-
-
-def denoise(x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
-    said = text.mean(dim=(1, 2)).view(-1, 1, 1, 1)
-    return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
 
 
 def prompt(seed: int, weight: float = 1.0) -> Prompt:
@@ -69,7 +42,7 @@ CONDITIONS = GuidanceInputs((prompt(1),), prompt(2), IMAGE)
 def guided(
     speed: str, conditions: GuidanceInputs = CONDITIONS, text_cfg: float = 7.5, image_cfg: float = 1.5, **options
 ) -> DualGuidance:
-    return DualGuidance(Analytic(), conditions, Scales(text_cfg, image_cfg), SIGMAS, speed=speed, **options)
+    return DualGuidance(AnalyticRows(), conditions, Scales(text_cfg, image_cfg), SIGMAS, speed=speed, **options)
 
 
 def separate_rows(x: Tensor, sigma: float, given: GuidanceInputs, step: int) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -78,7 +51,7 @@ def separate_rows(x: Tensor, sigma: float, given: GuidanceInputs, step: int) -> 
     def call(text: Tensor, image: Tensor) -> Tensor:
         level = x.new_full((len(x),), sigma)
         shown = image.expand(len(x), -1, -1, -1)
-        return (x - denoise(x, level, text.expand(len(x), -1, -1), shown)) / sigma
+        return (x - AnalyticRows().denoised(x, level, text.expand(len(x), -1, -1), shown)) / sigma
 
     negative, image = given.negative.at(step), given.image
     full = [call(part.at(step), image) for part in given.prompts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,48 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instruct_pix2pix.guidance.apg import Projection
-from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt, join_prompts
 from instruct_pix2pix.guidance.rows import Row, Scales, rows, same_length
+from tests.helpers.analytic_rows import AnalyticRows, noise
 from tools.reference_networks import random_model
 
 SIGMAS = torch.tensor([14.6, 7.7, 3.1, 1.0, 0.2, 0.0])
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Analytic:
-    """A denoiser in one line, in which text, picture and time act on each other; it counts its rows."""
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-        self.different: list[int] = []
-        """Rows of each call that differ in more than their text."""
-        self.conditions: list[Tensor] = []
-        """All that were made."""
-
-    def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
-        self.conditions.append(texts)
-        return texts
-
-    def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        condition: Tensor,
-        image: Tensor,
-        entries: Sequence[int],
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        assert len(x) == len(sigma) == len(image) and len(condition) == len(entries)
-        self.calls.append(len(condition))
-        self.different.append(len(x))
-        x, sigma, image = (each[list(entries)] for each in (x, sigma, image))
-        said = condition.mean(dim=(1, 2)).view(-1, 1, 1, 1)
-        return torch.tanh(x / (1 + sigma.view(-1, 1, 1, 1)) + said * (1 + image)) + 0.3 * image.roll(1, dims=-1)
 
 
 def prompt(seed: int, weight: float = 1.0, length: int = 77) -> Prompt:
@@ -79,7 +43,7 @@ def by_the_paper(model, x: Tensor, sigma: float, given: GuidanceInputs, text_cfg
 
 
 def guided(conditions: GuidanceInputs, text_cfg: float, image_cfg: float, **options) -> DualGuidance:
-    return DualGuidance(Analytic(), conditions, Scales(text_cfg, image_cfg), SIGMAS, **options)
+    return DualGuidance(AnalyticRows(), conditions, Scales(text_cfg, image_cfg), SIGMAS, **options)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +53,7 @@ def guided(conditions: GuidanceInputs, text_cfg: float, image_cfg: float, **opti
 def test_it_is_the_formula_of_the_paper(text_cfg, image_cfg, batch):
     x = noise(batch, 4, 6, 5)
     ours = guided(CONDITIONS, text_cfg, image_cfg)(x, torch.tensor(3.1).expand(batch))
-    theirs = by_the_paper(Analytic(), x, 3.1, CONDITIONS, text_cfg, image_cfg)
+    theirs = by_the_paper(AnalyticRows(), x, 3.1, CONDITIONS, text_cfg, image_cfg)
     assert torch.allclose(ours, theirs, atol=1e-5 * max(1.0, text_cfg), rtol=1e-5)
 
 
@@ -98,7 +62,7 @@ def test_it_is_the_formula_of_the_paper(text_cfg, image_cfg, batch):
 def test_the_guidance_of_instructdiffusion_is_that_of_its_authors(text_cfg, image_cfg, batch):
     """The sum in edit_cli.py of cientgu/InstructDiffusion, from three separate calls."""
     x, sigma = noise(batch, 4, 6, 5), torch.full([batch], 3.1)
-    model, image = Analytic(), IMAGE.expand(batch, -1, -1, -1)
+    model, image = AnalyticRows(), IMAGE.expand(batch, -1, -1, -1)
 
     def call(text: Tensor, picture: Tensor) -> Tensor:
         return model(x, sigma, model.condition(text.expand(batch, -1, -1)), picture, range(batch))
@@ -114,7 +78,7 @@ def test_the_guidance_of_instructdiffusion_is_that_of_its_authors(text_cfg, imag
 def test_with_and_every_part_pulls_by_its_weight():
     conditions = GuidanceInputs((prompt(1), prompt(3, 0.6), prompt(4, -0.5)), prompt(2), IMAGE)
     x = noise(2, 4, 6, 5)
-    theirs = by_the_paper(Analytic(), x, 1.0, conditions, 5.0, 1.4)
+    theirs = by_the_paper(AnalyticRows(), x, 1.0, conditions, 5.0, 1.4)
     assert torch.allclose(guided(conditions, 5.0, 1.4)(x, torch.tensor(1.0)), theirs, atol=1e-4)
 
 
@@ -167,7 +131,7 @@ def test_a_model_that_heeds_no_condition_is_left_as_it_is(text_cfg, image_cfg):
     conditions = GuidanceInputs((prompt(1),), prompt(1), torch.zeros(1, 4, 2, 2))
     x = noise(1, 4, 2, 2)
     ours = guided(conditions, text_cfg, image_cfg)(x, torch.tensor(1.0))
-    plain = Analytic()(x, torch.ones(1), conditions.negative.at(0), conditions.image, range(1))
+    plain = AnalyticRows()(x, torch.ones(1), conditions.negative.at(0), conditions.image, range(1))
     assert torch.allclose(ours, plain, atol=1e-4)
 
 
@@ -186,7 +150,7 @@ def test_rescale_is_that_of_diffusers(amount, sigma):
 
     x = noise(2, 4, 6, 5) * sigma
     level = torch.tensor(sigma)
-    model, ones = Analytic(), torch.ones(2)
+    model, ones = AnalyticRows(), torch.ones(2)
     # diffusers speaks of the predicted noise, (x - denoised) / sigma
     full = model(x, ones * sigma, prompt(1).at(0).expand(2, -1, -1), IMAGE.expand(2, -1, -1, -1), (0, 1))
     plain = guided(CONDITIONS, 7.5, 1.5)(x, level)
@@ -219,7 +183,7 @@ def test_a_scheduled_prompt_changes_after_its_step():
     x = noise(1, 4, 6, 5)
     for step, sigma in enumerate(SIGMAS[:-1]):
         now = Prompt(((0, early if step <= 1 else late),))
-        plain = by_the_paper(Analytic(), x, float(sigma), GuidanceInputs((now,), prompt(2), IMAGE), 7.5, 1.5)
+        plain = by_the_paper(AnalyticRows(), x, float(sigma), GuidanceInputs((now,), prompt(2), IMAGE), 7.5, 1.5)
         assert torch.allclose(guidance(x, sigma), plain, atol=1e-4), step
 
 
@@ -230,7 +194,7 @@ def test_rows_that_differ_in_text_alone_are_known_to_be_the_same_until_then():
         (2, GuidanceInputs((prompt(1), prompt(3, 0.5)), prompt(2), IMAGE), 4),
         (2, GuidanceInputs((prompt(1),), prompt(2), noise(2, 4, 6, 5, seed=8)), 4),
     ):
-        model = Analytic()
+        model = AnalyticRows()
         DualGuidance(model, conditions, Scales(7.5, 1.5), SIGMAS)(noise(count, 4, 6, 5), SIGMAS[0])
         assert model.different == [different]
 
@@ -242,7 +206,7 @@ def test_what_the_model_makes_of_texts_is_made_once_for_all_steps_with_the_same_
         (GuidanceInputs((Prompt(((1, early), (9, late))),), prompt(2), IMAGE), 2),
         (GuidanceInputs((Prompt(((1, early), (9, early.clone()))),), prompt(2), IMAGE), 2),
     ):
-        model = Analytic()
+        model = AnalyticRows()
         guidance = DualGuidance(model, inputs, Scales(7.5, 1.5), SIGMAS)
         for sigma in SIGMAS[:-1]:
             guidance(noise(2, 4, 6, 5), sigma)
@@ -296,19 +260,11 @@ def test_prompts_of_different_weights_do_not_share_a_batch() -> None:
 # --- pictures of scales of their own ------------------------------------------------------------------
 
 
-class Exact(Analytic):
+class ExactRows(AnalyticRows):
     """The same in float64."""
 
-    def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        condition: Tensor,
-        image: Tensor,
-        entries: Sequence[int],
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        return super().__call__(x.double(), sigma.double(), condition.double(), image.double(), entries)
+    def denoised(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        return super().denoised(x.double(), sigma.double(), text.double(), image.double())
 
 
 EACH = [Scales(7.5, 1.5), Scales(3.0, 1.0), Scales(1.5, 1.5), Scales(12.0, 2.0), Scales(1.0, 1.0)]
@@ -321,18 +277,18 @@ def test_each_picture_of_a_batch_has_its_own_scales(together, formula):
     """Against separate calls in float64."""
     conditions = GuidanceInputs((prompt(1), prompt(3, 0.6)), prompt(2), noise(5, 4, 6, 5, seed=7).double())
     x = noise(5, 4, 6, 5).double()
-    made = DualGuidance(Exact(), conditions, EACH, SIGMAS, formula=formula, together=together)(x, SIGMAS[2])
+    made = DualGuidance(ExactRows(), conditions, EACH, SIGMAS, formula=formula, together=together)(x, SIGMAS[2])
     for k, each in enumerate(EACH):
         own = GuidanceInputs(conditions.prompts, conditions.negative, conditions.image[k : k + 1])
         if formula == "instruct-pix2pix":
-            theirs = by_the_paper(Exact(), x[k : k + 1], float(SIGMAS[2]), own, each.text, each.image)
+            theirs = by_the_paper(ExactRows(), x[k : k + 1], float(SIGMAS[2]), own, each.text, each.image)
         else:  # which is held to its authors' sum above
-            theirs = DualGuidance(Exact(), own, each, SIGMAS, formula=formula)(x[k : k + 1], SIGMAS[2])
+            theirs = DualGuidance(ExactRows(), own, each, SIGMAS, formula=formula)(x[k : k + 1], SIGMAS[2])
         torch.testing.assert_close(made[k : k + 1], theirs, atol=1e-9, rtol=0)
 
 
 def test_each_picture_is_asked_only_for_the_rows_that_it_needs():
-    model = Analytic()
+    model = AnalyticRows()
     guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS)
     guidance(noise(5, 4, 6, 5), SIGMAS[0])
     assert sum(model.calls) == 3 + 2 + 2 + 3 + 1
@@ -342,14 +298,14 @@ def test_each_picture_is_asked_only_for_the_rows_that_it_needs():
 
 def test_pictures_of_equal_scales_give_the_bits_of_one_pair_for_all():
     x = noise(3, 4, 6, 5)
-    one = DualGuidance(Analytic(), CONDITIONS, Scales(7.5, 1.5), SIGMAS)(x, SIGMAS[1])
-    assert torch.equal(DualGuidance(Analytic(), CONDITIONS, [Scales(7.5, 1.5)] * 3, SIGMAS)(x, SIGMAS[1]), one)
+    one = DualGuidance(AnalyticRows(), CONDITIONS, Scales(7.5, 1.5), SIGMAS)(x, SIGMAS[1])
+    assert torch.equal(DualGuidance(AnalyticRows(), CONDITIONS, [Scales(7.5, 1.5)] * 3, SIGMAS)(x, SIGMAS[1]), one)
 
 
 @pytest.mark.parametrize("options", [{"rescale": 0.7}, {"speed": "fast"}, {"projection": Projection(0.0, 15.0, -0.5)}])
 def test_what_follows_the_sum_is_done_to_each_picture_by_its_own_scales(options):
-    together = DualGuidance(Analytic(), CONDITIONS, EACH, SIGMAS, **options)
-    alone = [DualGuidance(Analytic(), CONDITIONS, each, SIGMAS, **options) for each in EACH]
+    together = DualGuidance(AnalyticRows(), CONDITIONS, EACH, SIGMAS, **options)
+    alone = [DualGuidance(AnalyticRows(), CONDITIONS, each, SIGMAS, **options) for each in EACH]
     for step, sigma in enumerate(SIGMAS[:-1]):
         x = noise(5, 4, 6, 5, seed=step) * sigma
         made = together(x, sigma)
@@ -359,40 +315,40 @@ def test_what_follows_the_sum_is_done_to_each_picture_by_its_own_scales(options)
 
 
 def test_pictures_that_begin_alike_share_the_rows_of_the_first_call():
-    model = Analytic()
+    model = AnalyticRows()
     guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS, leaders=[0, 0, 2, 0, 2])
     x = noise(2, 4, 6, 5)[[0, 0, 1, 0, 1]]
     made = guidance(x, SIGMAS[0])
     assert sum(model.calls) == 3 + 2 and guidance.rows_in_all == 5  # the second pair have no null row
     for k, each in enumerate(EACH):
-        alone = DualGuidance(Analytic(), CONDITIONS, each, SIGMAS)(x[k : k + 1], SIGMAS[0])
+        alone = DualGuidance(AnalyticRows(), CONDITIONS, each, SIGMAS)(x[k : k + 1], SIGMAS[0])
         torch.testing.assert_close(made[k : k + 1], alone, atol=1e-5, rtol=1e-5)
     guidance(noise(5, 4, 6, 5), SIGMAS[1])
     assert sum(model.calls) == 5 + 11
 
 
 def test_pictures_that_are_given_up_cost_nothing_and_stay_as_they_were():
-    model = Analytic()
+    model = AnalyticRows()
     guidance = DualGuidance(model, CONDITIONS, EACH, SIGMAS, rescale=0.5, projection=Projection(0.0, 15.0))
     before = guidance(noise(5, 4, 6, 5), SIGMAS[0])
     guidance.give_up([0, 3])
     after = guidance(noise(5, 4, 6, 5, seed=1), SIGMAS[1])
     assert sum(model.calls) == 11 + 5
     assert torch.equal(after[[0, 3]], before[[0, 3]]) and not torch.equal(after[1], before[1])
-    alone = DualGuidance(Analytic(), CONDITIONS, EACH[1], SIGMAS, rescale=0.5, projection=Projection(0.0, 15.0))
+    alone = DualGuidance(AnalyticRows(), CONDITIONS, EACH[1], SIGMAS, rescale=0.5, projection=Projection(0.0, 15.0))
     torch.testing.assert_close(after[1:2], alone(noise(5, 4, 6, 5, seed=1)[1:2], SIGMAS[1]), atol=1e-4, rtol=1e-4)
 
 
 def test_between_the_calls_of_a_step_its_share_is_told():
     told: list[float] = []
-    DualGuidance(Analytic(), CONDITIONS, [EACH[0]] * 4, SIGMAS, together=1, between=told.append)(
+    DualGuidance(AnalyticRows(), CONDITIONS, [EACH[0]] * 4, SIGMAS, together=1, between=told.append)(
         noise(4, 4, 6, 5), SIGMAS[0]
     )
     assert told == [0.25, 0.5, 0.75]
 
 
 def test_what_the_model_makes_of_a_text_for_all_is_made_once_for_calls_of_one_form():
-    model = Analytic()
+    model = AnalyticRows()
     guidance = DualGuidance(model, CONDITIONS, [EACH[0]] * 6 + [EACH[1]] * 2, SIGMAS, together=2)
     for sigma in SIGMAS[:-1]:
         guidance(noise(8, 4, 6, 5), sigma)

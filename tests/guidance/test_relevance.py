@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,18 +11,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.guidance.dual import DualGuidance
 from instruct_pix2pix.guidance.inputs import GuidanceInputs, Prompt
 from instruct_pix2pix.guidance.relevance import SMOOTH, Keeper, Region, grown, inside, map_steps, relevance
 from instruct_pix2pix.guidance.rows import Scales
+from tests.helpers.analytic_rows import AnalyticRows, noise
 
 STEPS = 10
 SIGMAS = torch.linspace(10.0, 0.0, STEPS + 1)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def by_numpy(differences: list[np.ndarray]) -> np.ndarray:
@@ -93,29 +88,17 @@ def test_a_picture_that_is_unclear_all_over_does_not_let_the_map_grow():
     assert torch.equal(grown(seed, unclear), seed)
 
 
-class Edits:
+class Edits(AnalyticRows):
     """A denoiser whose full row paints a square, or everything, and whose other rows give the picture back."""
 
     def __init__(self, start: Tensor, where: Tensor, value: float = 3.0) -> None:
+        super().__init__()
         self.start, self.where, self.value = start, where, value
-        self.rows: list[int] = []
 
-    def condition(self, texts: Tensor, pooled: object = None, cells: object = None) -> Tensor:
-        return texts
-
-    def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        condition: Tensor,
-        image: Tensor,
-        entries: Sequence[int],
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        self.rows.append(len(entries))
-        said = (condition[:, 0, 0] > 0.5).to(x).view(-1, 1, 1, 1)
-        seen = self.start.expand(len(entries), -1, -1, -1)
-        wobble = 0.02 * noise(*seen.shape, seed=len(self.rows))
+    def denoised(self, x: Tensor, sigma: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        said = (text[:, 0, 0] > 0.5).to(x).view(-1, 1, 1, 1)
+        seen = self.start.expand(len(x), -1, -1, -1)
+        wobble = 0.02 * noise(*seen.shape, seed=len(self.calls))
         return seen + wobble + said * self.where * self.value
 
 
@@ -182,14 +165,14 @@ def test_the_map_costs_no_row_where_the_image_only_row_has_a_weight():
     kept, plain = Edits(START, SQUARE), Edits(START, SQUARE)
     edited(Keeper(START, STEPS, 0.5, automatic=True), kept)
     edited(None, plain)
-    assert kept.rows == plain.rows
+    assert kept.calls == plain.calls
 
 
 def test_where_that_row_has_no_weight_it_is_looked_at_in_the_first_steps_alone():
     kept = Edits(START, SQUARE)
     keeper = Keeper(START, STEPS, 0.5, automatic=True)
     edited(keeper, kept, image_cfg=7.5)
-    assert kept.rows == [3] * map_steps(STEPS) + [2] * (STEPS - map_steps(STEPS))
+    assert kept.calls == [3] * map_steps(STEPS) + [2] * (STEPS - map_steps(STEPS))
     assert keeper.region is not None
 
 
@@ -235,4 +218,4 @@ def test_a_region_that_is_known_is_held_from_the_first_step_on():
     made = guidance(noise(1, 4, 16, 16) * 10, SIGMAS[0])
     outside = (SQUARE == 0).expand_as(made)
     torch.testing.assert_close(made[outside], START[outside])
-    assert model.rows == [2] and keeper.region is region
+    assert model.calls == [2] and keeper.region is region
