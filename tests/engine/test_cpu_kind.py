@@ -33,5 +33,5 @@ def test_a_kind_is_told_by_what_the_processor_can_and_may_do(monkeypatch, capabi
 
 
 def test_what_to_expect_is_told_in_seconds_where_it_was_measured():
-    assert "5.5 s for a step of three rows" in kinds.expectation(kinds.AVX512_BF16)
+    assert "5.3 s for a step of three rows" in kinds.expectation(kinds.AVX512_BF16)
     assert "not known" in kinds.expectation(kinds.OTHER)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from instruct_pix2pix.engine import precision
+from instruct_pix2pix.engine.cpu_kind import LIMITS
 from instruct_pix2pix.engine.edit import edit
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.engine.precision import CAPABILITIES, DTYPES, Machine, choose_machine, cpu_multiplies_bf16
@@ -151,6 +152,19 @@ def test_another_build_of_torch_is_measured_by_itself(fresh, measured, monkeypat
     monkeypatch.setattr(f"torch.{name}", "another")
     answers.append(False)
     assert choose_machine("cpu").dtype == torch.float32
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_with_a_limit_on_instructions_it_is_measured_by_itself(fresh, measured, monkeypatch, name):
+    answers, seen = measured
+    answers.append(True)
+    choose_machine("cpu")
+    monkeypatch.setenv(name, "AVX2")
+    answers.append(False)
+    assert choose_machine("cpu").dtype == torch.float32
+    monkeypatch.delenv(name)
+    assert choose_machine("cpu").dtype == torch.bfloat16
     assert seen == [True, False]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 
 from ..errors import UserError
 from ..models.user_cache import read_table, write_table
+from .cpu_kind import LIMITS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INT8 = "int8"
@@ -107,8 +109,8 @@ def cpu_multiplies_bf16(*, again: bool = False) -> bool:
     """Tell whether bf16 matrix products are faster than float32 ones here: by capability, then by a measurement.
 
     Without the instructions a bf16 product is emulated, hundreds of times slower: it is not even tried. The measurement
-    guards against builds of torch that do not use them. It is kept in the user's cache folder, for this kind of CPU and
-    this build of torch; `again` replaces it.
+    guards against builds of torch that do not use them. It is kept in the user's cache folder, for this CPU, its
+    limits, and this build of torch; `again` replaces it.
     """
     if not any(getattr(torch.cpu, test, bool)() for test in CAPABILITIES):
         return False
@@ -158,10 +160,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _key_of_this_machine() -> str:
-    """Return a hash that changes with the kind of CPU and the build of torch."""
+    """Return a hash that changes with the kind of CPU, what it is kept from, and the build of torch."""
     cpu = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux knows the CPU's name and what it can do better
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         about = ("model name", "cpu family", "model\t", "stepping", "flags", "Features")
         cpu = "\n".join(sorted({line for line in lines if line.startswith(about)}))
-    return hashlib.sha256(f"{cpu}\n{torch.__version__}\n{torch.version.git_version}".encode()).hexdigest()[:16]
+    limits = "".join(f"\n{name}={os.environ[name]}" for name in LIMITS if name in os.environ)
+    about_this = f"{cpu}\n{torch.__version__}\n{torch.version.git_version}{limits}"
+    return hashlib.sha256(about_this.encode()).hexdigest()[:16]
