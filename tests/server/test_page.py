@@ -101,7 +101,7 @@ def test_a_newcomer_edits_an_example_and_goes_on_from_a_result(
     captions = at_page.locate("#img2img_gallery .caption-label").all_inner_texts()
     seeds = [int(caption.split()[1]) for caption in captions]
     assert seeds == [(seeds[0] + i) % 2**32 for i in range(4)]
-    assert all("Text 7.5 · Image 1.5" in caption for caption in captions)
+    assert all("Text\u00a07.5 · Image\u00a01.5" in caption for caption in captions)
 
     # before and after of the second result
     at_page.locate("#img2img_gallery .thumbnail-item").nth(1).click()

@@ -27,7 +27,8 @@ def ask(at_page: Visit, instruction: str, steps: int, count: int = 1) -> None:
 
 
 def captions(at_page: Visit, gallery: str) -> list[str]:
-    return at_page.locate(f"#{gallery} .caption-label").all_inner_texts()
+    texts = at_page.locate(f"#{gallery} .caption-label").all_inner_texts()
+    return [text.replace("\u00a0", " ") for text in texts]
 
 
 def wait_for_number(at_page: Visit, elem_id: str, value: float) -> None:

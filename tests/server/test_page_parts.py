@@ -181,7 +181,7 @@ def test_candidates_are_called_by_what_they_differ_in_and_what_they_changed() ->
     by_seed = [candidate(5, 7.5, 2.13, 30), candidate(6, 7.5, 9.99, 31, chosen=True)]
     by_scales = [candidate(5, 3.0, 2.0, 2.0), candidate(5, 7.5, 4.0, 4.0, chosen=True)]
     assert html.candidate_captions(by_seed) == ["seed 5\nrest changed 2.1", "✓ seed 6\nrest changed 10.0"]
-    whole = ["Text 3 · Image 1.5\nchanged 2.0", "✓ Text 7.5 · Image 1.5\nchanged 4.0"]
+    whole = ["Text\u00a03 · Image\u00a01.5\nchanged 2.0", "✓ Text\u00a07.5 · Image\u00a01.5\nchanged 4.0"]
     assert html.candidate_captions(by_scales) == whole
 
 
@@ -201,7 +201,7 @@ def test_the_caption_of_a_variation_is_what_is_its_own() -> None:
     first = [caption.split("\n")[:2] for caption in html.captions(asked, results)]
     expected = [["a watercolor", "seed 1"], ["a watercolor", "seed 2"], ["an ink drawing", "seed 1"]]
     assert first == [*expected, ["an ink drawing", "seed 2"]]
-    assert html.captions("red", [result(instruction="red", seed=1)]) == ["seed 1\nText 7.5 · Image 1.5"]
+    assert html.captions("red", [result(instruction="red", seed=1)]) == ["seed 1\nText\u00a07.5 · Image\u00a01.5"]
 
 
 def test_how_results_are_found_follows_from_the_controls_in_sight() -> None:

@@ -178,6 +178,23 @@ def test_every_result_stays_after_the_next_edit_an_interrupt_and_a_reload(at_pag
     assert (pixels(at_page.input_picture()) == first).all()
 
 
+def test_the_longest_seed_is_read_whole_below_a_result_and_a_scale_is_not_torn_apart(at_page: Visit) -> None:
+    make(at_page, 2**32 - 5, count=4)
+    script = """(all, words) => all.map((one) => {
+        const text = document.createTreeWalker(one, NodeFilter.SHOW_TEXT).nextNode(), box = one.getBoundingClientRect();
+        return [text.data.split("\\n")[0], ...words].map((word) => {
+            const range = document.createRange(), at = text.data.indexOf(word);
+            range.setStart(text, at);
+            range.setEnd(text, at + word.length);
+            return [...range.getClientRects()].map(({ left, right }) => left >= box.left && right <= box.right);
+        });
+    })"""
+    whole = [True]  # one line, within what is seen
+    assert at_page.locate(f"{THUMB} span").evaluate_all(script, []) == [[whole]] * 4
+    scales = ["Text\u00a07.5", "Image\u00a01.5"]
+    assert at_page.locate("#img2img_gallery .caption-label").evaluate_all(script, scales) == [[whole] * 3] * 4
+
+
 def test_use_as_input_is_undone_step_by_step(at_page: Visit) -> None:
     make(at_page, 7)
     undo = at_page.locate("#ip2p_former_input")

@@ -243,8 +243,8 @@ def caption(settings: EditSettings) -> str:
 
 
 def scales(settings: EditSettings) -> str:
-    """Return 'Text 7.5 · Image 1.5'."""
-    return f"Text {number_text(settings.text_cfg)} · Image {number_text(settings.image_cfg)}"
+    """Return 'Text 7.5 · Image 1.5', which breaks into lines between the two alone."""
+    return f"Text\u00a0{number_text(settings.text_cfg)} · Image\u00a0{number_text(settings.image_cfg)}"
 
 
 def candidate_captions(candidates: Sequence[Candidate]) -> list[str]:
