@@ -223,6 +223,30 @@ def test_what_another_pack_adds_to_cfg_is_added(comfy: Comfy) -> None:
     assert float((comfy.kept("image") - plain).abs().mean()) > 1e-3
 
 
+# --- each sampler and schedule of its own ---
+
+UNBOUND = {"dpm_adaptive"}
+"""They choose how many steps they take: on random weights hundreds."""
+
+
+@pytest.mark.parametrize(("kind", "field"), [("KSamplerSelect", "sampler_name"), ("BasicScheduler", "scheduler")])
+def test_each_one_that_it_lists_edits(comfy: Comfy, kind: str, field: str) -> None:
+    listed = comfy.get(f"object_info/{kind}")[kind]["input"]["required"][field]
+    names = set(listed[0] if isinstance(listed[0], list) else listed[1]["options"]) - UNBOUND
+    failed = {}
+    for name in sorted(names):
+        try:
+            comfy.run(workflow_of(replace(ASKED, steps=4), **{field: name}))
+        except EndedError as error:
+            failed[name] = error.sentence
+        else:
+            made = comfy.kept("image")
+            if not made.isfinite().all() or float(made.std()) < 0.02:
+                failed[name] = "no picture"
+    print(f"{field}: {len(names) - len(failed)} of {len(names)}")
+    assert failed == {}
+
+
 # --- what is refused ---
 
 
