@@ -103,6 +103,28 @@ def write_lora(path: Path) -> None:
     save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
 
 
+def write_controlnet(path: Path, where: Path) -> None:
+    """Write a ControlNet in the layout of its authors: the downward half of the UNet, with random connections."""
+    generator = torch.Generator().manual_seed(3)
+    unet = _tensors(where / f"{PLAIN}.safetensors")
+    parts = tuple(f"model.diffusion_model.{part}." for part in ("time_embed", "input_blocks", "middle_block"))
+    tensors = {name.removeprefix("model.diffusion_model."): one for name, one in unet.items() if name.startswith(parts)}
+    ends = ("out_layers.3.weight", "op.weight", "weight")
+    widths = []  # of what each block gives: of a residual block, of one that halves the size, of the first one
+    while found := [one for end in ends if (one := tensors.get(f"input_blocks.{len(widths)}.0.{end}")) is not None]:
+        widths.append(len(found[0]))
+    hints = (3, 16, 16, 32, 32, 96, 96, 256, widths[0])
+    layers = {f"input_hint_block.{2 * n}": (hints[n + 1], hints[n], 3) for n in range(len(hints) - 1)}
+    layers |= {f"zero_convs.{block}.0": (width, width, 1) for block, width in enumerate(widths)}
+    layers["middle_block_out.0"] = (widths[-1], widths[-1], 1)
+    for name, (out, channels, size) in layers.items():
+        shape = (out, channels, size, size)
+        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) / (channels * size**2) ** 0.5
+        tensors[f"{name}.bias"] = torch.zeros(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(tensors, path)
+
+
 def write_embedding(path: Path) -> None:
     """Write a textual inversion of two vectors."""
     path.parent.mkdir(parents=True, exist_ok=True)

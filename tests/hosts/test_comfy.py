@@ -173,6 +173,60 @@ def test_the_condition_is_the_mode_of_the_picture_as_the_model_was_trained_with_
     assert sorted(seen) == pytest.approx([0.0, mean, mean], rel=1e-3)
 
 
+# --- against ComfyUI's own nodes for these models ---
+
+
+def by_its_own_nodes(workflow: API) -> API:
+    """The same edit without a node of ours: what goes into which of three places is seen to by hand."""
+    ours, guider = node_of(workflow, CONDITIONING), node_of(workflow, GUIDER)
+    given, scales = workflow[ours]["inputs"], workflow[guider]["inputs"]
+    for part in ("instruction", "negative"):
+        workflow[part] = {"class_type": "CLIPTextEncode", "inputs": {"clip": given["clip"], "text": given[part]}}
+    said, unsaid = ["instruction", 0], ["negative", 0]
+    pictured = {"positive": said, "negative": unsaid, "vae": given["vae"], "pixels": given["image"]}
+    workflow[ours] = {"class_type": "InstructPixToPixConditioning", "inputs": pictured}
+    conditions = {"cond1": [ours, 0], "cond2": [ours, 1], "negative": unsaid}
+    weights = {"cfg_conds": scales["text_cfg"], "cfg_cond2_negative": scales["image_cfg"], "style": "regular"}
+    inputs = {"model": scales["model"], **conditions, **weights}
+    workflow[guider] = {"class_type": "DualCFGGuider", "inputs": inputs}
+    return workflow
+
+
+def with_a_controlnet(workflow: API) -> API:
+    """A ControlNet behind every condition."""
+    guider = next(node for node in workflow.values() if node["class_type"] in (GUIDER, "DualCFGGuider"))
+    names = ("positive", "negative") if guider["class_type"] == GUIDER else ("cond1", "cond2", "negative")
+    loader = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "tiny.safetensors"}}
+    image = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    workflow |= {"controlnet": loader, "hint": image}
+    both = [guider["inputs"][name] for name in names[:2]]
+    bare = guider["inputs"][names[-1]]
+    for name, positive, negative in (("control", *both), ("control of the rest", both[0], bare)):
+        inputs = {"positive": positive, "negative": negative, "control_net": ["controlnet", 0], "image": ["hint", 0]}
+        inputs |= {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0}
+        workflow[name] = {"class_type": "ControlNetApplyAdvanced", "inputs": inputs}
+    guider["inputs"] |= {name: ["control", place] for place, name in enumerate(names[:2])}
+    if len(names) > 2:
+        guider["inputs"]["negative"] = ["control of the rest", 1]
+    return workflow
+
+
+@pytest.mark.parametrize("controlled", [False, True], ids=["bare", "controlnet"])
+def test_the_picture_is_that_of_its_own_nodes_with_a_controlnet_too(comfy: Comfy, controlled: bool) -> None:
+    pictures = []
+    for change in (by_its_own_nodes, lambda workflow: workflow):
+        workflow = change(workflow_of(builder=True))
+        comfy.run(with_a_controlnet(workflow) if controlled else workflow)
+        pictures.append(comfy.kept("image"))
+    rows = rows_of(comfy)
+    assert rows == [3] * STEPS  # in one batch
+    error = float((pictures[1] - pictures[0]).abs().max())
+    print(f"{error:.1e}")
+    assert error < 1e-3
+    acts = float((pictures[1] - by_the_engine(EDITS)).abs().mean())
+    assert (acts > 0.01) if controlled else (acts < 1e-3)
+
+
 # --- what a person has ---
 
 

@@ -5,14 +5,15 @@ A test whose other extension is not there is skipped.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.hosts import checkpoints
-from tests.hosts.running import Host
+from tests.hosts.running import DIRECT, Host, encoded, picture
 from tests.hosts.test_host_edits import distance, is_picture
-from tests.hosts.test_host_formula import probed
+from tests.hosts.test_host_formula import PROMPTS, probed
 
 THRESHOLDING = ("dynamic thresholding (cfg scale fix)", "dynamicthresholding (cfg-fix) integrated")
 """Titles of one extension in different hosts, as for each that follows."""
@@ -54,6 +55,11 @@ def test_the_other_one_changes_an_edit_and_works_on_a_plain_checkpoint(
     host: Host, titles: tuple[str, ...], arguments: Arguments, body: dict[str, Any], checkpoint: str
 ) -> None:
     called = asked(host, titles, arguments)
+    changes_an_edit(host, called, body, checkpoint)
+
+
+def changes_an_edit(host: Host, called: dict[str, Any], body: dict[str, Any], checkpoint: str) -> None:
+    """Check that another extension, called so, changes an edit and leaves nothing behind; on a plain one, it works."""
     host.select(checkpoint)
     body = {"denoising_strength": 0.6, "steps": 3} | body
     without, changed = host.job(**body).picture, host.job(alwayson_scripts=called, **body).picture
@@ -61,6 +67,33 @@ def test_the_other_one_changes_an_edit_and_works_on_a_plain_checkpoint(
     if checkpoint == checkpoints.EDITS:  # random weights answer some of them by a level, plain ones the most
         assert distance(changed, without) > 1
     assert distance(host.job(**body).picture, without) <= 1
+
+
+@pytest.fixture
+def controlnet(host: Host) -> dict[str, Any]:
+    """The part of a job's body that asks for a ControlNet of random weights."""
+    asked(host, ("controlnet",), {})
+    with DIRECT.open(f"{host.url}/controlnet/model_list") as answer:
+        [model] = [name for name in json.load(answer)["model_list"] if name.startswith("tiny")]
+    unit = {"enabled": True, "model": model, "image": encoded(picture(80, 80))}
+    return asked(host, ("controlnet",), {0: unit})
+
+
+@pytest.mark.parametrize("checkpoint", [checkpoints.EDITS, checkpoints.PLAIN])
+def test_a_controlnet_changes_an_edit_and_works_on_a_plain_checkpoint(
+    host: Host, controlnet: dict[str, Any], checkpoint: str
+) -> None:
+    changes_an_edit(host, controlnet, {}, checkpoint)
+
+
+@pytest.mark.parametrize(("text", "image"), [(7.5, 1.5), (1.0, 1.5), (7.5, 1.0)])
+@pytest.mark.parametrize("prompt", ["negative", "long, AND, batch 2"])
+def test_with_a_controlnet_in_every_row_an_edit_is_the_formula(
+    editor: Host, controlnet: dict[str, Any], prompt: str, text: float, image: float
+) -> None:
+    body = {**PROMPTS[prompt][0], **probed(text, image)}
+    editor.job(**body | {"alwayson_scripts": body["alwayson_scripts"] | controlnet})
+    assert max(step["error"] for step in editor.records()) <= 1e-4
 
 
 def test_thresholding_that_mimics_the_scale_itself_leaves_the_formula(editor: Host) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..guidance.cached import SamplingStep
-from ..guidance.rows import Row, Scales, rescale_noise, rows, same_length
+from ..guidance.rows import Row, Scales, rescale_noise, rows
+from .controlnet import marked_same_length, show_latents
 from .job import EDIT_CHANNELS, HostJob, fitting
 from .posterior import taking_the_mode
 from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
@@ -54,6 +55,7 @@ class A1111Host:
         denoiser = p.sampler.model_wrap_cfg
         if denoiser.mask_before_denoising and job.finisher.works_on_denoised:
             raise UserError("Keep the rest and APG do not work with this sampler here: choose Euler a, for example.")
+        show_latents(p, job.on_model)
         if job.sdxl is not None:
             _show_picture(p, job, job.sdxl)
         before = vars(denoiser).get("instruct_pix2pix")  # of the last batch, which had the same sampler
@@ -309,9 +311,9 @@ def _combine(x_out: Tensor, prompts: SubPrompts, needed: Sequence[Sequence[Row]]
 def _same_length(full: Any, negative: Any) -> tuple[Any, Any]:
     """Repeat the shorter of two conditionings, tensors [N, T, C] or SDXL's mappings, to one length."""
     if isinstance(full, Mapping):
-        a, b = same_length([full["crossattn"], negative["crossattn"]])
+        a, b = marked_same_length([full["crossattn"], negative["crossattn"]])
         return _mapping(full, {**full, "crossattn": a}), _mapping(negative, {**negative, "crossattn": b})
-    a, b = same_length([full, negative])
+    a, b = marked_same_length([full, negative])
     return a, b
 
 

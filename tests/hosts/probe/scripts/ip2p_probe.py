@@ -13,6 +13,7 @@ the host's UI after the job. Records go to the file that IP2P_PROBE_FILE names, 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -201,9 +202,20 @@ def call(p, asked, x, sigma, text, image):
     if isinstance(text, dict):
         return call_sdxl(p, asked, x, sigma, text, image)
     if model:
-        return model.apply_model(x, sigma, c_concat=image, c_crossattn=text, transformer_options={})
+        conditions = {"c_concat": image, "c_crossattn": text}
+        controls = controlled(p, x, sigma, conditions)
+        return model.apply_model(x, sigma, **conditions, **controls, transformer_options={})
     condition = {"c_crossattn": [text], "c_concat": [image]}
     return p.sampler.model_wrap_cfg.inner_model(x, sigma, cond=condition)
+
+
+def controlled(p, x, sigma, conditions):
+    """Return what the ControlNets of a job add to one row, as an argument of the model."""
+    controlnet = p.sd_model.forge_objects.unet.controlnet_linked_list
+    if controlnet is None:
+        return {}
+    asks_more = "transformer_options" in inspect.signature(controlnet.get_control).parameters
+    return {"control": controlnet.get_control(x, sigma, dict(conditions), 1, *([{}] if asks_more else []))}
 
 
 def call_sdxl(p, asked, x, sigma, text, image):
