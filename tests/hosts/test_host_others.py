@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hosts import checkpoints
-from tests.hosts.running import DIRECT, Host, encoded, picture
+from tests.hosts.running import DIRECT, Host, RefusedError, encoded, picture
 from tests.hosts.test_host_edits import distance, is_picture
 from tests.hosts.test_host_formula import PROMPTS, probed
 
@@ -94,6 +94,21 @@ def test_with_a_controlnet_in_every_row_an_edit_is_the_formula(
     body = {**PROMPTS[prompt][0], **probed(text, image)}
     editor.job(**body | {"alwayson_scripts": body["alwayson_scripts"] | controlnet})
     assert max(step["error"] for step in editor.records()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("title", "first"),
+    [
+        ("controlnet", {"enabled": True, "module": "reference_only", "image": encoded(picture(80, 80))}),
+        ("stylealign integrated", True),
+    ],
+    ids=["reference", "stylealign"],
+)
+def test_what_takes_two_rows_for_granted_is_refused_with_a_sentence(editor: Host, title: str, first: object) -> None:
+    called = asked(editor, (title,), {0: first})
+    with pytest.raises(RefusedError, match="does not work with a model that edits: switch it off"):
+        editor.job(alwayson_scripts=called)
+    assert is_picture(editor.job().picture)
 
 
 def test_thresholding_that_mimics_the_scale_itself_leaves_the_formula(editor: Host) -> None:

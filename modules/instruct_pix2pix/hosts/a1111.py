@@ -20,8 +20,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..guidance.cached import SamplingStep
 from ..guidance.rows import Row, Scales, rescale_noise, rows
-from .controlnet import marked_same_length, show_latents
 from .job import EDIT_CHANNELS, HostJob, fitting
+from .other_extensions import marked_same_length, show_latents
 from .posterior import taking_the_mode
 from .processing import CFGDenoiser, CFGDenoiserParams, Combine, Processing, SubPrompts
 from .sdxl import SDXL, has_table, remake_levels, swapped

@@ -25,6 +25,7 @@ from ..guidance.cached import CachedGuidance
 from ..prompts import for_host, negative_for_host
 from ..settings import FROM_NOISE, KNOBS, SEEDS, Knob, random_scales
 from .finish import StepFinisher
+from .other_extensions import require_able
 from .processing import Processing
 from .sdxl import SDXL, sdxl_of
 
@@ -273,6 +274,7 @@ def begin_sampling(
     if job is None:
         return
     job.finisher = job.new_finisher(None if x is None else x.clone(), _painted(p))
+    require_able(p)
     host.guide(p, job, uc)
     job.guided = True
     if job.controls.from_noise:

@@ -42,6 +42,8 @@ class Processing(Protocol):
     """What `setup_conds` makes of the negative prompt; None where the host leaves it out."""
     extra_generation_params: dict[str, Any]
     """What goes into the infotext."""
+    script_args: Sequence[Any]
+    """Those of all scripts, one after the other."""
 
     def comment(self, text: str) -> None:
         """Show a sentence beside the result."""

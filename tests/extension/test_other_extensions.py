@@ -1,4 +1,4 @@
-"""ControlNet beside an edit in AUTOMATIC1111: its networks see the latent alone, and its marks are no text."""
+"""Other extensions beside an edit: ControlNet in AUTOMATIC1111 is helped, and what cannot work is refused."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from instruct_pix2pix.conditioning import to_tensor
 from instruct_pix2pix.engine.model import EditModel
 from instruct_pix2pix.errors import UserError
-from instruct_pix2pix.hosts.controlnet import show_latents
 from instruct_pix2pix.hosts.job import Controls
+from instruct_pix2pix.hosts.other_extensions import require_able, show_latents
 from tests.helpers.analytic_rows import noise
 from tests.helpers.host_stand_ins import A1111, evaluate
 
@@ -49,14 +49,25 @@ class ControlledA1111(A1111):
         return own + self.network(x=torch.cat([x, picture], dim=1))
 
 
-def units(network: nn.Module | None, kind: str = "ControlNet") -> Any:
-    """A job's scripts, one of which has a unit in use."""
+class Script:
+    """One that a job calls; its arguments begin at a place among all."""
+
+    def __init__(self, title: str, args_from: int = 0, **state: Any) -> None:
+        self.title, self.args_from = lambda: title, args_from
+        vars(self).update(state)
+
+
+def job_with(*scripts: Script, arguments: tuple[Any, ...] = ()) -> Any:
+    return SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=scripts), script_args=arguments)
+
+
+def units(network: nn.Module | None, kind: str = "ControlNet") -> list[Script]:
+    """ControlNet in AUTOMATIC1111 with a unit in use, and another script like it."""
     unit = SimpleNamespace(
         control_model=network, control_model_type=SimpleNamespace(name=kind), preprocessor={"name": "reference_only"}
     )
-    used = SimpleNamespace(latest_network=SimpleNamespace(control_params=[unit]))
-    unused = SimpleNamespace(latest_network=None)
-    return SimpleNamespace(alwayson_scripts=[SimpleNamespace(), unused, used])
+    used = SimpleNamespace(control_params=[unit])
+    return [Script("Other"), Script("idle", latest_network=None), Script("ControlNet", latest_network=used)]
 
 
 def say(model: EditModel, text: str, mark: float) -> Tensor:
@@ -78,7 +89,7 @@ def test_an_edit_is_the_papers_formula_of_rows_with_control(
     full, negative = say(model, texts[0], POSITIVE), say(model, texts[1], NEGATIVE)
     with host.modules():
         p = host.p([[(full, 1.0)]] * 2, negative, cfg_scale=text_cfg, image_cfg_scale=image_cfg)
-        vars(p)["scripts"] = units(host.network)
+        vars(p).update(vars(job_with(*units(host.network))))
         guided = host.begin(p, picture, noise(2, 4, 8, 8, seed=1), Controls())(x, sigma, 0)
     shown = {True: seen.expand(2, -1, -1, -1), False: torch.zeros_like(x)}
     c, i, u = (
@@ -92,13 +103,40 @@ def test_an_edit_is_the_papers_formula_of_rows_with_control(
 def test_nothing_is_left_on_a_network() -> None:
     network = ControlNet()
     with ExitStack() as on_model:
-        show_latents(SimpleNamespace(scripts=units(network)), on_model)  # pyright: ignore[reportArgumentType]
+        show_latents(job_with(*units(network)), on_model)
         network(x=torch.zeros(1, 8, 2, 2))
     with pytest.raises(RuntimeError, match="8 channels"):
         network(x=torch.zeros(1, 8, 2, 2))
 
 
-def test_a_kind_that_runs_the_unet_itself_is_refused_with_a_sentence() -> None:
-    scripts = units(None, "AttentionInjection")
-    with pytest.raises(UserError, match="'reference_only' does not work with a model that edits: switch it off"):
-        show_latents(SimpleNamespace(scripts=scripts), ExitStack())  # pyright: ignore[reportArgumentType]
+def forges_units(name: str, tag: str) -> Script:
+    preprocessor = SimpleNamespace(name=name, tags=[tag])
+    return Script("ControlNet", current_params={0: SimpleNamespace(preprocessor=preprocessor, model=None)})
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        job_with(*units(None, "AttentionInjection")),
+        job_with(forges_units("reference_only", "Reference")),
+        job_with(Script("Other"), Script("StyleAlign Integrated", 2), arguments=(None, False, True, 1.0)),
+    ],
+    ids=["AUTOMATIC1111", "Forge", "StyleAlign"],
+)
+def test_what_takes_two_rows_for_granted_is_refused_with_a_sentence(job: Any) -> None:
+    with pytest.raises(UserError, match=r"(StyleAlign Integrated|'reference_only') does not work with a model that ed"):
+        require_able(job)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        job_with(*units(None)),
+        job_with(forges_units("canny", "Canny")),
+        job_with(Script("StyleAlign Integrated", 1), arguments=(True, False, 1.0)),
+        SimpleNamespace(scripts=None),
+        SimpleNamespace(),
+    ],
+)
+def test_what_is_idle_or_works_is_let_through(job: Any) -> None:
+    require_able(job)
