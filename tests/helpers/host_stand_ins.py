@@ -75,6 +75,7 @@ class P:
     uc: Any = None
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
+    script_args: list[Any] = field(default_factory=list)
     sampler: Any = None
 
     def comment(self, text: str) -> None:
