@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -75,7 +75,7 @@ class P:
     uc: Any = None
     extra_generation_params: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
-    script_args: list[Any] = field(default_factory=list)
+    script_args: Sequence[Any] = ()
     sampler: Any = None
 
     def comment(self, text: str) -> None:
