@@ -32,6 +32,11 @@ def folder() -> Path:
     return Path(os.environ.get("IP2P_HOST_MODELS") or Path(tempfile.gettempdir(), "instruct-pix2pix-host-models"))
 
 
+def are_full_size(where: Path) -> bool:
+    """Tell whether somebody has put checkpoints of SD1's full size there, under the names of the small ones."""
+    return (where / f"{EDITS}.safetensors").stat().st_size > 1.5e9
+
+
 def make(where: Path) -> None:
     """Write what is missing: about 560 MB for each checkpoint."""
     where.mkdir(parents=True, exist_ok=True)

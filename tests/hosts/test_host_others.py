@@ -73,6 +73,8 @@ def changes_an_edit(host: Host, called: dict[str, Any], body: dict[str, Any], ch
 def controlnet(host: Host) -> dict[str, Any]:
     """The part of a job's body that asks for a ControlNet of random weights."""
     asked(host, ("controlnet",), {})
+    if host.name == "a1111" and not checkpoints.are_full_size(checkpoints.folder()):
+        pytest.skip("the extension builds ControlNets of full size alone: IP2P_HOST_MODELS has small checkpoints")
     with DIRECT.open(f"{host.url}/controlnet/model_list") as answer:
         [model] = [name for name in json.load(answer)["model_list"] if name.startswith("tiny")]
     unit = {"enabled": True, "model": model, "image": encoded(picture(80, 80))}
