@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
 
 from instruct_pix2pix.engine import free_memory
 from instruct_pix2pix.engine.edit import edit
@@ -25,7 +23,6 @@ from instruct_pix2pix.engine.networks.unet import Condition, UNet
 from instruct_pix2pix.engine.offload import Kept, Offloaded
 from instruct_pix2pix.engine.placement import unet_work
 from instruct_pix2pix.engine.precision import Machine
-from instruct_pix2pix.guidance.deep import DeepFeatures
 from instruct_pix2pix.models.registry import DEMO
 from instruct_pix2pix.settings import EditSettings
 from tools.demo_model import scenes
@@ -53,17 +50,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def unrecorded(model: EditModel) -> EditModel:
-    def forward(
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        entries: Sequence[int] | None,
-        is_room: Callable[[], bool],
-        deep: DeepFeatures | None = None,
-    ) -> Tensor:
-        return model.unet(x, t, condition, entries, deep)
-
-    model.unet_graphs.forward = forward
+    graphs = model.unet_graphs
+    graphs.forward = lambda x, t, condition, entries, is_room, deep=None: model.unet(x, t, condition, entries, deep)
     return model
 
 

@@ -18,6 +18,9 @@ from tools.random_checkpoint import write_random_checkpoint
 EDITS, NOISY, PLAIN = "ip2p-small", "ip2p-noisy", "plain-small"
 """Names of the checkpoints: one that edits, one that edits and whose VAE has a wide posterior, one that does not."""
 
+CONTROLNET = "controlnet-small"
+"""The name of a ControlNet for them."""
+
 XL_EDITS, COSXL = "ip2p-xl-small", "cosxl-small"
 """Names of two SDXL checkpoints that edit: one in the manner of SDXL ip2p, and one of CosXL-Edit."""
 SIGMAS = {"edm_vpred.sigma_min": 0.004, "edm_vpred.sigma_max": 100.0}
@@ -38,7 +41,7 @@ def are_full_size(where: Path) -> bool:
 
 
 def make(where: Path) -> None:
-    """Write what is missing: about 560 MB for each checkpoint."""
+    """Write what is missing: about 560 MB for each checkpoint, and a ControlNet."""
     where.mkdir(parents=True, exist_ok=True)
     if not (where / f"{NOISY}.safetensors").exists():
         write_random_checkpoint(where / f"{NOISY}.safetensors", CONFIG)  # copies the yaml beside it
@@ -64,6 +67,8 @@ def make(where: Path) -> None:
         ):
             text = text.replace(old, new)
         (where / f"{PLAIN}.yaml").write_text(text, encoding="utf-8")
+    if not (where / f"{CONTROLNET}.safetensors").exists():
+        _save(_controlnet(_tensors(where / f"{PLAIN}.safetensors")), where / f"{CONTROLNET}.safetensors")
 
 
 def make_xl(where: Path) -> None:
@@ -90,6 +95,13 @@ def link(where: Path, models: Path, *, yaml: bool, xl: bool) -> None:
             (models / (name + suffix)).symlink_to((where / (name + suffix)).resolve())
 
 
+def link_controlnet(where: Path, models: Path) -> None:
+    """Show the ControlNet to a host that looks into `models`."""
+    models.mkdir(parents=True)
+    name = f"{CONTROLNET}.safetensors"
+    (models / name).symlink_to((where / name).resolve())
+
+
 def write_lora(path: Path) -> None:
     """Write a LoRA of rank 4 for the text encoder and one attention of the UNet."""
     generator = torch.Generator().manual_seed(1)
@@ -106,28 +118,6 @@ def write_lora(path: Path) -> None:
         tensors[f"{layer}.alpha"] = torch.tensor(4.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
-
-
-def write_controlnet(path: Path, where: Path) -> None:
-    """Write a ControlNet in the layout of its authors: the downward half of the UNet, with random connections."""
-    generator = torch.Generator().manual_seed(3)
-    unet = _tensors(where / f"{PLAIN}.safetensors")
-    parts = tuple(f"model.diffusion_model.{part}." for part in ("time_embed", "input_blocks", "middle_block"))
-    tensors = {name.removeprefix("model.diffusion_model."): one for name, one in unet.items() if name.startswith(parts)}
-    ends = ("out_layers.3.weight", "op.weight", "weight")
-    widths = []  # of what each block gives: of a residual block, of one that halves the size, of the first one
-    while found := [one for end in ends if (one := tensors.get(f"input_blocks.{len(widths)}.0.{end}")) is not None]:
-        widths.append(len(found[0]))
-    hints = (3, 16, 16, 32, 32, 96, 96, 256, widths[0])
-    layers = {f"input_hint_block.{2 * n}": (hints[n + 1], hints[n], 3) for n in range(len(hints) - 1)}
-    layers |= {f"zero_convs.{block}.0": (width, width, 1) for block, width in enumerate(widths)}
-    layers["middle_block_out.0"] = (widths[-1], widths[-1], 1)
-    for name, (out, channels, size) in layers.items():
-        shape = (out, channels, size, size)
-        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) / (channels * size**2) ** 0.5
-        tensors[f"{name}.bias"] = torch.zeros(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _save(tensors, path)
 
 
 def write_embedding(path: Path) -> None:
@@ -167,6 +157,27 @@ def write_tokenizer(hf_home: Path) -> None:
         (files / name).write_text(json.dumps(content), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges())]
     (files / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _controlnet(plain: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a ControlNet in the layout of its authors: the downward half of a UNet, with random connections."""
+    generator = torch.Generator().manual_seed(3)
+    unet = "model.diffusion_model."
+    parts = tuple(f"{unet}{part}." for part in ("time_embed", "input_blocks", "middle_block"))
+    tensors = {name.removeprefix(unet): one for name, one in plain.items() if name.startswith(parts)}
+    ends = ("out_layers.3.weight", "op.weight", "weight")
+    widths = []  # of what each block gives: of a residual block, of one that halves the size, of the first one
+    while found := [one for end in ends if (one := tensors.get(f"input_blocks.{len(widths)}.0.{end}")) is not None]:
+        widths.append(len(found[0]))
+    hints = (3, 16, 16, 32, 32, 96, 96, 256, widths[0])
+    layers = {f"input_hint_block.{2 * n}": (hints[n + 1], hints[n], 3) for n in range(len(hints) - 1)}
+    layers |= {f"zero_convs.{block}.0": (width, width, 1) for block, width in enumerate(widths)}
+    layers["middle_block_out.0"] = (widths[-1], widths[-1], 1)
+    for name, (out, channels, size) in layers.items():
+        shape = (out, channels, size, size)
+        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) / (channels * size**2) ** 0.5
+        tensors[f"{name}.bias"] = torch.zeros(out)
+    return tensors
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -63,7 +63,7 @@ class Comfy:
             (self.data / name).mkdir(parents=True)
         checkpoints.link(checkpoints.folder(), self.data / "models" / "checkpoints", yaml=False, xl=self.xl)
         checkpoints.write_lora(self.data / "models" / "loras" / "tiny.safetensors")
-        checkpoints.write_controlnet(self.data / "models" / "controlnet" / "tiny.safetensors", checkpoints.folder())
+        checkpoints.link_controlnet(checkpoints.folder(), self.data / "models" / "controlnet")
         (self.data / "custom_nodes" / "instruct-pix2pix").symlink_to(ROOT)
         (self.data / "custom_nodes" / "zz-probe").symlink_to(Path(__file__).parent / "comfy_probe")
         for name, size in (("small.png", (64, 64)), ("odd.png", (100, 75)), ("example.png", (96, 96))):

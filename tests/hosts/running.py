@@ -259,7 +259,7 @@ class Host:
         checkpoints.link(checkpoints.folder(), models, yaml=self.name == "a1111", xl=self.xl)
         checkpoints.write_tokenizer(self.data / "hf")
         checkpoints.write_lora(self.data / "models" / "Lora" / "tiny.safetensors")
-        checkpoints.write_controlnet(self.data / "models" / "ControlNet" / "tiny.safetensors", checkpoints.folder())
+        checkpoints.link_controlnet(checkpoints.folder(), self.data / "models" / "ControlNet")
         for place in ("embeddings", "models/embeddings"):
             checkpoints.write_embedding(self.data / place / "tinyword.safetensors")
         extensions = self.data / "extensions"

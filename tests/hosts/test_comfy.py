@@ -29,7 +29,7 @@ from instruct_pix2pix.hosts.comfy.inputs import CONDITIONING, EDIT, GUIDER
 from instruct_pix2pix.hosts.comfy.workflow import Workflow
 from instruct_pix2pix.settings import EditSettings
 from tests.hosts import checkpoints
-from tests.hosts.checkpoints import COSXL, EDITS, NOISY, PLAIN, XL_EDITS
+from tests.hosts.checkpoints import CONTROLNET, COSXL, EDITS, NOISY, PLAIN, XL_EDITS
 from tests.hosts.comfy import Comfy, EndedError
 from tests.hosts.running import RefusedError, picture
 from tools.comfy_templates import TEMPLATES
@@ -194,20 +194,17 @@ def by_its_own_nodes(workflow: API) -> API:
 
 def with_a_controlnet(workflow: API) -> API:
     """A ControlNet behind every condition."""
-    guider = next(node for node in workflow.values() if node["class_type"] in (GUIDER, "DualCFGGuider"))
-    names = ("positive", "negative") if guider["class_type"] == GUIDER else ("cond1", "cond2", "negative")
-    loader = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "tiny.safetensors"}}
+    guider = next(node for node in workflow.values() if node["class_type"] in (GUIDER, "DualCFGGuider"))["inputs"]
+    loader = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": f"{CONTROLNET}.safetensors"}}
     image = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
     workflow |= {"controlnet": loader, "hint": image}
-    both = [guider["inputs"][name] for name in names[:2]]
-    bare = guider["inputs"][names[-1]]
-    for name, positive, negative in (("control", *both), ("control of the rest", both[0], bare)):
-        inputs = {"positive": positive, "negative": negative, "control_net": ["controlnet", 0], "image": ["hint", 0]}
-        inputs |= {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0}
-        workflow[name] = {"class_type": "ControlNetApplyAdvanced", "inputs": inputs}
-    guider["inputs"] |= {name: ["control", place] for place, name in enumerate(names[:2])}
-    if len(names) > 2:
-        guider["inputs"]["negative"] = ["control of the rest", 1]
+    given = {"control_net": ["controlnet", 0], "image": ["hint", 0], "strength": 0.5}
+    given |= {"start_percent": 0.0, "end_percent": 1.0}
+    pairs = [("cond1", "cond2"), ("negative", "negative")] if "cond1" in guider else [("positive", "negative")]
+    for positive, negative in pairs:
+        node, both = f"control of {positive}", {"positive": guider[positive], "negative": guider[negative]}
+        workflow[node] = {"class_type": "ControlNetApplyAdvanced", "inputs": {**both, **given}}
+        guider |= {positive: [node, 0], negative: [node, 1]}
     return workflow
 
 

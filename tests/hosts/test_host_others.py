@@ -76,7 +76,7 @@ def controlnet(host: Host) -> dict[str, Any]:
     if host.name == "a1111" and not checkpoints.are_full_size(checkpoints.folder()):
         pytest.skip("the extension builds ControlNets of full size alone: IP2P_HOST_MODELS has small checkpoints")
     with DIRECT.open(f"{host.url}/controlnet/model_list") as answer:
-        [model] = [name for name in json.load(answer)["model_list"] if name.startswith("tiny")]
+        [model] = [name for name in json.load(answer)["model_list"] if name.startswith(checkpoints.CONTROLNET)]
     unit = {"enabled": True, "model": model, "image": encoded(picture(80, 80))}
     return asked(host, ("controlnet",), {0: unit})
 
