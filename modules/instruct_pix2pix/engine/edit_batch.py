@@ -333,7 +333,8 @@ class BatchSampling:
     def results(self, latents: Tensor, places: Sequence[int]) -> list[Edited]:
         """Return the results of the pictures in these places, decoded from the latents [B, 4, h, w] of all."""
         pictures, chosen = [self.pictures[i] for i in places], [self.settings[i] for i in places]
-        images = to_images(self.model.decode(latents[list(places)]))
+        # each by itself: what rounding makes of one in bf16 depends on how many are decoded beside it
+        images = [image for place in places for image in to_images(self.model.decode(latents[place : place + 1]))]
         found = self.watcher.region if isinstance(self.watcher, Keeper) else None
         if found is None:
             made = [picture.made(image) for picture, image in zip(pictures, images, strict=True)]
